@@ -1,0 +1,392 @@
+"""Load a model and let it write: `load`, `LanguageModel`, `Stream`, `Chat`. The only place that turns names into objects."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+from outpace import models
+from outpace.cache import Cache
+from outpace.decode import Decoder, Generation
+from outpace.errors import UsageError, unknown
+from outpace.ops.protocol import Ops
+from outpace.options import Options, Settings
+from outpace.rules import Rejection, Rule, Walk
+from outpace.runner import Runner
+from outpace.stop import Output
+from outpace.strategies import drafter_for, names_of
+from outpace.tokenizer import Tokenizer
+from outpace.trace import Stats, Step, Trace
+from outpace.types import FinishReason, KVFormat, KVSpec, TokenLogprob
+from outpace.weights.catalog import DEFAULT, resolve
+from outpace.weights.checkpoint import Checkpoint, open_checkpoint
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[int] | Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One text that was written.
+
+    tokens: its ids, the stop token included. sources[i]: who drafted token i (empty: the target itself).
+    lossless: whether it is, bit for bit, what plain decoding writes with the same seed.
+    """
+
+    text: str
+    tokens: list[int]
+    finish_reason: FinishReason
+    seed: int
+    lossless: bool
+    stats: Stats
+    sources: list[tuple[str, ...]]
+    logprobs: list[TokenLogprob] | None = None
+    trace: Trace | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What a stream has new: text that will not be taken back, and the tokens behind it.
+
+    A chunk may have tokens but no text yet (half a character, or the possible beginning of a stop string).
+    """
+
+    text: str
+    tokens: list[int]
+    sources: list[tuple[str, ...]]
+    logprobs: list[TokenLogprob] | None = None
+
+
+def load(
+    model: str | os.PathLike[str] = DEFAULT,
+    *,
+    threads: int | None = None,
+    ops: str | Ops | None = None,
+    kv: KVFormat = "bf16",
+    context: int | None = None,
+    cache_tokens: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LanguageModel:
+    """Load a model: a known name, a GGUF file, a Hugging Face folder, or a hub id.
+
+    threads: of the arithmetic (None: the cores available). ops: "native" (C++), "reference" (NumPy), an instance,
+    or None for the best there is. kv: storage of keys and values. context: most tokens of a text (None: the
+    model's own limit). cache_tokens: most tokens that the KV cache may hold, over all texts and the shared
+    prefixes it remembers (None: a quarter of the machine's memory; taken as needed). progress(done, total):
+    bytes while a known model is fetched.
+
+    Raises UsageError for a name or option that cannot work, WeightsError for a malformed file, DownloadError.
+    """
+    if kv not in ("f32", "bf16", "int8"):
+        raise unknown("kv format", str(kv), ("f32", "bf16", "int8"))
+    path = resolve(os.fspath(model), progress)
+    checkpoint = open_checkpoint(path)
+    chosen = _ops(ops, threads)
+    network = models.build(checkpoint.config, checkpoint.tensors, chosen)
+    limit = network.config.context
+    if context is not None and not 2 <= context <= limit:
+        raise UsageError(f"context must be in [2, {limit}] (this model's own limit), got {context}")
+    spec = network.spec(kv)
+    capacity = _blocks(spec, cache_tokens, context or limit)
+    cache = Cache(chosen, spec, capacity=capacity, lookback=network.lookback, fingerprint=checkpoint.fingerprint)
+    tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)
+    return LanguageModel(Runner(network, chosen, cache, context), tokenizer, checkpoint, os.fspath(model))
+
+
+def default_ops() -> Ops:
+    """Return the fastest ops implementation that is installed, on all cores available."""
+    return _ops(None, None)
+
+
+def _ops(ops: str | Ops | None, threads: int | None) -> Ops:
+    """Return the ops implementation that was asked for; without a wish, the fastest that is installed."""
+    if ops is not None and not isinstance(ops, str):
+        if threads is not None:
+            raise UsageError("threads belongs to the ops instance that was given: set it there")
+        return ops
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}")
+    if ops not in (None, "native", "reference"):
+        raise unknown("ops", ops, ("native", "reference"))
+    if ops != "reference":
+        try:
+            from outpace.ops.native import NativeOps
+
+            return NativeOps(threads=threads)
+        except ImportError as error:
+            cure = "reinstall outpace where a C++ compiler is present (pip install --force-reinstall outpace)"
+            if ops == "native":
+                raise UsageError(f"the native ops are not installed ({error}): {cure}") from error
+            warnings.warn(f"the native ops are missing, so the slow NumPy reference is used: {cure}", stacklevel=3)
+    from outpace.ops.reference import ReferenceOps
+
+    return ReferenceOps(threads=threads or len(os.sched_getaffinity(0)))
+
+
+def _blocks(spec: KVSpec, cache_tokens: int | None, context: int) -> int:
+    """Return the cache's capacity in blocks: what was asked for, or a quarter of memory and at least one context."""
+    if cache_tokens is None:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        cache_tokens = max(context + 2 * spec.block_size, memory // 4 // spec.bytes_per_token)
+    if cache_tokens < 2 * spec.block_size:
+        raise UsageError(f"cache_tokens must be at least {2 * spec.block_size}, got {cache_tokens}")
+    return cache_tokens // spec.block_size
+
+
+class LanguageModel:
+    """A loaded model. Calls from several threads take turns; each call's blocks are freed when it ends.
+
+    A prompt is raw text (str), one chat (list of {"role", "content"}, put through the model's template), token
+    ids (list[int]), or a list of any of these: a batch, answered by a list.
+    """
+
+    def __init__(self, runner: Runner, tokenizer: Tokenizer, checkpoint: Checkpoint, name: str) -> None:
+        self.runner = runner
+        self.tokenizer = tokenizer
+        self.name = name
+        self.path: Path = checkpoint.path
+        self.config = runner.model.config
+        self.eos_ids = checkpoint.eos_ids | tokenizer.eos_ids
+        self.num_bytes = checkpoint.num_bytes
+        self._turn = threading.Lock()
+        self._turn_of: int | None = None  # the thread whose call is under way
+        self._companions: dict[str, LanguageModel] = {}
+
+    def generate(self, prompt: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> Any:
+        """Write on from the prompt and return a `Result`.
+
+        A batch gives a list of what a single prompt gives; n > 1 gives a list of `n` results in that place. See
+        `Settings` for the options. Raises UsageError for what cannot work (a prompt beyond the context among it).
+        """
+        prompts, is_batch = self._prompts(prompt)
+        with _Call(self, prompts, options) as call:
+            for _ in call.steps():
+                pass
+            results = [[call.result(g) for g in group] for group in call.groups]
+        answers = [group if call.settings.n > 1 else group[0] for group in results]
+        return answers if is_batch else answers[0]
+
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
+        """Return an iterator of `Chunk`s; closing it early frees everything. Its `.result` is there at the end."""
+        prompts, is_batch = self._prompts(prompt)
+        if is_batch or options.get("n", 1) != 1:
+            raise UsageError("a stream writes one text: give one prompt and n=1, or use generate")
+        return Stream(self, prompts, options)
+
+    def chat(self, system: str | None = None, **options: Unpack[Options]) -> Chat:
+        """Return a conversation that keeps its messages, and its keys and values in the cache, between turns."""
+        return Chat(self, system, options)
+
+    def companion(self, model: LanguageModel | str | os.PathLike[str]) -> LanguageModel:
+        """Return a second model on the same ops settings and KV format (loaded once per name): for drafting."""
+        if isinstance(model, LanguageModel):
+            return model
+        name = os.fspath(model)
+        if name not in self._companions:
+            self._companions[name] = load(name, ops=self.runner.ops, kv=self.runner.cache.spec.format)
+        return self._companions[name]
+
+    def _prompts(self, prompt: Prompt | Sequence[Prompt]) -> tuple[list[list[int]], bool]:
+        """Return token ids of every prompt, and whether they came as a batch."""
+        if not isinstance(prompt, str) and not isinstance(prompt, Sequence):
+            raise UsageError(
+                f"a prompt is a str, a list of messages, a list of token ids, or a list of these; got {type(prompt).__name__}"
+            )
+        if len(prompt) == 0:
+            raise UsageError("the prompt is empty: give at least one token, message or character")
+        if isinstance(prompt, str):
+            return [self.tokenizer.encode(prompt)], False
+        if all(isinstance(part, int) for part in prompt):
+            return [list(prompt)], False
+        if all(isinstance(part, Mapping) for part in prompt):
+            return [self.tokenizer.encode_chat(prompt)], False
+        batch = [self._prompts(part) for part in prompt]
+        if any(nested for _, nested in batch):
+            raise UsageError("a batch is a flat list of prompts, but one of its prompts is itself a batch")
+        return [tokens[0] for tokens, _ in batch], True
+
+
+class _Call:
+    """One call under way: it holds the model's turn, decodes, and turns generations into results."""
+
+    def __init__(self, lm: LanguageModel, prompts: list[list[int]], options: Mapping[str, Any]) -> None:
+        self.lm = lm
+        settings = Settings.of(options)
+        self.settings = replace(settings, seed=settings.drawn_seed())
+        self.drafter = drafter_for(lm, self.settings)
+        self.rule: Rule = Rejection() if self.settings.rule == "rejection" else Walk()
+        self.traced: dict[int, list[Step]] = {}
+        self.decoder = Decoder(
+            lm.runner,
+            self.drafter,
+            self.rule,
+            keep_past=self.settings.strategy != "recompute",
+            record_blocks=self.settings.trace,
+        )
+        self.groups = [self._add(tokens) for tokens in prompts]
+
+    def _add(self, tokens: list[int]) -> list[Generation]:
+        lm = self.lm
+        requests = self.settings.requests(
+            tokens, eos_ids=lm.eos_ids, vocab_size=lm.config.vocab_size, context=lm.runner.context
+        )
+        outputs = [
+            Output(
+                max_new_tokens=request.max_new_tokens,
+                room=lm.runner.context - len(tokens),
+                stop_tokens=request.stop_tokens,
+                stop_strings=request.stop_strings,
+                detokenizer=lm.tokenizer.detokenizer(),
+            )
+            for request in requests
+        ]
+        return self.decoder.add(requests, outputs)
+
+    def __enter__(self) -> _Call:
+        if self.lm._turn_of == threading.get_ident():
+            raise UsageError("this thread has a stream open on this model: finish or close it before another call")
+        self.lm._turn.acquire()
+        self.lm._turn_of = threading.get_ident()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.decoder.close()
+        self.lm._turn_of = None
+        self.lm._turn.release()
+
+    def steps(self) -> Iterator[list[Step]]:
+        """Decode to the end, keeping the records if the call is traced."""
+        for steps in self.decoder.run():
+            if self.settings.trace:
+                for step in steps:
+                    self.traced.setdefault(step.request, []).append(step)
+            yield steps
+
+    def result(self, g: Generation) -> Result:
+        assert g.finish is not None
+        return Result(
+            text=g.output.text,
+            tokens=g.output.tokens,
+            finish_reason=g.finish,
+            seed=g.request.seed,
+            lossless=self.rule.lossless or g.request.sampling.greedy,
+            stats=g.stats,
+            sources=g.sources,
+            logprobs=g.logprobs if g.request.logprobs is not None else None,
+            trace=self._trace(g) if self.settings.trace else None,
+        )
+
+    def _trace(self, g: Generation) -> Trace:
+        from outpace import __version__
+
+        lm = self.lm
+        cache = lm.runner.cache
+        header = {
+            "outpace": __version__,
+            "model": lm.name,
+            "ops": lm.runner.ops.name,
+            "threads": lm.runner.ops.threads,
+            "kv": {"format": cache.spec.format, "block_size": cache.block_size},
+            "strategy": "+".join(names_of(self.settings.strategy)),
+            "rule": self.settings.rule,
+            "seed": g.request.seed,
+            "temperature": g.request.sampling.temperature,
+            "finish_reason": g.finish,
+        }
+        pieces = lm.tokenizer.pieces(g.output.tokens)
+        prompt = list(g.request.prompt)
+        return Trace(header, prompt, g.output.tokens, pieces, g.sources, self.traced.get(g.id, []), g.stats)
+
+
+class Stream:
+    """An iterator of `Chunk`s over one text as it is written.
+
+    It takes the model's turn at its first chunk and gives it back at the last, or when closed. `result` is the
+    whole text: None before the end; after an early `close`, what was written, with finish_reason "cancelled".
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompts: list[list[int]],
+        options: Mapping[str, Any],
+        on_end: Callable[[Result], None] | None = None,
+    ) -> None:
+        self._call = _Call(lm, prompts, options)
+        self._generation = self._call.groups[0][0]
+        self._on_end = on_end
+        self._chunks = self._run()
+        self.result: Result | None = None
+
+    def _run(self) -> Generator[Chunk, None, None]:
+        taken = 0
+        try:
+            with self._call as call:
+                for _ in call.steps():
+                    text, tokens = self._generation.output.take()
+                    if text or tokens:
+                        end = taken + len(tokens)
+                        logprobs = self._generation.logprobs[taken:end] if call.settings.logprobs is not None else None
+                        yield Chunk(text, tokens, self._generation.sources[taken:end], logprobs)
+                        taken = end
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self.result is None:
+            self._call.decoder.close()
+            self.result = self._call.result(self._generation)
+            if self._on_end is not None:
+                self._on_end(self.result)
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Chunk:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        """Stop writing; free everything at once."""
+        self._chunks.close()
+        self._finish()  # where it had not even begun
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Chat:
+    """A conversation. Each turn's prompt is the whole conversation; the cache already holds all but the new part."""
+
+    def __init__(self, lm: LanguageModel, system: str | None, options: Mapping[str, Any]) -> None:
+        self.lm = lm
+        self.options = dict(options)
+        self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+
+    def send(self, text: str, **options: Unpack[Options]) -> Result:
+        """Say something; return the model's whole answer."""
+        with self.stream(text, **options) as stream:
+            for _ in stream:
+                pass
+        assert stream.result is not None
+        return stream.result
+
+    def stream(self, text: str, **options: Unpack[Options]) -> Stream:
+        """Say something; return the answer as a stream.
+
+        Both sides of the turn join `messages` when the stream ends or is closed (with what was written by then).
+        """
+        said = [*self.messages, {"role": "user", "content": text}]
+
+        def keep(result: Result) -> None:
+            self.messages = [*said, {"role": "assistant", "content": result.text}]
+
+        prompt = self.lm.tokenizer.encode_chat(said)
+        return Stream(self.lm, [prompt], {**self.options, **options}, on_end=keep)

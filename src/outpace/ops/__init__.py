@@ -1,0 +1,1 @@
+"""Array arithmetic behind one protocol: `reference` (NumPy), `native` (C++)."""

@@ -1,0 +1,169 @@
+"""The ops protocol: the only place with arithmetic on big arrays.
+
+Three implementations: `reference` (NumPy, the specification), `native` (C++), `torch`. Layouts belong to
+them: what `pack`, `vector`, `rope`, `kv_alloc` and `plan` return is opaque to everybody else, and so are
+hidden states ([T, D]) and logits ([R, V]); `numpy` reads them.
+
+The contract (design, principle 3), tested in `tests/contracts/test_ops.py` for every implementation: each
+row of every result is computed with the same operations in the same order whatever else is in the call.
+So a token's logits are bitwise the same alone or in a batch, in prefill or decode, in any block placement,
+with a cached prefix or without, as a chain or as a path of a tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.types import KVSpec, RawTensor, Row, Segment
+
+Weight = Any  # a packed matrix [out, in]
+Vector = Any  # a float vector (norm weight, bias)
+Rope = Any  # rotary table
+KV = Any  # storage of a whole paged cache, all layers
+Plan = Any  # a ragged batch, ready for the kernels
+Array = Any  # hidden states [T, D] or logits [R, V]
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """The weights and numbers of one pre-norm decoder layer, as handles of one ops implementation.
+
+    Heads: wq is [H * K, D], wk and wv are [G * K, D], wo is [D, H * K].
+    Rotary pairs are (i, i + K/2) within a head ("rotate half", the Hugging Face order).
+    """
+
+    index: int  # its layer in the KV storage
+    attn_norm: Vector
+    wq: Weight
+    wk: Weight
+    wv: Weight
+    wo: Weight
+    mlp_norm: Vector
+    gate: Weight  # [F, D]
+    up: Weight  # [F, D]
+    down: Weight  # [D, F]
+    rope: Rope
+    num_heads: int
+    num_kv_heads: int
+    head_width: int
+    eps: float  # of every RMS norm
+    window: int | None = None  # a token sees itself and window - 1 earlier positions
+    bq: Vector | None = None
+    bk: Vector | None = None
+    bv: Vector | None = None
+    q_norm: Vector | None = None  # RMS norm over each head [K], before rope (qwen3)
+    k_norm: Vector | None = None
+
+
+class Ops(Protocol):
+    """What a network, the cache and the sampler need from an array library."""
+
+    name: str
+    threads: int
+
+    # -- memory ----------------------------------------------------------------------------------
+
+    def pack(self, tensor: RawTensor) -> Weight:
+        """Return a matrix [out, in] ready for `linear`, `embed` and `logits`.
+
+        Raises WeightsError for a format, or a shape of that format, that this implementation lacks.
+        """
+
+    def vector(self, tensor: RawTensor) -> Vector:
+        """Return a float vector: a norm weight or a bias."""
+
+    def rope(self, inv_freq: NDArray[np.float64], scale: float, context: int) -> Rope:
+        """Return the rotary table of positions [0, context).
+
+        The angle of pair i at position t is t * inv_freq[i] (float64, rounded to the working precision
+        after cos / sin); cos and sin are multiplied by `scale` (YaRN's attention factor, else 1).
+        """
+
+    def layer(self, layer: DecoderLayer) -> Any:
+        """Return the layer ready for `decoder_layer` (an implementation may fuse weights here)."""
+
+    def kv_alloc(self, spec: KVSpec, num_blocks: int) -> KV:
+        """Return storage for `num_blocks` blocks of keys and values of all layers."""
+
+    def kv_grow(self, kv: KV, num_blocks: int) -> None:
+        """Grow the storage to `num_blocks` blocks; what is stored stays."""
+
+    def kv_move(self, kv: KV, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy physical slots in all layers, in the order given (slot = block * block_size + offset)."""
+
+    def plan(self, segments: Sequence[Segment], block_size: int) -> Plan:
+        """Return the batch of all segments, flat, with everything that the kernels need to know of it."""
+
+    # -- network ---------------------------------------------------------------------------------
+
+    def embed(self, weight: Weight, plan: Plan) -> Array:
+        """Return the embedding rows of the plan's tokens, [T, D]."""
+
+    def rms_norm(self, x: Array, weight: Vector, eps: float) -> Array:
+        """Return x / sqrt(mean(x^2) + eps) * weight, over the last dimension."""
+
+    def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
+        """Return x @ weight.T + bias, [T, out]."""
+
+    def rope_store(self, q: Array, k: Array, v: Array, layer: Any, kv: KV, plan: Plan) -> Array:
+        """Rotate q and k by the plan's positions, write k and v into their slots; return the rotated q.
+
+        q: [T, H * K]; k, v: [T, G * K]. Applies the layer's q_norm and k_norm first, if it has them.
+        """
+
+    def attend(self, q: Array, layer: Any, kv: KV, plan: Plan) -> Array:
+        """Return softmax(q k^T / sqrt(K)) v over what each token sees, [T, H * K].
+
+        Sums run over logical positions in ascending order, in chunks cut at fixed positions.
+        """
+
+    def gated_mlp(self, x: Array, layer: Any) -> Array:
+        """Return down(silu(gate(x)) * up(x)), [T, D]."""
+
+    def decoder_layer(self, x: Array, layer: Any, kv: KV, plan: Plan) -> Array:
+        """Return x after one layer; bitwise equal to `compose_decoder_layer` on the same ops."""
+
+    def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
+        """Return the final norm and output product of the plan's scored rows, [R, V] float32."""
+
+    # -- choosing --------------------------------------------------------------------------------
+
+    def sample(self, logits: Array, rows: Sequence[Row], k: int = 1) -> NDArray[np.int64]:
+        """Return each row's token, [R, k]: the k best of log p + g in order, for k > 1.
+
+        The law is that of `SamplingParams` (its order of steps is part of the contract); `rows` may be
+        shorter than logits only if equal to its number of rows. Noise: `outpace.ops.philox`, added in
+        float32: score = float32(l) + float32(g), where l is the processed logit divided by temperature.
+        Greedy rows add no noise. Ties go to the lowest id.
+        """
+
+    def law(self, logits: Array, rows: Sequence[Row]) -> NDArray[np.float64]:
+        """Return the processed law that `sample` draws from, [R, V]; one-hot for greedy rows."""
+
+    def logprobs(self, logits: Array, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Return the raw log-softmax of one token per row, [R]."""
+
+    def top_k(self, logits: Array, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the k most likely tokens of each row and their raw log-softmax, both [R, k]."""
+
+    def numpy(self, x: Array) -> NDArray[np.float32]:
+        """Return hidden states or logits as a NumPy array of their own."""
+
+    def array(self, x: NDArray[np.float32]) -> Array:
+        """Return a NumPy array as this implementation's array (the inverse of `numpy`)."""
+
+
+def compose_decoder_layer(ops: Ops, x: Array, layer: DecoderLayer, kv: KV, plan: Plan) -> Array:
+    """Return x after one pre-norm layer: the specification that a fused `decoder_layer` must equal, bit for bit."""
+    h = ops.rms_norm(x, layer.attn_norm, layer.eps)
+    q = ops.linear(h, layer.wq, layer.bq)
+    k = ops.linear(h, layer.wk, layer.bk)
+    v = ops.linear(h, layer.wv, layer.bv)
+    q = ops.rope_store(q, k, v, layer, kv, plan)
+    x = x + ops.linear(ops.attend(q, layer, kv, plan), layer.wo)
+    return x + ops.gated_mlp(ops.rms_norm(x, layer.mlp_norm, layer.eps), layer)

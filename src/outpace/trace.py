@@ -1,0 +1,180 @@
+"""Step records: what was drafted, what the target made of it, how long it took. One format for everything that explains or measures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from outpace.tree import DraftTree
+
+SCHEMA = 1
+PHASES = ("draft", "forward", "verify", "commit")
+
+
+@dataclass(slots=True)
+class Times:
+    """Seconds of one pass of the batch, shared by all requests in it."""
+
+    draft: float
+    forward: float
+    verify: float
+    commit: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of the whole step."""
+        return self.draft + self.forward + self.verify + self.commit
+
+
+@dataclass(slots=True)
+class Step:
+    """One request's share of one forward pass of the target that emitted at least one token.
+
+    picks: the target's token at the root and at every node (N + 1), -1 where the rule did not look.
+    path: accepted nodes. tokens: what was emitted, after stop conditions cut it. position: of tokens[0].
+    """
+
+    request: int
+    position: int
+    num_pending: int
+    tree: DraftTree
+    picks: Sequence[int]
+    path: Sequence[int]
+    tokens: Sequence[int]
+    times: Times
+    batch: int = 1  # requests in the pass
+    blocks: tuple[int, ...] = ()  # the request's block table after commit (only when tracing)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the step as plain JSON values."""
+        return {
+            "request": self.request,
+            "position": self.position,
+            "num_pending": self.num_pending,
+            "batch": self.batch,
+            "tree": {
+                "tokens": list(self.tree.tokens),
+                "parents": list(self.tree.parents),
+                "sources": [list(s) for s in self.tree.sources],
+                "confidence": [round(c, 6) for c in self.tree.confidence],
+            },
+            "picks": list(self.picks),
+            "path": list(self.path),
+            "tokens": list(self.tokens),
+            "seconds": {phase: getattr(self.times, phase) for phase in PHASES},
+            "blocks": list(self.blocks),
+        }
+
+
+@dataclass(slots=True)
+class Stats:
+    """What one request took, added up pass by pass.
+
+    The first step belongs to prefill: its tokens and seconds are left out of `decode_tokens_per_second`.
+    """
+
+    steps: int = 0
+    tokens: int = 0  # written by these steps (the stop token included)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # prompt tokens whose keys and values came from the prefix index
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    proposed: dict[str, int] = field(default_factory=dict)  # draft tokens verified, by drafter
+    accepted: dict[str, int] = field(default_factory=dict)  # draft tokens accepted, by drafter
+    first_step_tokens: int = 0
+
+    def add_pass(self, times: Times) -> None:
+        """Count the time of a pass that this request took part in."""
+        for phase in PHASES:
+            self.seconds[phase] += getattr(times, phase)
+        if self.steps:
+            self.decode_seconds += times.total
+        else:
+            self.prefill_seconds += times.total
+
+    def add_step(self, step: Step) -> None:
+        """Count what a step wrote, and whose drafts were right."""
+        if not self.steps:
+            self.first_step_tokens = len(step.tokens)
+        self.steps += 1
+        self.tokens += len(step.tokens)
+        for names in step.tree.sources:
+            for name in names:
+                self.proposed[name] = self.proposed.get(name, 0) + 1
+        for node in step.path:
+            for name in step.tree.sources[node]:
+                self.accepted[name] = self.accepted.get(name, 0) + 1
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens written by a step on average, bonus included."""
+        return self.tokens / self.steps if self.steps else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float | None:
+        """Tokens after the first step by the seconds they took; None where there was only one step."""
+        return (self.tokens - self.first_step_tokens) / self.decode_seconds if self.decode_seconds else None
+
+    @property
+    def prefill_tokens_per_second(self) -> float | None:
+        """Prompt tokens computed (not cached) by the seconds until the first token."""
+        return (self.prompt_tokens - self.cached_tokens) / self.prefill_seconds if self.prefill_seconds else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return counts, times and rates as plain JSON values."""
+        return {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "tokens_per_step": self.tokens_per_step,
+            "decode_tokens_per_second": self.decode_tokens_per_second,
+            "prefill_tokens_per_second": self.prefill_tokens_per_second,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "prefill_seconds": self.prefill_seconds,
+            "decode_seconds": self.decode_seconds,
+            "seconds": dict(self.seconds),
+            "drafters": {
+                name: {"proposed": count, "accepted": self.accepted.get(name, 0)}
+                for name, count in self.proposed.items()
+            },
+        }
+
+
+@dataclass(slots=True)
+class Trace:
+    """Every step of one text, with what a reader needs to show it: versioned JSON for explain, bench and router.
+
+    header: model, ops, strategy, seed and the like. pieces[i]: the text of token i of `tokens`.
+    """
+
+    header: dict[str, Any]
+    prompt: list[int]
+    tokens: list[int]
+    pieces: list[str]
+    sources: list[tuple[str, ...]]
+    steps: list[Step]
+    stats: Stats
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the trace as plain JSON values."""
+        return {
+            "schema": SCHEMA,
+            **self.header,
+            "prompt": self.prompt,
+            "tokens": self.tokens,
+            "pieces": self.pieces,
+            "sources": [list(names) for names in self.sources],
+            "stats": self.stats.as_dict(),
+            "steps": [step.as_dict() for step in self.steps],
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the trace to `path`; an earlier file stays whole until the new one is."""
+        partial = path.with_name(path.name + ".part")
+        partial.write_text(json.dumps(self.as_dict(), ensure_ascii=False), encoding="utf-8")
+        os.replace(partial, path)

@@ -1,0 +1,220 @@
+"""The nouns: what a user asks for, what a network is run on, how a row becomes a token.
+
+This file imports nothing of the project but `errors`. Array code names shapes by suffix:
+
+    T tokens in the batch   S segments        B requests      N draft nodes
+    R scored rows           V vocabulary      D width         F feed-forward width
+    H query heads           G key/value heads K head width    M context length
+
+Positions and intervals are half-open. One request's context looks like this:
+
+    position   0            start                len(tokens)
+               | committed  | pending | draft nodes (a tree: position = depth)
+    KV slot    0            start     start + len(pending) ...
+               remembered   provisional: written by the pass, kept only by commit
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.errors import UsageError
+
+FinishReason = Literal["stop", "length", "context", "cancelled"]
+KVFormat = Literal["f32", "bf16", "int8"]
+
+# Philox streams (design, principle 4): what a random number is for.
+TOKEN_STREAM, COIN_STREAM, RESIDUAL_STREAM = 0, 1, 2
+
+
+class Constraint(Protocol):
+    """Which tokens may come next: the seam for grammars, allowed and banned tokens."""
+
+    def mask(self, path: Sequence[int]) -> NDArray[np.uint32]:
+        """Return the allowed tokens after `path` (all output tokens so far, without the prompt).
+
+        Packed bits [ceil(V / 32)]: token t is allowed when bit t % 32 of word t // 32 is set.
+        Must be a pure function of `path`. It is only called on paths that it allowed itself.
+        """
+
+
+# Called with all tokens so far (prompt, output, path to the node) and raw logits [V] float32;
+# returns logits [V]. Must be pure: it is called once per node of a draft.
+LogitsProcessor = Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How logits become a token. Greedy is temperature 0 (no noise).
+
+    Order: `logits_processors` (of the Request), repetition / presence / frequency penalties,
+    logit bias, constraint mask, temperature, top-k, top-p, min-p, Gumbel noise, argmax.
+    Ties always go to the lowest token id.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0  # keep the k most likely; 0 keeps all
+    top_p: float = 1.0  # keep the smallest set of most likely tokens whose mass reaches top_p
+    min_p: float = 0.0  # keep tokens with at least min_p times the largest probability
+    repetition_penalty: float = 1.0  # divides positive and multiplies negative logits; counts the prompt
+    presence_penalty: float = 0.0  # subtracted once from every token already in the output
+    frequency_penalty: float = 0.0  # subtracted per occurrence in the output
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _within("temperature", self.temperature, 0.0, math.inf)
+        _within("top_k", self.top_k, 0, math.inf)
+        _within("top_p", self.top_p, 0.0, 1.0)
+        _within("min_p", self.min_p, 0.0, 1.0)
+        _within("presence_penalty", self.presence_penalty, -100.0, 100.0)
+        _within("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        _within("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether no noise is added: the most likely token is taken."""
+        return self.temperature == 0.0
+
+    @property
+    def penalises(self) -> bool:
+        """Whether earlier tokens change the law, so that a row needs its history."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # also refuses NaN
+        raise UsageError(f"{name} must be in [{low:g}, {high:g}], got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One text to generate, in tokens: everything that decides what the text is, and where it ends."""
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    sampling: SamplingParams = SamplingParams()
+    seed: int = 0  # 64 bits
+    sample_index: int = 0
+    stop_tokens: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+    constraint: Constraint | None = None
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+    logprobs: int | None = None  # None: none; k: the token's own and those of the k most likely
+    max_draft: int = 8  # most draft nodes in a step
+    salt: bytes = b""  # texts of different salts never share cached blocks
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise UsageError("the prompt is empty: give at least one token")
+        _within("max_new_tokens", self.max_new_tokens, 1, math.inf)
+        _within("seed", self.seed, 0, 2**64 - 1)
+        _within("sample_index", self.sample_index, 0, 2**32 - 1)
+        _within("max_draft", self.max_draft, 0, 1024)
+        if self.logprobs is not None:
+            _within("logprobs", self.logprobs, 0, 1024)
+        if "" in self.stop_strings:
+            raise UsageError("a stop string is empty: leave it out, or give at least one character")
+
+
+@dataclass(frozen=True, slots=True)
+class RawTensor:
+    """A tensor as a file stores it: bytes, their format, and the logical shape.
+
+    data: uint8 [rows, bytes per row], usually memory-mapped; a row is the last dimension.
+    format: "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K".
+    shape: logical, row-major (out_features, in_features) as in PyTorch, or (n,).
+    """
+
+    name: str
+    data: NDArray[np.uint8]
+    format: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KVSpec:
+    """Geometry and storage of the KV cache.
+
+    int8 keeps one float32 scale per token, head and group of 32 channels
+    (the whole head where its width is no multiple of 32).
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    head_width: int
+    format: KVFormat = "bf16"
+    block_size: int = 32  # slots in a block
+
+    @property
+    def scale_group(self) -> int:
+        """Channels that share an int8 scale."""
+        return 32 if self.head_width % 32 == 0 else self.head_width
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values, all layers, scales included."""
+        per_head = {
+            "f32": 4 * self.head_width,
+            "bf16": 2 * self.head_width,
+            "int8": self.head_width + 4 * (self.head_width // self.scale_group),
+        }[self.format]
+        return 2 * self.num_layers * self.num_kv_heads * per_head
+
+
+@dataclass(slots=True)
+class Segment:
+    """One request's share of a forward pass.
+
+    tokens = pending tokens (a chain that continues the committed context), then draft nodes.
+    parents[i] in [-1, i) is draft node i's parent; -1 is the last pending token; empty: no draft.
+    Token j is stored in slot start + j; its position is start + j in the chain, and
+    start + len(pending) + depth (root's children have depth 0) in the tree.
+    A "tree" token sees the committed context, and its ancestors and itself in the segment.
+    A "full" segment has no draft; its tokens see the committed context and the whole segment.
+    The last `num_scored` tokens get logits.
+    """
+
+    blocks: Sequence[int]  # block table: slot s lives in blocks[s // block_size]; -1 was freed
+    start: int  # committed length
+    tokens: Sequence[int]
+    parents: Sequence[int] = ()
+    num_scored: int = 1
+    kind: Literal["tree", "full"] = "tree"
+
+    @property
+    def num_pending(self) -> int:
+        """Length of the chain before the draft."""
+        return len(self.tokens) - len(self.parents)
+
+
+@dataclass(slots=True)
+class Row:
+    """How one scored row becomes a token: the target's token is a pure function of logits and this."""
+
+    params: SamplingParams
+    seed: int
+    sample_index: int
+    position: int  # absolute position of the token that is chosen (prompt included)
+    prompt: Sequence[int] = ()  # history, given only when params.penalises
+    output: Sequence[int] = ()  # output tokens, and the path to this node
+    mask: NDArray[np.uint32] | None = None  # packed allowed tokens, or None
+    stream: int = TOKEN_STREAM
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's raw log-softmax (nothing applied), and that of the most likely tokens in its place."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
