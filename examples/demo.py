@@ -1,20 +1,22 @@
-"""What `make demo` shows: a summary is streamed with drafts, then written once more without, and the two are compared."""
+"""What `make demo` shows: a summary is streamed with drafts, then written again without, and the two are compared."""
 
 from __future__ import annotations
 
 import outpace
 
-TEXT = """\
-The lighthouse at Skerry Point was built in 1871 after the steamer Aurora was lost on the reef with all hands. For a \
-hundred and nine years its lamp was tended by keepers who lived on the rock with their families. The keepers kept a log of \
-every passing ship, every storm and every repair. In 1980 the lamp was made automatic and the last keeper, Ruth Calder, \
-rowed ashore with the log under her coat. Today the log is read by people who study the weather, because no other record \
-of the storms on that coast goes back so far without a gap."""
+TEXT = """
+The lighthouse at Skerry Point was built in 1871 after the steamer Aurora was lost on the reef with all hands. For a
+hundred and nine years its lamp was tended by keepers who lived on the rock with their families. The keepers kept a
+log of every passing ship, every storm and every repair. In 1980 the lamp was made automatic and the last keeper, Ruth
+Calder, rowed ashore with the log under her coat. Today the log is read by people who study the weather, because no
+other record of the storms on that coast goes back so far without a gap.
+"""
 
 PROMPT = [{"role": "user", "content": f"Summarise this text, quoting its own words where you can:\n\n{TEXT}"}]
 
 
 def main() -> None:
+    """Stream, compare, and say in one line what it took."""
     lm = outpace.load("smollm2-135m")
     with lm.stream(PROMPT, strategy="ngram", max_new_tokens=160) as stream:
         for chunk in stream:

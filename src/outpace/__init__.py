@@ -1,9 +1,9 @@
 """Outpace: language models generate faster, without changing a token.
 
-    import outpace
+import outpace
 
-    lm = outpace.load("smollm2-135m")
-    print(lm.generate("The capital of France is", max_new_tokens=20, strategy="ngram").text)
+lm = outpace.load("smollm2-135m")
+print(lm.generate("The capital of France is", max_new_tokens=20, strategy="ngram").text)
 """
 
 from outpace.api import Chat, Chunk, LanguageModel, Result, Stream, load

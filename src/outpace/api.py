@@ -1,4 +1,4 @@
-"""Load a model and let it write: `load`, `LanguageModel`, `Stream`, `Chat`. The only place that turns names into objects."""
+"""Load a model and let it write: `load`, `LanguageModel`, `Stream`, `Chat`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, cast, overload
 
 from outpace import models
 from outpace.cache import Cache
@@ -28,6 +28,7 @@ from outpace.weights.checkpoint import Checkpoint, open_checkpoint
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
+Batch = list[str] | list[list[int]] | list[list[Message]] | list[Prompt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def _ops(ops: str | Ops | None, threads: int | None) -> Ops:
         try:
             from outpace.ops.native import NativeOps
 
-            return NativeOps(threads=threads)
+            return cast(Ops, NativeOps(threads=threads))
         except ImportError as error:
             cure = "reinstall outpace where a C++ compiler is present (pip install --force-reinstall outpace)"
             if ops == "native":
@@ -157,25 +158,37 @@ class LanguageModel:
         self._turn_of: int | None = None  # the thread whose call is under way
         self._companions: dict[str, LanguageModel] = {}
 
-    def generate(self, prompt: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> Any:
-        """Write on from the prompt and return a `Result`.
+    # The types overlap on purpose: n=1 (an int like any other) answers with the result itself.
+    @overload
+    def generate(self, prompt: Prompt, *, n: Literal[1] = 1, **options: Unpack[Options]) -> Result: ...  # type: ignore[overload-overlap]
+    @overload
+    def generate(self, prompt: Prompt, *, n: int, **options: Unpack[Options]) -> list[Result]: ...
+    @overload
+    def generate(self, prompt: Batch, *, n: Literal[1] = 1, **options: Unpack[Options]) -> list[Result]: ...  # type: ignore[overload-overlap]
+    @overload
+    def generate(self, prompt: Batch, *, n: int, **options: Unpack[Options]) -> list[list[Result]]: ...
+    def generate(
+        self, prompt: Prompt | Batch, *, n: int = 1, **options: Unpack[Options]
+    ) -> Result | list[Result] | list[list[Result]]:
+        """Write on from the prompt and return a `Result`; with n > 1, a list of n samples.
 
-        A batch gives a list of what a single prompt gives; n > 1 gives a list of `n` results in that place. See
-        `Settings` for the options. Raises UsageError for what cannot work (a prompt beyond the context among it).
+        A batch gives a list of what each of its prompts alone gives. See `Settings` for the options.
+        Raises UsageError for what cannot work (a prompt beyond the context among it).
         """
         prompts, is_batch = self._prompts(prompt)
-        with _Call(self, prompts, options) as call:
+        with _Call(self, prompts, options, n) as call:
             for _ in call.steps():
                 pass
             results = [[call.result(g) for g in group] for group in call.groups]
-        answers = [group if call.settings.n > 1 else group[0] for group in results]
-        return answers if is_batch else answers[0]
+        if n > 1:
+            return results if is_batch else results[0]
+        return [result for (result,) in results] if is_batch else results[0][0]
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
         """Return an iterator of `Chunk`s; closing it early frees everything. Its `.result` is there at the end."""
         prompts, is_batch = self._prompts(prompt)
-        if is_batch or options.get("n", 1) != 1:
-            raise UsageError("a stream writes one text: give one prompt and n=1, or use generate")
+        if is_batch:
+            raise UsageError("a stream writes one text: give one prompt, or use generate for a batch")
         return Stream(self, prompts, options)
 
     def chat(self, system: str | None = None, **options: Unpack[Options]) -> Chat:
@@ -191,31 +204,36 @@ class LanguageModel:
             self._companions[name] = load(name, ops=self.runner.ops, kv=self.runner.cache.spec.format)
         return self._companions[name]
 
-    def _prompts(self, prompt: Prompt | Sequence[Prompt]) -> tuple[list[list[int]], bool]:
+    def _prompts(self, prompt: Prompt | Batch) -> tuple[list[list[int]], bool]:
         """Return token ids of every prompt, and whether they came as a batch."""
-        if not isinstance(prompt, str) and not isinstance(prompt, Sequence):
-            raise UsageError(
-                f"a prompt is a str, a list of messages, a list of token ids, or a list of these; got {type(prompt).__name__}"
-            )
-        if len(prompt) == 0:
-            raise UsageError("the prompt is empty: give at least one token, message or character")
-        if isinstance(prompt, str):
-            return [self.tokenizer.encode(prompt)], False
-        if all(isinstance(part, int) for part in prompt):
-            return [list(prompt)], False
-        if all(isinstance(part, Mapping) for part in prompt):
-            return [self.tokenizer.encode_chat(prompt)], False
-        batch = [self._prompts(part) for part in prompt]
-        if any(nested for _, nested in batch):
-            raise UsageError("a batch is a flat list of prompts, but one of its prompts is itself a batch")
-        return [tokens[0] for tokens, _ in batch], True
+        if isinstance(prompt, str) or not isinstance(prompt, Sequence) or not prompt or _is_one_prompt(prompt):
+            return [self._encode(prompt)], False
+        return [self._encode(part) for part in prompt], True
+
+    def _encode(self, prompt: Any) -> list[int]:
+        if isinstance(prompt, str) and prompt:
+            return self.tokenizer.encode(prompt)
+        if isinstance(prompt, Sequence) and prompt and _is_one_prompt(prompt):
+            return list(prompt) if isinstance(prompt[0], int) else self.tokenizer.encode_chat(prompt)
+        raise UsageError(
+            "a prompt is a text, a list of messages or a list of token ids, none of them empty (a batch is a list of "
+            f"these); got {prompt!r:.80}"
+        )
+
+
+def _is_one_prompt(prompt: Sequence[Any]) -> bool:
+    """Whether this is one chat (messages) or one text (token ids), and no batch."""
+    return all(isinstance(part, int) for part in prompt) or all(isinstance(part, Mapping) for part in prompt)
 
 
 class _Call:
     """One call under way: it holds the model's turn, decodes, and turns generations into results."""
 
-    def __init__(self, lm: LanguageModel, prompts: list[list[int]], options: Mapping[str, Any]) -> None:
+    def __init__(self, lm: LanguageModel, prompts: list[list[int]], options: Mapping[str, Any], n: int = 1) -> None:
+        if not isinstance(n, int) or n < 1:
+            raise UsageError(f"n must be at least 1, got {n!r}")
         self.lm = lm
+        self.n = n
         settings = Settings.of(options)
         self.settings = replace(settings, seed=settings.drawn_seed())
         self.drafter = drafter_for(lm, self.settings)
@@ -233,7 +251,7 @@ class _Call:
     def _add(self, tokens: list[int]) -> list[Generation]:
         lm = self.lm
         requests = self.settings.requests(
-            tokens, eos_ids=lm.eos_ids, vocab_size=lm.config.vocab_size, context=lm.runner.context
+            tokens, self.n, eos_ids=lm.eos_ids, vocab_size=lm.config.vocab_size, context=lm.runner.context
         )
         outputs = [
             Output(
@@ -241,7 +259,7 @@ class _Call:
                 room=lm.runner.context - len(tokens),
                 stop_tokens=request.stop_tokens,
                 stop_strings=request.stop_strings,
-                detokenizer=lm.tokenizer.detokenizer(),
+                detokenizer=lm.tokenizer.detokenizer(tokens),
             )
             for request in requests
         ]

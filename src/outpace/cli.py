@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from outpace.api import LanguageModel, Result, Stream
 
 app = typer.Typer(
+    name="outpace",
     help="Language models generate text several times faster, without changing a token of it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A known name, a GGUF file, a Hugging Face folder or a hub id.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="A known name, a GGUF file, a Hugging Face folder or a hub id.")
+]
 Threads = Annotated[int | None, typer.Option(help="Threads of the arithmetic.  [default: all cores]")]
 Ops = Annotated[str | None, typer.Option(help="native (C++) or reference (NumPy).  [default: the best there is]")]
 KV = Annotated[str, typer.Option(help="Storage of keys and values: f32, bf16 or int8.")]
@@ -143,7 +146,8 @@ def chat(
     lm = _load(model, threads=threads, ops=ops, kv=kv, context=context)
     options = _options(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-        repetition_penalty=repetition_penalty, seed=seed, strategy=strategy, max_draft=max_draft, draft_model=draft_model,
+        repetition_penalty=repetition_penalty, seed=seed, strategy=strategy, max_draft=max_draft,
+        draft_model=draft_model,
     )  # fmt: skip
     conversation = lm.chat(system, **options)
     while True:
@@ -189,15 +193,10 @@ def models(
         ]
         print(json.dumps(rows))
         return
-    from rich.table import Table
-
-    table = Table("name", "what it is", "licence", "size", "here", box=None)
     for m in known:
-        table.add_row(
-            m.name, m.description, m.licence, f"{m.source.num_bytes / 1e6:.0f} MB", str(m.path) if m.present else "no"
-        )
-    _console(stderr=False).print(table, soft_wrap=True)
-    print("Also: a path to a GGUF file, a path to a Hugging Face folder, or a hub id (owner/name).", file=sys.stderr)
+        print(f"{m.name}  {m.source.num_bytes / 1e6:.0f} MB, {m.licence}: {m.description}")
+        print(f"  here: {m.path}" if m.present else f"  not here yet: outpace pull {m.name}")
+    print("also: a path to a GGUF file or a Hugging Face folder, or a hub id (owner/name)")
 
 
 @app.command()
@@ -215,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
     try:
-        app(arguments)
+        app(arguments, prog_name="outpace")
     except KeyboardInterrupt:
         sys.exit(130)
     except (OutpaceError, OSError) as error:

@@ -25,7 +25,6 @@ class Options(TypedDict, total=False):
     frequency_penalty: float
     logit_bias: Mapping[int, float]
     seed: int | None
-    n: int
     stop: str | Sequence[str]
     stop_tokens: Sequence[int]
     ignore_eos: bool
@@ -54,7 +53,6 @@ class Settings:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] | None = None
     seed: int | None = None  # None: one is drawn, and reported in the result
-    n: int = 1  # samples of each prompt
     stop: str | Sequence[str] = ()
     stop_tokens: Sequence[int] = ()  # beside the model's own end tokens
     ignore_eos: bool = False  # write on after the model's own end tokens
@@ -69,13 +67,11 @@ class Settings:
     trace: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n, int) or self.n < 1:
-            raise UsageError(f"n must be at least 1, got {self.n!r}")
         if self.temperature == 0.0:
             for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
                 if (value := getattr(self, name)) != off:
                     raise UsageError(
-                        f"{name}={value!r} has no effect at temperature 0 (greedy): set temperature > 0, or leave it out"
+                        f"{name}={value!r} has no effect at temperature 0 (greedy): raise temperature, or leave it out"
                     )
         if self.rule not in ("walk", "rejection"):
             raise unknown("rule", str(self.rule), ("walk", "rejection"))
@@ -89,8 +85,10 @@ class Settings:
                 raise unknown("option", name, names)
         return Settings(**options)
 
-    def requests(self, prompt: Sequence[int], *, eos_ids: frozenset[int], vocab_size: int, context: int) -> list[Request]:
-        """Return the `n` requests of one prompt (token ids); `seed` must have been drawn."""
+    def requests(
+        self, prompt: Sequence[int], n: int, *, eos_ids: frozenset[int], vocab_size: int, context: int
+    ) -> list[Request]:
+        """Return the requests of `n` samples of one prompt (token ids); `seed` must have been drawn."""
         assert self.seed is not None
         bias = dict(self.logit_bias or {})
         stop_tokens = frozenset(self.stop_tokens) | (frozenset() if self.ignore_eos else eos_ids)
@@ -121,7 +119,7 @@ class Settings:
                 logprobs=self.logprobs,
                 max_draft=8 if self.max_draft is None else self.max_draft,
             )
-            for index in range(self.n)
+            for index in range(n)
         ]
 
     def drawn_seed(self) -> int:

@@ -49,8 +49,7 @@ class Walk:
     ) -> list[Verdict]:
         picks = runner.sample(logits, shares)
         return [
-            Verdict(walk(tree, own)[0], own) if own else Verdict([], [])
-            for tree, own in zip(trees, picks, strict=True)
+            Verdict(walk(tree, own)[0], own) if own else Verdict([], []) for tree, own in zip(trees, picks, strict=True)
         ]
 
 

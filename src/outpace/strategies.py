@@ -1,4 +1,4 @@
-"""Turn a strategy's name into a drafter: the one table of names that the API, the command line and the server share."""
+"""Turn a strategy's name into a drafter: the one table of names that API, command line and server share."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def _draft_model(target: LanguageModel, settings: Settings) -> Drafter:
     draft = target.companion(settings.draft_model)
     if not draft.tokenizer.same_vocabulary(target.tokenizer):
         raise UsageError(
-            f"the draft model {draft.name} has another vocabulary ({draft.tokenizer.vocab_size} tokens) than {target.name} "
-            f"({target.tokenizer.vocab_size} tokens): take a draft model of the same family, or distil one"
+            f"the draft model {draft.name} has another vocabulary ({draft.tokenizer.vocab_size} tokens) than "
+            f"{target.name} ({target.tokenizer.vocab_size} tokens): take a draft model of the same family"
         )
     own = draft.runner.cache
     cache = Cache(draft.runner.ops, own.spec, capacity=own.capacity, lookback=draft.runner.model.lookback, share=False)
@@ -49,7 +49,7 @@ _DRAFTERS: dict[str, Callable[[LanguageModel, Settings], Drafter]] = {
     "prediction": _prediction,
     "lookahead": lambda target, settings: Lookahead(),
     "draft_model": _draft_model,
-    "combined": lambda target, settings: Combined([Suffix(), NGram(), Lookahead()]),
+    "combined": lambda target, settings: Combined([Suffix(), NGram()]),
 }
 PLAIN = ("none", "recompute")  # no drafter; recompute: not even a cache
 STRATEGIES = (*PLAIN, *_DRAFTERS)

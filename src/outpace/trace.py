@@ -1,4 +1,7 @@
-"""Step records: what was drafted, what the target made of it, how long it took. One format for everything that explains or measures."""
+"""Step records: what was drafted, what the target made of it, how long it took.
+
+One format for everything that explains or measures.
+"""
 
 from __future__ import annotations
 

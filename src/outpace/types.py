@@ -84,11 +84,7 @@ class SamplingParams:
     @property
     def penalises(self) -> bool:
         """Whether earlier tokens change the law, so that a row needs its history."""
-        return (
-            self.repetition_penalty != 1.0
-            or self.presence_penalty != 0.0
-            or self.frequency_penalty != 0.0
-        )
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -1,0 +1,24 @@
+# Two commands for a newcomer: `make demo` and `make test`. They share `make setup`; all may be run again at any time.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find src -name '*.cpp' -o -name '*.h')
+
+.PHONY: setup demo check test test-all check-native bench docs clean
+setup: .venv/ready
+
+.venv/ready: $(SOURCES)
+	$(PYTHON) -m venv .venv && $(PIP) --upgrade pip && $(PIP) torch==2.13.0
+	$(PIP) -e '.[dev]' && touch $@
+
+demo: setup
+	@$(BIN)/python examples/demo.py
+
+check: setup
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest

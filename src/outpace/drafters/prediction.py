@@ -1,0 +1,122 @@
+"""Draft from text that the caller expects, and find the place again where the target departs from it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from outpace.drafters.matching import trust
+from outpace.errors import UsageError
+from outpace.trace import Step
+from outpace.tree import EMPTY, DraftTree, TreeBuilder, View
+
+_SYNC_TOKENS = 3  # output tokens that must stand in the prediction to take up the place after them
+_NEAR = 32  # a deletion is looked for among that many tokens after the expected place
+_GUESSED_EDITS = 4  # tokens after a departure during which a small edit is guessed
+_EXPECTED_MATCH = 4  # tokens of agreement that the caller's word counts for at the start
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where one output stands in the prediction.
+
+    at: the prediction's token that is expected next, None while lost. streak: tokens that agreed since the place was
+    taken up. home: the place after the last agreement that can be trusted. num_away: tokens written since then.
+    """
+
+    at: int | None = 0
+    streak: int = _EXPECTED_MATCH
+    home: int = 0
+    num_away: int = 0
+    num_read: int = 0  # output tokens accounted for
+
+
+class Prediction:
+    """Draft the continuation of `tokens`: the output that the caller expects, more or less (an edited file, say).
+
+    `tokens` are token ids, without the prompt; all requests that this drafter is given share them. While the output
+    agrees, the draft is the prediction's next tokens. After the target wrote something else, the next drafts
+    guess the edit: tokens left out, replaced or put in. As soon as the last 3 output tokens stand in the
+    prediction, the place after them is taken up: the first after the departure, or else the last before it.
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        if isinstance(tokens, str) or not all(isinstance(token, int) and token >= 0 for token in tokens):
+            raise UsageError(
+                f"a prediction must be token ids (integers of at least 0), got {tokens!r:.60}; "
+                f"for text, encode it first: Prediction(lm.tokenizer.encode(text))"
+            )
+        if not tokens:
+            raise UsageError("the prediction is empty: give at least one token, or use no prediction")
+        self.name = "prediction"
+        self._tokens = list(tokens)
+        self._ends: dict[tuple[int, ...], list[int]] = {}  # _SYNC_TOKENS tokens -> ascending places after them
+        for end in range(_SYNC_TOKENS, len(tokens) + 1):
+            self._ends.setdefault(tuple(tokens[end - _SYNC_TOKENS : end]), []).append(end)
+        self._places: dict[int, _Place] = {}
+
+    def propose(self, views: Sequence[View], budgets: Sequence[int]) -> list[DraftTree]:
+        """Return one tree per view: a chain while the output agrees, else a chain per guessed edit."""
+        return [self._draft(view, budget) for view, budget in zip(views, budgets, strict=True)]
+
+    def observe(self, steps: Sequence[Step]) -> None:
+        """Do nothing: the text itself says all there is to know."""
+
+    def forget(self, request: int) -> None:
+        """Drop the place of a request."""
+        self._places.pop(request, None)
+
+    def _draft(self, view: View, budget: int) -> DraftTree:
+        if budget <= 0:
+            return EMPTY
+        place = self._places.setdefault(view.id, _Place())
+        self._read(place, view.tokens, len(view.request.prompt))
+        starts = self._continuations(place, view.tokens)
+        tree = TreeBuilder()
+        for rank, (start, match) in enumerate(starts):
+            share = -(-(budget - len(tree)) // (len(starts) - rank))  # rounded up: the best guess first
+            node = -1
+            for depth, token in enumerate(self._tokens[start : start + share]):
+                node = tree.add(node, token, trust(match + depth))
+        return tree.build(self.name)
+
+    def _read(self, place: _Place, tokens: list[int], num_prompt: int) -> None:
+        for end in range(num_prompt + place.num_read + 1, len(tokens) + 1):
+            place.num_read += 1
+            place.num_away += 1
+            self._follow(place, tokens[end - 1])
+            if place.at is None and place.num_read >= _SYNC_TOKENS:
+                place.at = self._find(tuple(tokens[end - _SYNC_TOKENS : end]), place.home)
+                place.streak = _SYNC_TOKENS
+
+    def _follow(self, place: _Place, token: int) -> None:
+        if place.at is None or place.at >= len(self._tokens) or self._tokens[place.at] != token:
+            place.at = None
+            return
+        place.at += 1
+        place.streak += 1
+        # A place that was found again may be wrong: it becomes home only when it went on agreeing.
+        if place.streak > _SYNC_TOKENS:
+            place.home, place.num_away = place.at, 0
+
+    def _find(self, end: tuple[int, ...], home: int) -> int | None:
+        """Return the first place at or after `home` where those tokens end, or else the last before it."""
+        places = self._ends.get(end)
+        if places is None:
+            return None
+        return places[min(bisect_left(places, home), len(places) - 1)]
+
+    def _continuations(self, place: _Place, tokens: list[int]) -> list[tuple[int, int]]:
+        """Return (start in the prediction, length of match that it is worth), best first."""
+        if place.at is not None:
+            return [(place.at, place.streak)]
+        if place.num_away > _GUESSED_EDITS:
+            return []
+        home, written = place.home, place.num_away
+        guesses = [(home + written, 1), (home, 1)]  # as many tokens replaced as written; or put in
+        try:
+            near = self._tokens.index(tokens[-1], home, home + _NEAR) + 1  # tokens left out before this one
+        except ValueError:
+            return guesses
+        return [(near, 2), *(guess for guess in guesses if guess[0] != near)]

@@ -1,0 +1,16 @@
+"""Qwen3: Llama with an RMS norm on each head of queries and keys; some layers may have a sliding window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from outpace.models.config import ModelConfig
+from outpace.models.transformer import Transformer, assemble
+from outpace.ops.protocol import Ops
+from outpace.types import RawTensor
+
+
+def build(config: Mapping[str, Any], tensors: Mapping[str, RawTensor], ops: Ops) -> Transformer:
+    """Return the network of a checked config and its tensors."""
+    return assemble(ModelConfig.from_hf(config), tensors, ops, qk_norm=True)

@@ -1,0 +1,215 @@
+"""The contract of `Drafter`, run against every drafter that needs no model.
+
+Another drafter joins by a line in `DRAFTERS`.
+"""
+
+import pickle
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from outpace.drafters import Combined, Lookahead, NGram, Prediction, Suffix
+from outpace.tree import EMPTY, Drafter, DraftTree, merge
+from tests.simulated import SimulatedView, hashing, plain, reciting, simulate, verify
+
+MELODY = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]  # what the reciting target repeats, and what prediction expects
+
+DRAFTERS: dict[str, Callable[[], Drafter]] = {
+    "ngram": NGram,
+    "ngram of one token": lambda: NGram(min_ngram=1, max_ngram=1),
+    "suffix": Suffix,
+    "suffix, eager": lambda: Suffix(min_match=1, max_branches=5, min_score=0.0),
+    "suffix, remembering": lambda: Suffix(remember=True),
+    "prediction": lambda: Prediction(MELODY * 12),
+    "lookahead": Lookahead,
+    "lookahead, deep": lambda: Lookahead(window=2, ngram=5, guesses=1),
+    "combined": lambda: Combined([NGram(), Suffix(), Prediction(MELODY * 12), Lookahead(window=2)]),
+}
+REMEMBERS = {"suffix, remembering"}  # what has ended leaves something behind, on purpose
+
+
+@pytest.fixture(params=DRAFTERS)
+def make(request):
+    return DRAFTERS[request.param]
+
+
+every_drafter = pytest.mark.parametrize("kind", DRAFTERS)
+forgetting_drafter = pytest.mark.parametrize("kind", [kind for kind in DRAFTERS if kind not in REMEMBERS])
+few_examples = settings(max_examples=25, deadline=None)  # times the number of drafters
+texts = st.lists(st.integers(0, 3), min_size=1, max_size=40)
+budgets = st.integers(0, 12)
+
+
+def run_together(drafter: Drafter, targets, prompts, step_budgets: Sequence[int]) -> list[list[DraftTree]]:
+    """Return each request's trees when all are decoded in one batch."""
+    views = [SimulatedView.start(number, prompt) for number, prompt in enumerate(prompts)]
+    seen: list[list[DraftTree]] = [[] for _ in views]
+    for budget in step_budgets:
+        trees = drafter.propose(views, [budget] * len(views))
+        drafter.observe([verify(*each) for each in zip(views, trees, targets, strict=True)])
+        for trees_of_one, tree in zip(seen, trees, strict=True):
+            trees_of_one.append(tree)
+    return seen
+
+
+@every_drafter
+@few_examples
+@given(text=texts, prompt=texts, step_budgets=st.lists(budgets, max_size=12))
+def test_drafts_stay_within_their_budgets_and_within_the_words_of_text_and_prediction(kind, text, prompt, step_budgets):
+    drafter = DRAFTERS[kind]()
+    names = {drafter.name, *(owned.name for owned in getattr(drafter, "drafters", ()))}
+    view = SimulatedView.start(1, prompt)
+    for budget in step_budgets:
+        known = {*view.tokens, *MELODY} if "prediction" in names else {*view.tokens}
+        if "lookahead" in names:
+            known |= {*text}  # it drafts what the target picked in the contexts that it made up
+        [tree] = drafter.propose([view], [budget])
+        assert len(tree) <= budget
+        assert {*tree.tokens} <= known
+        assert all(credits and {*credits} <= names for credits in tree.sources)
+        drafter.observe([verify(view, tree, reciting(text))])
+
+
+def test_a_budget_of_zero_gives_the_empty_draft(make):
+    drafter = make()
+    view = SimulatedView.start(1, MELODY * 4)
+    for _ in range(3):
+        assert list(drafter.propose([view, view], [0, 0])) == [EMPTY, EMPTY]
+        drafter.observe([verify(view, EMPTY, reciting(MELODY))])
+    assert list(drafter.propose([], [])) == []
+    drafter.observe([])
+
+
+@every_drafter
+@few_examples
+@given(
+    text=texts,
+    other=texts,
+    prompt=texts,
+    step_budgets=st.lists(budgets, min_size=1, max_size=12),
+)
+def test_what_a_batch_neighbour_does_changes_no_draft(kind, text, other, prompt, step_budgets):
+    alone = run_together(DRAFTERS[kind](), [reciting(text)], [prompt], step_budgets)
+    both = run_together(DRAFTERS[kind](), [reciting(text), reciting(other)], [prompt, other], step_budgets)
+    assert both[0] == alone[0]
+
+
+@forgetting_drafter
+def test_a_request_that_comes_and_goes_in_between_changes_no_draft(kind):
+    def trees(disturbed):
+        drafter, view, seen = DRAFTERS[kind](), SimulatedView.start(1, MELODY), []
+        for step in range(12):
+            if disturbed:
+                guest = SimulatedView.start(100 + step, MELODY[::-1] * 2)
+                drafter.observe([verify(guest, drafter.propose([guest], [8])[0], reciting(MELODY[::-1]))])
+                drafter.forget(guest.id)
+            seen.append(drafter.propose([view], [8])[0])
+            drafter.observe([verify(view, seen[-1], reciting(MELODY))])
+        return seen
+
+    assert trees(disturbed=True) == trees(disturbed=False)
+
+
+def test_the_same_history_gives_the_same_drafts(make):
+    target = hashing(vocab_size=5)
+    assert simulate(make(), target, [1, 2, 3], 80).trees == simulate(make(), target, [1, 2, 3], 80).trees
+
+
+def test_proposing_again_without_a_step_in_between_gives_the_same_draft(make):
+    drafter, view = make(), SimulatedView.start(1, MELODY * 2)
+    for _ in range(8):
+        trees = [drafter.propose([view], [8])[0] for _ in range(3)]
+        assert trees[0] == trees[1] == trees[2]
+        drafter.observe([verify(view, trees[0], reciting(MELODY))])
+
+
+@forgetting_drafter
+def test_forgetting_a_request_leaves_nothing_of_it(kind):
+    drafter = DRAFTERS[kind]()
+    fresh = len(pickle.dumps(drafter))
+    views = [SimulatedView.start(number, MELODY * 5) for number in range(3)]
+    for _ in range(5):
+        trees = drafter.propose(views, [8, 3, 1])
+        drafter.observe([verify(view, tree, reciting(MELODY)) for view, tree in zip(views, trees, strict=True)])
+    assert len(pickle.dumps(drafter)) > fresh
+    for view in views:
+        drafter.forget(view.id)
+    assert len(pickle.dumps(drafter)) == fresh
+    drafter.forget(12345)  # unknown: nothing happens
+
+
+@forgetting_drafter
+def test_a_number_that_is_used_again_starts_afresh(kind):
+    used, fresh = DRAFTERS[kind](), DRAFTERS[kind]()
+    simulate(used, reciting([7, 7, 8]), [7], 50)
+    assert simulate(used, reciting(MELODY), MELODY, 50).trees == simulate(fresh, reciting(MELODY), MELODY, 50).trees
+
+
+def test_no_list_of_the_loop_is_kept(make):
+    lent, own = make(), make()
+    view = SimulatedView.start(1, MELODY * 2)
+    for _ in range(10):
+        tokens = list(view.tokens)
+        [tree] = lent.propose([SimulatedView(1, view.request, tokens)], [8])
+        tokens.clear()
+        assert own.propose([view], [8]) == [tree]
+        step = verify(view, tree, reciting(MELODY))
+        lent.observe([step])
+        own.observe([step])
+
+
+class CountedList(list):
+    """A list that counts how many of its items were read."""
+
+    num_read = 0
+
+    def __getitem__(self, key):
+        got = super().__getitem__(key)
+        self.num_read += len(got) if isinstance(key, slice) else 1
+        return got
+
+    def __iter__(self):
+        self.num_read += len(self)
+        return super().__iter__()
+
+
+def test_a_step_reads_what_is_new_not_the_whole_text(make):
+    drafter = make()
+    view = SimulatedView.start(1, MELODY * 400)
+    view.tokens = CountedList(view.tokens)
+    drafter.propose([view], [8])
+    for _ in range(5):
+        view.tokens.append(reciting(MELODY)(view.tokens))
+        view.tokens.num_read = 0
+        drafter.propose([view], [8])
+        assert 0 < view.tokens.num_read < 200
+
+
+@every_drafter
+@few_examples
+@given(
+    text=texts,
+    prompt=texts,
+    steps=st.lists(st.tuples(budgets, st.lists(st.integers(0, 3), max_size=4), budgets), max_size=15),
+)
+def test_the_text_is_the_targets_whatever_else_was_merged_in_or_cut_away(kind, text, prompt, steps):
+    drafter, target = DRAFTERS[kind](), reciting(text)
+    view = SimulatedView.start(1, prompt)
+    for budget, others, room in steps:
+        [tree] = drafter.propose([view], [budget])
+        tree = merge([DraftTree.chain(others, "other", 0.6), tree], room)
+        drafter.observe([verify(view, tree, target)])
+    assert view.output == plain(target, prompt, len(view.output))
+
+
+@pytest.mark.parametrize("budget", [1, 3, 8, 16])
+@pytest.mark.parametrize("target", [reciting(MELODY), hashing(4), hashing(50), hashing(10**6)])
+def test_the_text_is_plain_decodings_at_every_budget(make, target, budget):
+    assert simulate(make(), target, MELODY, 100, budget).output == plain(target, MELODY, 100)
+
+
+def test_repetitive_text_takes_clearly_fewer_steps_than_tokens(make):
+    run = simulate(make(), reciting(MELODY), MELODY, 200)
+    assert run.tokens_per_step > 1.8

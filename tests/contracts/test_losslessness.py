@@ -1,0 +1,147 @@
+"""The promise: same seed, same text, bit for bit, whatever drafts, caches and neighbours do.
+
+Every drafter x sampling x cache option x batch size against plain decoding of each prompt alone. The default suite
+takes a set of cases in which every pair of options meets; the full product is marked slow.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from outpace.drafters.combined import Combined
+from outpace.drafters.draft_model import DraftModel
+from outpace.drafters.lookahead import Lookahead
+from outpace.drafters.ngram import NGram
+from outpace.drafters.prediction import Prediction
+from outpace.drafters.suffix import Suffix
+from outpace.runner import Runner
+from outpace.tree import Drafter, DraftTree, TreeBuilder
+from tests.decoding import decode, tiny_ops, tiny_runner
+
+VOCAB = 97
+LENGTH = 512
+
+
+class Guesser:
+    """Draft bushy random trees: nearly everything is rejected, and every shape of tree is walked."""
+
+    name = "guesser"
+
+    def propose(self, views: Any, budgets: Any) -> list[DraftTree]:
+        return [self._tree(view, budget) for view, budget in zip(views, budgets, strict=True)]
+
+    def _tree(self, view: Any, budget: int) -> DraftTree:
+        rng = np.random.default_rng([len(view.tokens), view.id])
+        tree = TreeBuilder()
+        for _ in range(budget):
+            tree.add(int(rng.integers(-1, len(tree))), int(rng.integers(VOCAB)), 0.1)
+        return tree.build(self.name)
+
+    def observe(self, steps: Any) -> None: ...
+
+    def forget(self, request: int) -> None: ...
+
+
+DRAFTERS: dict[str, Callable[[list[int]], Drafter]] = {
+    "ngram": lambda text: NGram(min_ngram=1),
+    "suffix": lambda text: Suffix(remember=True),
+    "prediction": lambda text: Prediction([t if i % 9 else (t + 1) % VOCAB for i, t in enumerate(text)]),
+    "lookahead": lambda text: Lookahead(),
+    "draft_model": lambda text: DraftModel(tiny_runner(vocab_size=VOCAB, seed=0, kv="int8"), VOCAB, branches=2),
+    "combined": lambda text: Combined([Suffix(), NGram(), Lookahead()]),
+    "guesser": lambda text: Guesser(),
+}
+SAMPLING: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampled": {"temperature": 0.8, "top_p": 0.9, "seed": 11},
+    "penalties": {
+        "temperature": 0.7,
+        "repetition_penalty": 1.1,
+        "presence_penalty": 0.2,
+        "frequency_penalty": 0.1,
+        "seed": 5,
+    },
+}
+CACHES: dict[str, dict[str, Any]] = {
+    "f32": {"kv": "f32"},
+    "bf16": {"kv": "bf16"},
+    "int8": {"kv": "int8"},
+    "window": {"model_type": "mistral", "sliding_window": 40},
+}
+BATCHES = (1, 3, 8)
+PRODUCT = list(itertools.product(DRAFTERS, SAMPLING, CACHES, BATCHES))
+
+
+def pairwise() -> list[tuple[Any, ...]]:
+    """Return few cases of the product in which every pair of two options' values meets (greedily chosen)."""
+
+    def pairs(case: tuple[Any, ...]) -> set[tuple[int, Any, int, Any]]:
+        return {(i, case[i], j, case[j]) for i in range(4) for j in range(i)}
+
+    missing = set().union(*map(pairs, PRODUCT))
+    chosen = []
+    while missing:
+        best = max(PRODUCT, key=lambda case: len(pairs(case) & missing))
+        chosen.append(best)
+        missing -= pairs(best)
+    return chosen
+
+
+def prompts(count: int) -> list[list[int]]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, VOCAB, 3 + 5 * i).tolist() for i in range(count)]
+
+
+def runner(option: str) -> Runner:
+    settings = dict(CACHES[option])
+    return tiny_runner(settings.pop("model_type", "llama"), ops=tiny_ops(), vocab_size=VOCAB, **settings)
+
+
+@cache
+def plain(sampling: str, option: str, index: int) -> list[int]:
+    """Plain decoding of one prompt, alone."""
+    (g,) = decode(runner(option), [prompts(8)[index]], max_new_tokens=LENGTH, **SAMPLING[sampling])
+    return g.output.tokens
+
+
+def assert_lossless(drafter: str, sampling: str, option: str, batch: int) -> None:
+    expected = [plain(sampling, option, i) for i in range(batch)]
+    guesses = DRAFTERS[drafter](expected[0])
+    found = decode(runner(option), prompts(batch), drafter=guesses, max_new_tokens=LENGTH, **SAMPLING[sampling])
+    for g, tokens in zip(found, expected, strict=True):
+        assert g.output.tokens == tokens
+        assert len(tokens) == LENGTH
+    assert sum(g.stats.steps for g in found) <= batch * LENGTH
+
+
+@pytest.mark.parametrize(("drafter", "sampling", "option", "batch"), pairwise())
+def test_drafts_do_not_change_the_text(drafter: str, sampling: str, option: str, batch: int) -> None:
+    assert_lossless(drafter, sampling, option, batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("drafter", "sampling", "option", "batch"), sorted(set(PRODUCT) - set(pairwise())))
+def test_drafts_do_not_change_the_text_in_the_full_product(
+    drafter: str, sampling: str, option: str, batch: int
+) -> None:
+    assert_lossless(drafter, sampling, option, batch)
+
+
+def test_the_texts_are_not_trivial() -> None:
+    """The equality above would mean little for texts of one token: greedy ones vary, sampled ones more so."""
+    assert len(set(plain("greedy", "f32", 0))) > 8
+    assert len(set(plain("sampled", "f32", 0))) > 40
+    assert plain("sampled", "f32", 0) != plain("sampled", "int8", 0)  # the cache's rounding is real
+
+
+def test_drafts_are_accepted() -> None:
+    """And little for drafts that are always wrong: an exact prediction is nearly always accepted."""
+    exact = Prediction(plain("greedy", "f32", 0))
+    (g,) = decode(runner("f32"), prompts(1), drafter=exact, max_new_tokens=LENGTH)
+    assert g.stats.tokens_per_step > 7

@@ -1,0 +1,507 @@
+"""The ops contract, for every implementation: the same bits for a row whatever else is in the call, and right numbers.
+
+Bits are compared within one implementation; between implementations numbers may differ by rounding.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from outpace.errors import UsageError, WeightsError
+from outpace.models import Transformer
+from outpace.ops.formats import dequantise
+from outpace.ops.protocol import DecoderLayer, Ops, compose_decoder_layer
+from outpace.types import KVFormat, KVSpec, RawTensor, Segment
+from tests.implementations import MAKERS
+from tests.tiny import raw_tensor, tiny_config, tiny_model, tiny_tensors
+
+BLOCK = 32  # slots in a block
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, how its matrices are stored, how its keys and values are."""
+
+    model_type: str
+    format: str
+    kv: KVFormat
+
+    def __str__(self) -> str:
+        return f"{self.model_type}-{self.format}-{self.kv}"
+
+
+# Every model type with every kv format, every matrix format twice; odd widths where blocks allow them.
+CASES = [
+    Case("llama", "F32", "f32"),
+    Case("llama", "Q8_0", "bf16"),
+    Case("llama", "F16", "int8"),
+    Case("mistral", "F32", "bf16"),
+    Case("mistral", "BF16", "f32"),
+    Case("mistral", "Q8_0", "int8"),
+    Case("qwen2", "Q8_0", "f32"),
+    Case("qwen2", "BF16", "bf16"),
+    Case("qwen2", "F32", "int8"),
+    Case("qwen3", "F16", "f32"),
+    Case("qwen3", "F32", "bf16"),
+    Case("qwen3", "Q8_0", "int8"),
+]
+SIZES = {"hidden_size": 64, "intermediate_size": 96}  # multiples of 32, for blocks
+
+
+@pytest.fixture(scope="module", params=list(MAKERS))
+def implementation(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def ops(implementation: str) -> Ops:
+    return MAKERS[implementation](1)
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture
+def lab(ops: Ops, case: Case) -> Lab:
+    return Lab(ops, case)
+
+
+class Lab:
+    """A tiny model with a cache, where tests place blocks as they like."""
+
+    def __init__(self, ops: Ops, case: Case, num_blocks: int = 24, **overrides: Any) -> None:
+        sizes = SIZES if case.format == "Q8_0" else {}
+        self.ops = ops
+        self.model: Transformer = tiny_model(ops, case.model_type, format=case.format, **(sizes | overrides))
+        self.spec: KVSpec = replace(self.model.spec(case.kv), block_size=BLOCK)
+        self.kv = ops.kv_alloc(self.spec, num_blocks)
+
+    def run(self, *segments: Segment) -> NDArray[np.float32]:
+        """Return the logits of the segments' scored rows."""
+        return self.ops.numpy(self.model.forward(self.ops.plan(segments, BLOCK), self.kv))
+
+    def chain(self, blocks: Sequence[int], tokens: Sequence[int], cuts: Sequence[int] = ()) -> NDArray[np.float32]:
+        """Return the logits of every token of a text from its beginning on, run in pieces cut at `cuts`."""
+        edges = [0, *cuts, len(tokens)]
+        return np.concatenate([self.run(part(blocks, tokens, a, b)) for a, b in itertools.pairwise(edges)])
+
+
+def part(blocks: Sequence[int], tokens: Sequence[int], start: int, end: int) -> Segment:
+    """Return the segment that runs tokens[start:end], all of them scored, after the committed ones."""
+    return Segment(blocks, start, tokens[start:end], num_scored=end - start)
+
+
+def text(length: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(0, 97, length).tolist()
+
+
+def bits(x: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Return the bits of float32 numbers, for comparisons where -0 is not 0 and NaN is NaN."""
+    assert x.dtype == np.float32
+    return np.ascontiguousarray(x).view(np.uint32)
+
+
+def same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    return a.shape == b.shape and bool((bits(a) == bits(b)).all())
+
+
+# -- principle 3: the same bits whatever else is in the call -------------------------------------------
+
+
+def test_a_token_alone_has_the_bits_that_it_has_in_a_prefill(lab: Lab) -> None:
+    tokens = text(150)
+    one_by_one = lab.chain(range(0, 5), tokens, cuts=range(1, 150))
+    assert same(one_by_one, lab.chain(range(5, 10), tokens))
+    assert len(set(one_by_one.argmax(axis=1).tolist())) > 10, "the model has no opinions: the test could not fail"
+
+
+@pytest.mark.parametrize("cuts", [(7, 8, 71, 134), (64, 128), (63, 65), (149,), (1, 2, 3)], ids=str)
+def test_a_prefill_may_be_cut_anywhere(lab: Lab, cuts: tuple[int, ...]) -> None:
+    tokens = text(150)
+    assert same(lab.chain(range(0, 5), tokens), lab.chain(range(5, 10), tokens, cuts))
+
+
+def test_a_row_does_not_depend_on_its_neighbours_in_the_batch_or_their_order(lab: Lab) -> None:
+    texts = [text(n, seed) for seed, n in enumerate((70, 1, 33, 8))]
+    blocks = [range(0, 3), range(3, 4), range(4, 6), range(6, 7)]
+    alone = [lab.chain(b, t) for b, t in zip(blocks, texts, strict=True)]
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2), (2, 0)):
+        rows = lab.run(*(part(blocks[i], texts[i], 0, len(texts[i])) for i in order))
+        assert same(rows, np.concatenate([alone[i] for i in order]))
+
+
+def test_only_the_scored_rows_get_logits_and_the_same_ones(lab: Lab) -> None:
+    tokens = text(40)
+    everything = lab.chain(range(0, 2), tokens)
+    for num_scored in (0, 1, 5):
+        rows = lab.run(Segment(range(2, 4), 0, tokens, num_scored=num_scored))
+        assert same(rows, everything[len(tokens) - num_scored :])
+
+
+def test_blocks_may_lie_anywhere(lab: Lab) -> None:
+    tokens = text(150)
+    assert same(lab.chain(range(0, 5), tokens), lab.chain((23, 7, 19, 6, 11), tokens, cuts=(50,)))
+
+
+def test_requests_that_share_cached_blocks_have_the_bits_of_those_that_do_not(lab: Lab) -> None:
+    prefix, ends = text(64), [text(20, seed) for seed in (1, 2)]
+    lab.chain((0, 1), prefix)
+    shared = lab.run(*(part((0, 1, 2 + i), prefix + end, 64, 84) for i, end in enumerate(ends)))
+    own = [lab.chain(range(5 + 3 * i, 8 + 3 * i), prefix + end)[64:] for i, end in enumerate(ends)]
+    assert same(shared, np.concatenate(own))
+
+
+#          root
+#        0      1          the draft of the tree tests, behind `pending` tokens
+#      2   3    4
+#      5        6
+PARENTS = (-1, -1, 0, 0, 1, 2, 4)
+DRAFT = (11, 12, 13, 14, 13, 15, 16)
+
+
+def paths() -> list[list[int]]:
+    """Return the nodes from the root down to each node of the draft."""
+    found: list[list[int]] = []
+    for node, parent in enumerate(PARENTS):
+        found.append([*(found[parent] if parent >= 0 else []), node])
+    return found
+
+
+@pytest.mark.parametrize("committed", [0, 3, 61, 120])
+def test_a_path_of_a_tree_has_the_bits_of_the_chain(lab: Lab, committed: int) -> None:
+    context, pending = text(committed), text(3, seed=1)
+    if committed:
+        lab.chain(range(0, 5), context)
+    rows = lab.run(Segment(range(0, 5), committed, [*pending, *DRAFT], PARENTS, num_scored=8))
+    for node, path in enumerate(paths()):
+        chain = lab.chain(range(5, 10), [*context, *pending, *(DRAFT[i] for i in path)])
+        assert same(rows[1 + node], chain[-1]), f"node {node}"
+        assert same(rows[0], chain[-1 - len(path)]), "the last pending token"
+
+
+def test_a_draft_does_not_touch_its_neighbours_in_the_batch(lab: Lab) -> None:
+    tokens, other = text(30), text(45, seed=1)
+    alone = lab.chain(range(0, 2), other)
+    tree = Segment(range(2, 4), 0, [*tokens, *DRAFT], PARENTS, num_scored=8)
+    tree_alone = lab.run(tree)
+    rows = lab.run(part(range(4, 6), other, 0, 45), tree)
+    assert same(rows, np.concatenate([alone, tree_alone]))
+
+
+@pytest.mark.parametrize("node", [3, 5, 6])
+def test_moving_an_accepted_path_into_place_makes_it_the_past(lab: Lab, node: int) -> None:
+    context, after = text(60), text(10, seed=3)
+    lab.run(Segment(range(0, 4), 0, [*context, *DRAFT], PARENTS))
+    path = paths()[node]
+    # Block 0 is physical block 0 here, so logical and physical slots are the same numbers.
+    lab.ops.kv_move(lab.kv, [60 + i for i in path], [60 + depth for depth in range(len(path))])
+    kept = [*context, *(DRAFT[i] for i in path)]
+    rows = lab.run(part(range(0, 4), kept + after, len(kept), len(kept) + 10))
+    assert same(rows, lab.chain(range(4, 8), kept + after)[-10:])
+
+
+def test_slots_are_moved_in_the_order_given(lab: Lab) -> None:
+    tokens = text(8)
+    lab.chain([0], tokens)
+    lab.ops.kv_move(lab.kv, [5, 6, 7], [32, 5, 6])  # 5 is read before 6 overwrites it
+    lab.ops.kv_move(lab.kv, [6, 5, 32], [7, 6, 5])  # and back
+    assert same(lab.run(part([0], [*tokens, 1], 8, 9)), lab.chain([2], [*tokens, 1])[-1:])
+
+
+def test_a_full_segment_of_one_token_is_a_tree_of_one(lab: Lab) -> None:
+    tokens = text(70)
+    lab.chain(range(0, 3), tokens)
+    full = lab.run(Segment(range(0, 3), 70, [5], kind="full"))
+    assert same(full, lab.run(Segment(range(0, 3), 70, [5])))
+
+
+def test_the_last_token_of_a_full_segment_sees_what_a_chain_sees(ops: Ops, case: Case) -> None:
+    lab = Lab(ops, case, num_hidden_layers=1)  # deeper layers differ: there the earlier tokens saw more
+    tokens = text(90)
+    lab.chain(range(0, 3), tokens[:70])
+    chain = lab.run(part(range(0, 3), tokens, 70, 90))
+    full = lab.run(Segment(range(0, 3), 70, tokens[70:], num_scored=20, kind="full"))
+    assert same(full[-1], chain[-1])
+    assert not same(full[0], chain[0]), "the first token must see the later ones"
+
+
+def test_a_full_segment_does_not_depend_on_its_neighbours(lab: Lab) -> None:
+    tokens, other = text(75), text(20, seed=1)
+    full = Segment(range(0, 3), 0, tokens, num_scored=75, kind="full")
+    alone = lab.run(full)
+    assert same(lab.run(part([3], other, 0, 20), full), np.concatenate([lab.chain([4], other), alone]))
+
+
+def test_what_a_slot_held_before_cannot_be_told(lab: Lab) -> None:
+    tokens = text(90)
+    fresh = lab.chain(range(0, 3), tokens)
+    poison(lab, range(4, 8))
+    assert same(lab.chain(range(4, 7), tokens, cuts=(13,)), fresh)
+    tree = Segment(range(4, 8), 90, [3, *DRAFT], PARENTS, num_scored=8)
+    assert np.isfinite(lab.run(tree)).all()
+
+
+def poison(lab: Lab, blocks: Sequence[int]) -> None:
+    """Fill blocks with the worst that their format holds: NaN, or the largest int8 scales."""
+    tokens = len(blocks) * BLOCK
+    plan = lab.ops.plan([Segment(blocks, 0, [0] * tokens)], BLOCK)
+    worst = np.float32(1e18 if lab.spec.format == "int8" else np.nan)
+    kv = lab.ops.array(np.full((tokens, lab.spec.num_kv_heads * lab.spec.head_width), worst, np.float32))
+    q = lab.ops.array(np.zeros((tokens, lab.model.config.num_heads * lab.spec.head_width), np.float32))
+    for layer in lab.model.layers:
+        with np.errstate(invalid="ignore"):
+            lab.ops.rope_store(q, kv, kv, layer, lab.kv, plan)
+
+
+def test_blocks_below_the_window_may_be_freed(ops: Ops) -> None:
+    lab = Lab(ops, Case("mistral", "F32", "bf16"))
+    window = lab.model.lookback
+    assert window == 24
+    tokens = text(150)
+    kept = lab.chain(range(0, 5), tokens)
+    table = [5, 6, 7, 8, 9]
+    lab.chain(table, tokens[:100])
+    table[:2] = [-1, -1]  # positions 0-63; the token at 100 sees 77-100
+    poison(lab, [5, 6])
+    assert same(lab.run(part(table, tokens, 100, 130)), kept[100:130])
+    table[2] = -1  # positions 64-95; the token at 130 sees 107-130
+    poison(lab, [7])
+    tree = Segment(table, 130, [*tokens[130:133], *DRAFT], PARENTS, num_scored=8)
+    assert same(lab.run(tree)[0], kept[132])
+
+
+def test_a_windowed_token_sees_itself_and_the_window_less_one_before_it(ops: Ops) -> None:
+    lab = Lab(ops, Case("mistral", "F32", "f32"), num_hidden_layers=1)
+    tokens = text(60)
+    rows = lab.chain(range(0, 2), tokens)
+    for changed, reached in ((36, True), (35, False)):  # the token at 59 sees 36-59
+        others = [*tokens[:changed], (tokens[changed] + 1) % 97, *tokens[changed + 1 :]]
+        assert same(lab.chain(range(2, 4), others)[59], rows[59]) is not reached
+
+
+def test_a_cache_grows_without_losing_what_it_holds(lab: Lab) -> None:
+    tokens = text(100)
+    expected = lab.chain(range(0, 4), tokens)
+    lab.kv = lab.ops.kv_alloc(lab.spec, 2)
+    lab.chain((1, 0), tokens[:50])
+    for num_blocks in (3, 9):
+        lab.ops.kv_grow(lab.kv, num_blocks)
+    assert same(lab.run(part((1, 0, 2, 8), tokens, 50, 100)), expected[50:])
+
+
+def test_threads_change_no_bit(implementation: str, case: Case) -> None:
+    tokens = text(130)
+    one, three = (Lab(MAKERS[implementation](threads), case) for threads in (1, 3))
+    assert same(one.chain(range(5), tokens, cuts=(129,)), three.chain(range(5), tokens, cuts=(129,)))
+
+
+def test_a_fused_layer_has_the_bits_of_the_composed_one(ops: Ops, case: Case) -> None:
+    lab = Lab(ops, case)
+    config = tiny_config(case.model_type, **(SIZES if case.format == "Q8_0" else {}))
+    layer = layer_handles(ops, lab, config, case.format)
+    plan = ops.plan([Segment(range(0, 3), 0, [*text(70), *DRAFT], PARENTS), Segment([3], 0, [1])], BLOCK)
+    x = ops.embed(lab.model.embedding, plan)
+    composed = ops.numpy(compose_decoder_layer(ops, x, layer, lab.kv, plan))
+    fused = ops.numpy(ops.decoder_layer(x, ops.layer(layer), lab.kv, plan))
+    assert same(fused, composed)
+
+
+def layer_handles(ops: Ops, lab: Lab, config: dict[str, Any], format: str) -> DecoderLayer:
+    """Return layer 0 of the lab's model as separate handles."""
+    tensors, sizes, name = tiny_tensors(config, format=format), lab.model.config, "model.layers.0."
+
+    def matrix(part: str) -> Any:
+        return ops.pack(tensors[name + part])
+
+    def vector(part: str) -> Any:
+        return ops.vector(tensors[name + part]) if name + part in tensors else None
+
+    return DecoderLayer(
+        index=0,
+        attn_norm=vector("input_layernorm.weight"),
+        wq=matrix("self_attn.q_proj.weight"),
+        wk=matrix("self_attn.k_proj.weight"),
+        wv=matrix("self_attn.v_proj.weight"),
+        wo=matrix("self_attn.o_proj.weight"),
+        mlp_norm=vector("post_attention_layernorm.weight"),
+        gate=matrix("mlp.gate_proj.weight"),
+        up=matrix("mlp.up_proj.weight"),
+        down=matrix("mlp.down_proj.weight"),
+        rope=ops.rope(np.array(sizes.inv_freq), sizes.rope_scale, sizes.context),
+        num_heads=sizes.num_heads,
+        num_kv_heads=sizes.num_kv_heads,
+        head_width=sizes.head_width,
+        eps=sizes.eps,
+        window=sizes.windows[0],
+        bq=vector("self_attn.q_proj.bias"),
+        bk=vector("self_attn.k_proj.bias"),
+        bv=vector("self_attn.v_proj.bias"),
+        q_norm=vector("self_attn.q_norm.weight"),
+        k_norm=vector("self_attn.k_norm.weight"),
+    )
+
+
+# -- right numbers, by plain formulas in float64 -------------------------------------------------------
+
+# Quantised products may round their activations to 8 bits, row by row.
+TOLERANCE = {"F32": 1e-5, "F16": 1e-5, "BF16": 1e-5, "Q8_0": 0.02}
+
+
+def close(found: NDArray[Any], expected: NDArray[Any], tolerance: float) -> bool:
+    """Whether the largest difference is within the tolerance times the largest number."""
+    return bool(np.abs(found - expected).max() <= tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("format", list(TOLERANCE))
+@pytest.mark.parametrize(("out", "width"), [(1, 32), (7, 96), (130, 64), (64, 1056)])
+def test_a_product_is_the_product(ops: Ops, format: str, out: int, width: int) -> None:
+    rng = np.random.default_rng(0)
+    tensor = raw_tensor("w", rng.standard_normal((out, width), np.float32), format)
+    x, bias = rng.standard_normal((5, width), np.float32), rng.standard_normal(out, np.float32)
+    found = ops.numpy(ops.linear(ops.array(x), ops.pack(tensor), ops.vector(raw_tensor("b", bias))))
+    assert close(found, x.astype(np.float64) @ dequantise(tensor).T + bias, TOLERANCE[format])
+
+
+@pytest.mark.parametrize("format", list(TOLERANCE))
+def test_an_embedding_is_the_row_of_its_token(ops: Ops, format: str) -> None:
+    tensor = raw_tensor("w", np.random.default_rng(0).standard_normal((50, 64), np.float32), format)
+    plan = ops.plan([Segment([0], 0, [49, 0, 7])], BLOCK)
+    assert same(ops.numpy(ops.embed(ops.pack(tensor), plan)), dequantise(tensor)[[49, 0, 7]])
+
+
+@pytest.mark.parametrize("token", [-1, 50])
+def test_a_token_outside_the_vocabulary_is_refused(ops: Ops, token: int) -> None:
+    weight = ops.pack(raw_tensor("w", np.zeros((50, 64), np.float32)))
+    with pytest.raises(UsageError, match="vocabulary"):
+        ops.embed(weight, ops.plan([Segment([0], 0, [1, token])], BLOCK))
+
+
+def test_an_unknown_format_is_refused_by_name(ops: Ops) -> None:
+    tensor = RawTensor("w", np.zeros((2, 20), np.uint8), "IQ9_Z", (2, 32))
+    with pytest.raises(WeightsError, match="IQ9_Z"):
+        ops.pack(tensor)
+
+
+def test_an_rms_norm_is_the_formula(ops: Ops) -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((6, 75), np.float32), rng.standard_normal(75, np.float32)
+    found = ops.numpy(ops.rms_norm(ops.array(x), ops.vector(raw_tensor("w", weight)), 1e-3))
+    expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + 1e-3) * weight
+    assert close(found, expected, 1e-6)
+
+
+def test_arrays_go_there_and_back(ops: Ops) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 17), np.float32)
+    assert same(ops.numpy(ops.array(x)), x)
+
+
+def one_layer(ops: Ops, spec: KVSpec, num_heads: int, window: int | None = None, scale: float = 1.0) -> DecoderLayer:
+    """Return a layer for `rope_store` and `attend`; its other weights are never used."""
+    unused = ops.pack(raw_tensor("w", np.ones((32, 32), np.float32)))
+    norm = ops.vector(raw_tensor("n", np.ones(32, np.float32)))
+    inv_freq = 100.0 ** (-np.arange(spec.head_width // 2) / (spec.head_width // 2))
+    return DecoderLayer(
+        index=1,
+        attn_norm=norm,
+        wq=unused,
+        wk=unused,
+        wv=unused,
+        wo=unused,
+        mlp_norm=norm,
+        gate=unused,
+        up=unused,
+        down=unused,
+        rope=ops.rope(inv_freq, scale, 4096),
+        num_heads=num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_width=spec.head_width,
+        eps=1e-5,
+        window=window,
+    )
+
+
+def rotated(x: NDArray[np.float64], positions: NDArray[np.int64], scale: float) -> NDArray[np.float64]:
+    """Return heads [T, n, K] turned as complex numbers."""
+    half = x.shape[-1] // 2
+    inv_freq = 100.0 ** (-np.arange(half) / half)
+    turn = scale * np.exp(1j * positions[:, None] * inv_freq)[:, None]
+    z = (x[..., :half] + 1j * x[..., half:]) * turn
+    return np.concatenate([z.real, z.imag], axis=-1)
+
+
+@pytest.mark.parametrize(("heads", "groups", "width"), [(4, 4, 16), (9, 3, 64), (6, 1, 24), (2, 2, 128)])
+@pytest.mark.parametrize("window", [None, 5, 70])
+@pytest.mark.parametrize(("kv", "tolerance"), [("f32", 1e-5), ("bf16", 0.02), ("int8", 0.03)])
+def test_attention_is_softmax_of_rotated_products(
+    ops: Ops, heads: int, groups: int, width: int, window: int | None, kv: KVFormat, tolerance: float
+) -> None:
+    rng = np.random.default_rng(0)
+    length = 140
+    q, k, v = (rng.standard_normal((length, n, width), np.float32) for n in (heads, groups, groups))
+    spec = KVSpec(2, groups, width, kv, BLOCK)
+    layer, storage = ops.layer(one_layer(ops, spec, heads, window, scale=1.2)), ops.kv_alloc(spec, 5)
+    plan = ops.plan([Segment((3, 1, 4, 0, 2), 0, [0] * length)], BLOCK)
+    turned = ops.rope_store(*(ops.array(x.reshape(length, -1)) for x in (q, k, v)), layer, storage, plan)
+    found = ops.numpy(ops.attend(turned, layer, storage, plan)).reshape(length, heads, width)
+
+    positions = np.arange(length)
+    q64, k64 = (rotated(x.astype(np.float64), positions, 1.2) for x in (q, k))
+    k64, v64 = (np.repeat(x, heads // groups, axis=1) for x in (k64, v.astype(np.float64)))
+    scores = np.einsum("qhk,mhk->hqm", q64, k64) / np.sqrt(width)
+    distance = positions[:, None] - positions
+    scores[:, (distance < 0) | (distance >= (window or length))] = -np.inf
+    weights = np.exp(scores - scores.max(axis=2, keepdims=True))
+    expected = np.einsum("hqm,mhk->qhk", weights / weights.sum(axis=2, keepdims=True), v64)
+    assert close(ops.numpy(turned), q64.reshape(length, -1), 1e-6)
+    assert close(found, expected, tolerance)
+
+
+def stored(ops: Ops, kv: KVFormat, v: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return values [T, G, K] as the cache gives them back: a token that sees only itself attends to its value."""
+    tokens, groups, width = v.shape
+    spec = KVSpec(2, groups, width, kv, BLOCK)
+    layer, storage = ops.layer(one_layer(ops, spec, groups)), ops.kv_alloc(spec, tokens)
+    plan = ops.plan([Segment([i], 0, [0]) for i in range(tokens)], BLOCK)
+    x = ops.array(v.reshape(tokens, -1))
+    q = ops.rope_store(x, x, x, layer, storage, plan)
+    return ops.numpy(ops.attend(q, layer, storage, plan)).reshape(v.shape)
+
+
+def test_float32_values_are_stored_as_they_are(ops: Ops) -> None:
+    v = np.random.default_rng(0).standard_normal((5, 2, 64), np.float32)
+    assert same(stored(ops, "f32", v), v)
+
+
+def test_bfloat16_values_are_rounded_to_nearest_even(ops: Ops) -> None:
+    v = np.random.default_rng(0).standard_normal((5, 2, 64), np.float32)
+    one = np.float32(1).view(np.uint32)
+    ties = np.array([one + 0x8000, one + 0x18000, one + 0x7FFF, one + 0x8001], np.uint32).view(np.float32)
+    v[0, 0, :4] = ties  # a step of bfloat16 is 0x10000
+    found = stored(ops, "bf16", v)
+    assert bits(found[0, 0, :4]).tolist() == [one, one + 0x20000, one, one + 0x10000]
+    assert (bits(found) & 0xFFFF == 0).all()
+    assert (np.abs(found - v) <= np.abs(v) * 2.0**-8).all()
+
+
+@pytest.mark.parametrize(("width", "group"), [(64, 32), (32, 32), (48, 48), (16, 16)])
+def test_int8_values_have_a_scale_per_token_head_and_group(ops: Ops, width: int, group: int) -> None:
+    v = np.random.default_rng(0).standard_normal((5, 2, width), np.float32)
+    v[1, 1] = 0  # no scale to divide by
+    v[2, 0, :group] = np.arange(group) * 2.5  # a group of its own size, with ties: see the last assertion
+    v[2, 0, group - 1] = 127 * 5
+    groups = v.reshape(5, 2, -1, group)
+    scale = np.abs(groups).max(axis=3, keepdims=True) / np.float32(127)
+    expected = np.rint(groups / np.where(scale == 0, 1, scale)) * scale
+    found = stored(ops, "int8", v).reshape(groups.shape)
+    assert close(found, expected, 1e-6)
+    assert (found[1, 1] == 0).all()
+    assert found[2, 0, 0, [1, 2, 3]].tolist() == [0, 5, 10]  # 2.5 / 5 = 0.5 and 7.5 / 5 = 1.5 go to the even number

@@ -1,0 +1,111 @@
+"""Reference logits against transformers' own networks, on the same weights, in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from outpace import models
+from outpace.ops.formats import dequantise
+from outpace.ops.reference import ReferenceOps
+from outpace.types import KVFormat, Segment
+from outpace.weights.checkpoint import open_checkpoint
+from outpace.weights.config import normalise
+from tests.tiny import tiny_config, tiny_model, tiny_tensors, tiny_values
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+SLIDING = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
+
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "llama, one kv head, wide heads": ("llama", {"num_key_value_heads": 1, "head_dim": 32}),
+    "llama, every head its own": ("llama", {"num_key_value_heads": 4}),
+    "mistral": ("mistral", {}),
+    "mistral, no window": ("mistral", {"sliding_window": None}),
+    "qwen2": ("qwen2", {}),
+    "qwen2, window in one layer": ("qwen2", SLIDING),
+    "qwen3": ("qwen3", {}),
+    "qwen3, window in one layer": ("qwen3", SLIDING),
+    "linear": ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.5}}),
+    "linear, old key": ("llama", {"rope_scaling": {"type": "linear", "factor": 2.5}}),
+    "llama3": ("llama", {"rope_scaling": LLAMA3, "rope_theta": 500000.0}),
+    "yarn": ("qwen2", {"rope_scaling": YARN}),
+    "yarn, attention factor": ("llama", {"rope_scaling": YARN | {"attention_factor": 0.7}}),
+    "yarn, mscale": ("llama", {"rope_scaling": YARN | {"mscale": 0.707, "mscale_all_dim": 1.4}}),
+    "yarn, betas, not truncated": (
+        "llama",
+        {"rope_scaling": YARN | {"beta_fast": 16.0, "beta_slow": 2.0, "truncate": False}},
+    ),
+}
+
+
+def theirs(config: dict[str, Any], values: dict[str, NDArray[np.float32]], tokens: list[int]) -> NDArray[np.float32]:
+    """Return transformers' logits of every token, [T, V]."""
+    options = {key: value for key, value in config.items() if key != "model_type"}
+    own = transformers.AutoConfig.for_model(config["model_type"], **options)
+    own._attn_implementation = "eager"
+    with torch.no_grad():
+        network = transformers.AutoModelForCausalLM.from_config(own, dtype=torch.float32).eval()
+        state = {name: torch.from_numpy(value) for name, value in values.items()}
+        if config["tie_word_embeddings"]:
+            state["lm_head.weight"] = state["model.embed_tokens.weight"]
+        network.load_state_dict(state, strict=True)
+        return network(torch.tensor([tokens])).logits[0].numpy()
+
+
+def ours(model: models.Transformer, ops: ReferenceOps, tokens: list[int], kv: KVFormat = "f32") -> NDArray[np.float32]:
+    """Return our logits of every token, [T, V]: a prefill in two pieces, the second of them long."""
+    cut, storage = 37, ops.kv_alloc(model.spec(kv), 7)
+    rows = []
+    for start, end in ((0, cut), (cut, len(tokens))):
+        segment = Segment((6, 0, 5, 1, 4, 2, 3), start, tokens[start:end], num_scored=end - start)
+        rows.append(ops.numpy(model.forward(ops.plan([segment], 32), storage)))
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_logits_are_those_of_transformers(name: str) -> None:
+    model_type, overrides = NETWORKS[name]
+    config = tiny_config(model_type, **overrides)
+    tokens = np.random.default_rng(0).integers(0, 97, 150).tolist()
+    ops = ReferenceOps()
+    network = models.build(normalise(config, "tiny"), tiny_tensors(config, spread=1.0), ops)
+    found = ours(network, ops, tokens)
+    expected = theirs(config, tiny_values(config, spread=1.0), tokens)
+    assert np.abs(expected).max() > 1
+    print("DIFF", name, np.abs(found - expected).max(), np.abs(expected).max())
+    assert np.abs(found - expected).max() < 1e-4
+
+
+def test_factors_are_llama3_s_scaling_in_another_form() -> None:
+    """GGUF stores the frequencies' divisors instead of the four numbers that they come from."""
+    llama3, plain = (tiny_model(ReferenceOps(), rope_scaling=scaling) for scaling in (LLAMA3, None))
+    factors = (np.array(plain.config.inv_freq) / llama3.config.inv_freq).tolist()
+    assert max(factors) > 2
+    same = tiny_model(ReferenceOps(), rope_scaling={"rope_type": "factors", "factors": factors})
+    np.testing.assert_allclose(same.config.inv_freq, llama3.config.inv_freq, rtol=1e-12)
+
+
+def test_the_default_model_gives_the_logits_of_transformers_over_200_tokens(default_model_path: Path) -> None:
+    checkpoint = open_checkpoint(default_model_path)
+    tokens = np.random.default_rng(0).integers(0, 49152, 200).tolist()
+    ops = ReferenceOps()
+    found = ours(models.build(checkpoint.config, checkpoint.tensors, ops), ops, tokens)
+    values = {name: dequantise(tensor) for name, tensor in checkpoint.tensors.items()}
+    expected = theirs(checkpoint.config, values, tokens)
+    assert np.abs(found - expected).max() < 1e-3  # the largest logits are above 20
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()

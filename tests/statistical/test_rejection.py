@@ -1,0 +1,289 @@
+"""The rejection rule keeps the target's law: exactly on small vocabularies, by chi-square on larger ones."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from outpace.drafters.draft_model import DraftModel
+from outpace.drafters.ngram import NGram
+from outpace.errors import DrafterError
+from outpace.rules import PhiloxChance, Rejection, reject
+from outpace.runner import Runner
+from outpace.tree import DraftTree, merge
+from tests.decoding import decode, tiny_runner
+
+Laws = NDArray[np.float64]
+
+
+class Script:
+    """Chance that follows a script of yes and no, and multiplies up how likely that was."""
+
+    def __init__(self, answers: tuple[bool, ...]) -> None:
+        self.answers = iter(answers)
+        self.probability = 1.0
+        self.asked = 0
+        self.law: NDArray[np.float64] | None = None
+
+    def accepts(self, probability: float, depth: int, token: int) -> bool:
+        self.asked += 1
+        answer = next(self.answers)
+        self.probability *= probability if answer else 1.0 - probability
+        return answer
+
+    def draw(self, law: NDArray[np.float64], depth: int) -> int:
+        self.law = law
+        return 0
+
+
+def all_drafts(context_law: dict[tuple[int, ...], NDArray[np.float64]], shape: tuple[int, ...]) -> Iterator:
+    """Yield (probability, tree) over every draft of this shape: level d has shape[d] siblings, the first goes on."""
+
+    def grow(path: tuple[int, ...], level: int) -> Iterator[tuple[float, list[tuple[tuple[int, ...], int]]]]:
+        if level == len(shape):
+            yield 1.0, []
+            return
+        q = context_law[path]
+        support = [t for t in range(len(q)) if q[t] > 0]
+        for siblings in itertools.permutations(support, min(shape[level], len(support))):
+            probability, left = 1.0, 1.0
+            for token in siblings:
+                probability *= q[token] / left
+                left -= q[token]
+            for deeper_probability, deeper in grow((*path, siblings[0]), level + 1):
+                yield probability * deeper_probability, [*((path, t) for t in siblings), *deeper]
+
+    for probability, nodes in grow((), 0):
+        index = {(): -1}
+        for path, token in nodes:
+            index[(*path, token)] = len(index) - 1
+        tokens = tuple(token for _, token in nodes)
+        parents = tuple(index[path] for path, _ in nodes)
+        n = len(tokens)
+        q = np.zeros((n + 1, len(context_law[()])))
+        for path, node in index.items():
+            if path in context_law:
+                q[node + 1] = context_law[path]
+        yield probability, DraftTree(tokens, parents, (("d",),) * n, (0.5,) * n, q)
+
+
+def law_of_texts(
+    p: dict[tuple[int, ...], NDArray[np.float64]], q: dict, shape: tuple[int, ...], depth: int, rule=reject
+) -> dict[tuple[int, ...], float]:
+    """Return the exact law of the first `depth` tokens that the rule writes, going on from p where it stopped."""
+    vocab = len(p[()])
+    total: Counter[tuple[int, ...]] = Counter()
+    for draft_probability, tree in all_drafts(q, shape):
+        paths = [()] + [tuple(tree.tokens[i] for i in tree.path(node)) for node in range(len(tree))]
+        laws = np.stack([p[path] for path in paths])
+        for answers in itertools.product([False, True], repeat=len(tree)):
+            script = Script(answers)
+            path, _ = rule(tree, laws, script)
+            if any(answers[script.asked :]):
+                continue  # the same run as with "no" there
+            accepted = tuple(tree.tokens[node] for node in path)
+            for token in range(vocab):
+                text = (*accepted, token)
+                rest = draft_probability * script.probability * script.law[token]
+                if rest:
+                    _spread(total, p, text, rest, depth)
+    return total
+
+
+def _spread(total: Counter, p: dict, text: tuple[int, ...], mass: float, depth: int) -> None:
+    if len(text) >= depth:
+        total[text[:depth]] += mass
+        return
+    for token, probability in enumerate(p[text]):
+        _spread(total, p, (*text, token), mass * probability, depth)
+
+
+def random_laws(rng: np.random.Generator, vocab: int, depth: int, sparse: bool) -> dict[tuple[int, ...], Laws]:
+    laws = {}
+    for length in range(depth + 1):
+        for path in itertools.product(range(vocab), repeat=length):
+            mass = rng.gamma(0.5, size=vocab) + 1e-9
+            if sparse:
+                mass[rng.random(vocab) < 0.3] = 0.0
+                mass[rng.integers(vocab)] += 1.0
+            laws[path] = mass / mass.sum()
+    return laws
+
+
+def plain_law(p: dict, depth: int) -> dict[tuple[int, ...], float]:
+    total: Counter[tuple[int, ...]] = Counter()
+    _spread(total, p, (), 1.0, depth)
+    return total
+
+
+def distance(a: dict, b: dict) -> float:
+    return max(abs(a.get(text, 0.0) - b.get(text, 0.0)) for text in {*a, *b})
+
+
+SHAPES = [(3, (1,)), (3, (1, 1)), (4, (2,)), (4, (3,)), (6, (4,)), (3, (2, 2)), (3, (1, 2, 1)), (2, (2, 2, 2))]
+
+
+@pytest.mark.parametrize(("vocab", "shape"), SHAPES)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_text_has_exactly_the_targets_law(vocab: int, shape: tuple[int, ...], sparse: bool) -> None:
+    rng = np.random.default_rng(vocab * 100 + len(shape))
+    depth = len(shape) + 1
+    p, q = random_laws(rng, vocab, depth, sparse), random_laws(rng, vocab, depth, sparse)
+    assert distance(law_of_texts(p, q, shape, depth), plain_law(p, depth)) < 1e-12
+
+
+def greedy_for_the_draft(tree: DraftTree, p: Laws, chance: Script) -> tuple[list[int], int]:
+    """A biased rule: the residual is drawn from p itself, not from what p has beyond q."""
+    path, node = [], -1
+    for child in tree.children(node)[:1]:
+        token = tree.tokens[child]
+        assert tree.q is not None
+        if chance.accepts(min(1.0, p[0][token] / tree.q[0][token]), 0, token):
+            path, node = [child], child
+    return path, chance.draw(p[node + 1], len(path))
+
+
+def test_a_biased_rule_is_caught_by_the_exact_law() -> None:
+    rng = np.random.default_rng(7)
+    p, q = random_laws(rng, 4, 2, False), random_laws(rng, 4, 2, False)
+    assert distance(law_of_texts(p, q, (1,), 2, rule=greedy_for_the_draft), plain_law(p, 2)) > 1e-3
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([(3, (2,)), (5, (2,)), (3, (1, 2))]))
+def test_any_two_laws_give_the_targets_law(seed: int, case: tuple[int, tuple[int, ...]]) -> None:
+    vocab, shape = case
+    rng = np.random.default_rng(seed)
+    depth = len(shape) + 1
+    p, q = random_laws(rng, vocab, depth, True), random_laws(rng, vocab, depth, True)
+    assert distance(law_of_texts(p, q, shape, depth), plain_law(p, depth)) < 1e-12
+
+
+def chi_square(counts: NDArray[np.int64], law: Laws) -> tuple[float, float]:
+    """Return the statistic and the bound that a true law passes but once in about 10^6 (Wilson-Hilferty)."""
+    n = counts.sum()
+    order = np.argsort(-law)
+    keep = law[order] * n >= 5
+    expected = np.append(law[order][keep] * n, law[order][~keep].sum() * n)
+    seen = np.append(counts[order][keep], counts[order][~keep].sum())
+    if expected[-1] < 5:
+        expected[-2:] = expected[-2:].sum(), 0
+        seen[-2:] = seen[-2:].sum(), 0
+    used = expected > 0
+    statistic = float((((seen - expected) ** 2)[used] / expected[used]).sum())
+    freedom = int(used.sum()) - 1
+    z = 4.75  # one-sided 10^-6
+    return statistic, freedom * (1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom))) ** 3
+
+
+def first_tokens(rule_tokens: Iterator[int], vocab: int) -> NDArray[np.int64]:
+    return np.bincount(np.fromiter(rule_tokens, np.int64), minlength=vocab)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_chi_square_on_a_vocabulary_of_500_passes_and_catches_a_biased_control(biased: bool) -> None:
+    """Coins and noise from Philox, as in use. False alarm: 10^-6; the control is far outside."""
+    vocab, draws = 500, 4000
+    rng = np.random.default_rng(3)
+    p, q = (m / m.sum() for m in (rng.gamma(0.3, size=vocab), rng.gamma(0.3, size=vocab)))
+    runner = tiny_runner()
+    counts = np.zeros(vocab, np.int64)
+    for seed in range(draws):
+        share = _share(runner, seed)
+        token = int(np.argmax(np.log(q) + _noise(seed, vocab)))
+        tree = DraftTree((token,), (-1,), (("d",),), (0.5,), np.stack([q, q]))
+        laws = np.stack([p, p])
+        if biased:
+            path, last = greedy_for_the_draft(tree, laws, PhiloxChance(share))
+        else:
+            path, last = reject(tree, laws, PhiloxChance(share))
+        counts[token if path else last] += 1
+    statistic, bound = chi_square(counts, p)
+    assert (statistic > bound) == biased
+
+
+def _noise(seed: int, vocab: int) -> NDArray[np.float32]:
+    from outpace.ops import philox
+
+    return philox.gumbel(seed, 5, vocab, 0, 0)
+
+
+def _share(runner: Runner, seed: int):
+    from outpace.runner import Share
+    from outpace.types import Request
+
+    request = Request((1, 2, 3, 4, 5), 4, seed=seed)
+    return Share(runner.cache.open(()), request, list(request.prompt), 5)
+
+
+def test_it_is_refused_for_a_merged_tree() -> None:
+    tree = DraftTree.chain([1, 2], "d")
+    q = np.full((3, 4), 0.25)
+    own = DraftTree(tree.tokens, tree.parents, tree.sources, tree.confidence, q)
+    reject(own, q, PhiloxChance(_share(tiny_runner(), 1)))  # its own tree is fine
+    with pytest.raises(DrafterError, match="merged, pruned or has no q"):
+        reject(merge([own, own], 8), q, PhiloxChance(_share(tiny_runner(), 1)))
+
+
+def test_it_is_refused_for_a_pruned_tree() -> None:
+    q = np.full((3, 4), 0.25)
+    own = DraftTree((1, 2), (-1, 0), (("d",),) * 2, (0.5, 0.5), q)
+    with pytest.raises(DrafterError, match="merged, pruned or has no q"):
+        reject(merge([own], 1), q[:2], PhiloxChance(_share(tiny_runner(), 1)))
+
+
+def test_it_is_refused_for_a_drafter_without_a_law() -> None:
+    with pytest.raises(DrafterError, match="no q"):
+        decode(
+            tiny_runner(), [[1, 2, 1, 2, 1, 2]], drafter=NGram(), rule=Rejection(), temperature=1.0, max_new_tokens=64
+        )
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+def test_a_draft_model_keeps_the_law_of_the_second_token(branches: int) -> None:
+    """The whole loop: chi-square of the tokens at one place over many seeds (false alarm 10^-6)."""
+    target, cheap = tiny_runner(vocab_size=24), tiny_runner(vocab_size=24, seed=1)
+    drafter = DraftModel(cheap, 24, branches=branches, min_confidence=0.0, with_law=True)
+    counts = np.zeros(24, np.int64)
+    plain = np.zeros(24, np.int64)
+    for seed in range(700):
+        for tally, draft, rule in ((counts, drafter, Rejection()), (plain, None, None)):
+            (g,) = decode(target, [[5, 6, 7]], drafter=draft, rule=rule, temperature=1.5, max_new_tokens=3, seed=seed,
+                          max_draft=4)  # fmt: skip
+            tally[g.output.tokens[0]] += 1
+    law = _law_of_first(target, (5, 6, 7), 1.5)
+    for tally in (counts, plain):
+        statistic, bound = chi_square(tally, law)
+        assert statistic < bound
+
+
+def _law_of_first(runner: Runner, prompt: tuple[int, ...], temperature: float) -> Laws:
+    from outpace.runner import Share
+    from outpace.types import Request, SamplingParams
+
+    request = Request(prompt, 1, SamplingParams(temperature=temperature))
+    share = Share(runner.cache.open(()), request, list(prompt), len(prompt))
+    law = runner.law(runner.forward([share]), [share])[0][0]
+    share.table.close()
+    return law
+
+
+def test_greedy_requests_write_plain_decodings_text_under_it() -> None:
+    target = tiny_runner()
+    drafter = DraftModel(tiny_runner(seed=1), 97, min_confidence=0.0, with_law=True)
+    (plain,) = decode(target, [[5, 6, 7]], max_new_tokens=64)
+    (drafted,) = decode(target, [[5, 6, 7]], drafter=drafter, rule=Rejection(), max_new_tokens=64)
+    assert drafted.output.tokens == plain.output.tokens
+
+
+def test_a_law_wider_than_the_targets_vocabulary_is_refused() -> None:
+    with pytest.raises(ValueError, match="mass outside the target's vocabulary"):
+        DraftModel(tiny_runner(vocab_size=97), 96, with_law=True)

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import outpace
+from outpace import LanguageModel, UsageError
+from outpace.drafters.ngram import NGram
+from tests.folder import make_folder
+
+OPS = "reference"  # the interface is the same with any
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def lm(folder: Path) -> LanguageModel:
+    return outpace.load(folder, ops=OPS, threads=1)
+
+
+def assert_all_free(lm: LanguageModel) -> None:
+    lm.runner.cache.check()
+    assert lm.runner.cache.num_available == lm.runner.cache.capacity
+    assert not lm._turn.locked()
+
+
+def test_every_kind_of_prompt_gives_a_result(lm: LanguageModel) -> None:
+    chat = [{"role": "user", "content": "hello"}]
+    ids = lm.tokenizer.encode_chat(chat)
+    assert lm.generate(chat, max_new_tokens=9).tokens == lm.generate(ids, max_new_tokens=9).tokens
+    text = lm.generate("the cat", max_new_tokens=9)
+    assert text.tokens == lm.generate(lm.tokenizer.encode("the cat"), max_new_tokens=9).tokens
+    assert text.text == lm.tokenizer.decode(text.tokens).rstrip("\ufffd")
+    assert_all_free(lm)
+
+
+def test_a_batch_gives_a_list_and_equals_single_calls(lm: LanguageModel) -> None:
+    prompts: list[Any] = ["the cat", [5, 6, 7], [{"role": "user", "content": "hi"}]]
+    options: dict[str, Any] = {"max_new_tokens": 20, "temperature": 1.0, "seed": 4}
+    batch = lm.generate(prompts, **options)
+    assert [r.tokens for r in batch] == [lm.generate(p, **options).tokens for p in prompts]
+
+
+def test_n_samples_come_as_a_list_and_in_a_batch_as_lists(lm: LanguageModel) -> None:
+    one = lm.generate("the cat", n=3, temperature=1.0, seed=1, max_new_tokens=12)
+    two = lm.generate(["the cat", "a dog"], n=3, temperature=1.0, seed=1, max_new_tokens=12)
+    assert [r.tokens for r in one] == [r.tokens for r in two[0]]
+    assert len({tuple(r.tokens) for r in one}) == 3
+    assert [len(group) for group in two] == [3, 3]
+
+
+def test_a_seed_is_drawn_and_reported_and_gives_the_same_text_again(lm: LanguageModel) -> None:
+    first = lm.generate("the cat", temperature=1.0, max_new_tokens=20)
+    again = lm.generate("the cat", temperature=1.0, max_new_tokens=20, seed=first.seed)
+    assert again.tokens == first.tokens
+    assert lm.generate("the cat", temperature=1.0, max_new_tokens=20).seed != first.seed
+
+
+@pytest.mark.parametrize("strategy", ["recompute", "ngram", "suffix", "lookahead", "combined", "ngram+suffix", NGram()])
+def test_every_strategy_writes_plain_decodings_text(lm: LanguageModel, strategy: Any) -> None:
+    plain = lm.generate("the cat sat on the", max_new_tokens=40, strategy="none", ignore_eos=True)
+    other = lm.generate("the cat sat on the", max_new_tokens=40, strategy=strategy, ignore_eos=True)
+    assert other.tokens == plain.tokens
+    assert other.lossless
+
+
+def test_a_prediction_and_a_draft_model_draft(lm: LanguageModel, folder: Path) -> None:
+    plain = lm.generate("the cat", max_new_tokens=40, strategy="none", ignore_eos=True)
+    predicted = lm.generate(
+        "the cat", max_new_tokens=40, strategy="prediction", prediction=plain.tokens, ignore_eos=True
+    )
+    drafted = lm.generate(
+        "the cat", max_new_tokens=40, strategy="draft_model", draft_model=str(folder), ignore_eos=True
+    )
+    assert predicted.tokens == drafted.tokens == plain.tokens
+    assert predicted.stats.tokens_per_step > 4
+    assert drafted.stats.accepted["draft_model"] == drafted.stats.proposed["draft_model"] > 0
+    assert_all_free(lm)
+
+
+def test_a_draft_model_of_another_vocabulary_is_refused_with_both_counts(lm: LanguageModel, tmp_path: Path) -> None:
+    other = make_folder(tmp_path / "other", vocab=290)
+    with pytest.raises(UsageError, match=r"another vocabulary \(290 tokens\).*\(320 tokens\)"):
+        lm.generate("hi", strategy="draft_model", draft_model=str(other))
+
+
+def test_rejection_is_not_called_lossless_unless_greedy(lm: LanguageModel, folder: Path) -> None:
+    options: dict[str, Any] = {"strategy": "draft_model", "draft_model": lm, "rule": "rejection", "max_new_tokens": 8}
+    assert lm.generate("hi", **options).lossless
+    assert not lm.generate("hi", temperature=1.0, **options).lossless
+
+
+def test_a_stop_string_ends_the_text_and_everything_beside_it(lm: LanguageModel) -> None:
+    plain = lm.generate("the cat", max_new_tokens=60, strategy="none", ignore_eos=True)
+    stop = plain.text[20:24]
+    cut = lm.generate("the cat", max_new_tokens=60, stop=stop, logprobs=2, ignore_eos=True, strategy="ngram")
+    assert cut.finish_reason == "stop"
+    assert cut.text == plain.text[: plain.text.find(stop)]
+    assert cut.tokens == plain.tokens[: len(cut.tokens)]
+    assert cut.logprobs is not None
+    assert len(cut.logprobs) == len(cut.sources) == len(cut.tokens)
+
+
+def test_a_stream_gives_the_same_text_in_pieces_that_are_never_taken_back(lm: LanguageModel) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 60, "ignore_eos": True, "logprobs": 0}
+    plain = lm.generate("the cat", **options)
+    stop = plain.text[30:34]
+    whole = lm.generate("the cat", stop=[stop], **options)
+    stream = lm.stream("the cat", stop=[stop], **options)
+    chunks = list(stream)
+    assert "".join(c.text for c in chunks) == whole.text
+    assert [t for c in chunks for t in c.tokens] == whole.tokens
+    assert [x for c in chunks for x in c.logprobs or ()] == whole.logprobs
+    assert stream.result is not None
+    assert stream.result.text == whole.text
+
+
+def test_closing_a_stream_frees_everything_and_keeps_what_was_written(lm: LanguageModel) -> None:
+    stream = lm.stream("the cat", max_new_tokens=100, ignore_eos=True)
+    seen = [next(stream) for _ in range(5)]
+    stream.close()
+    assert stream.result is not None
+    assert stream.result.finish_reason == "cancelled"
+    assert stream.result.tokens == [t for c in seen for t in c.tokens]
+    assert_all_free(lm)
+
+
+def test_closing_a_stream_that_never_began_is_fine(lm: LanguageModel) -> None:
+    stream = lm.stream("the cat")
+    stream.close()
+    assert stream.result is not None
+    assert stream.result.tokens == []
+    assert_all_free(lm)
+
+
+def test_a_second_call_in_the_thread_of_an_open_stream_is_refused_and_not_a_deadlock(lm: LanguageModel) -> None:
+    with lm.stream("the cat", max_new_tokens=20, ignore_eos=True) as stream:
+        next(stream)
+        with pytest.raises(UsageError, match="finish or close it"):
+            lm.generate("hi", max_new_tokens=2)
+    lm.generate("hi", max_new_tokens=2)
+
+
+def test_calls_from_several_threads_take_turns_and_do_not_mix(lm: LanguageModel) -> None:
+    prompts = ["the cat", "a dog", "def f(x)", "1, 2, 3"]
+    expected = [lm.generate(p, max_new_tokens=30).tokens for p in prompts]
+    found: dict[int, list[int]] = {}
+
+    def call(i: int) -> None:
+        found[i] = lm.generate(prompts[i], max_new_tokens=30).tokens
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(4)] == expected
+    assert_all_free(lm)
+
+
+def test_a_chat_remembers_its_turns_in_messages_and_in_the_cache(lm: LanguageModel) -> None:
+    chat = lm.chat("be kind " * 20, max_new_tokens=40)
+    first = chat.send("hello")
+    second = chat.send("and again", temperature=0.5, seed=3)
+    assert [m["role"] for m in chat.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert chat.messages[2]["content"] == first.text
+    fresh = outpace.load(lm.path, ops=OPS, threads=1)
+    assert fresh.generate(chat.messages[:-1], max_new_tokens=40, temperature=0.5, seed=3).tokens == second.tokens
+    assert second.stats.cached_tokens > 40
+
+
+def test_a_trace_tells_every_step_and_adds_up(lm: LanguageModel, tmp_path: Path) -> None:
+    result = lm.generate("the cat sat on the mat, the cat sat on", max_new_tokens=30, strategy="ngram", trace=True)
+    assert result.trace is not None
+    result.trace.save(tmp_path / "t.json")
+    read = json.loads((tmp_path / "t.json").read_text())
+    assert read["schema"] == 1
+    assert [t for step in read["steps"] for t in step["tokens"]] == read["tokens"] == result.tokens
+    assert "".join(read["pieces"]).startswith(result.text[:10])
+    assert len(read["steps"]) == result.stats.steps
+    assert lm.generate("hi", max_new_tokens=2).trace is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temprature": 1}, "unknown option 'temprature': did you mean 'temperature'"),
+        ({"strategy": "ngrams"}, "unknown strategy 'ngrams': did you mean 'ngram'"),
+        ({"strategy": "none+ngram"}, "mixes plain decoding with drafters"),
+        ({"top_p": 0.5}, "no effect at temperature 0"),
+        ({"temperature": -1}, r"temperature must be in \[0, inf\], got -1"),
+        ({"top_p": 2, "temperature": 1}, r"top_p must be in \[0, 1\], got 2"),
+        ({"max_new_tokens": 0}, r"max_new_tokens must be in \[1, inf\], got 0"),
+        ({"seed": -1}, "seed must be in"),
+        ({"n": 0}, "n must be at least 1"),
+        ({"stop": ""}, "stop string is empty"),
+        ({"stop_tokens": [1000]}, r"stop_tokens has token ids outside this model's \[0, 320\)"),
+        ({"logit_bias": {-1: 1.0}}, "logit_bias has token ids outside"),
+        ({"strategy": "none", "max_draft": 4}, "max_draft has no effect"),
+        ({"strategy": "ngram", "prediction": "x"}, "prediction=... is used by strategy 'prediction' only"),
+        ({"strategy": "prediction"}, "give prediction=..."),
+        ({"strategy": "draft_model"}, "give draft_model=..."),
+        ({"strategy": "ngram", "rule": "rejection"}, "the rejection rule needs the law q"),
+        ({"rule": "coin"}, "unknown rule 'coin'"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_cure(lm: LanguageModel, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        lm.generate("hi", **options)
+    assert_all_free(lm)
+
+
+@pytest.mark.parametrize("prompt", ["", [], [[]], ["a", ""], [["a", ["b"]]], 3, [1.5], None, [[1, 2], 3]])
+def test_a_prompt_that_is_none_is_refused(lm: LanguageModel, prompt: Any) -> None:
+    with pytest.raises(UsageError, match="a prompt is a text, a list of messages or a list of token ids"):
+        lm.generate(prompt)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kv": "f16"}, "unknown kv format 'f16'"),
+        ({"ops": "nativ"}, "unknown ops 'nativ': did you mean 'native'"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"context": 10**6}, r"context must be in \[2, 2048\]"),
+        ({"cache_tokens": 1}, "cache_tokens must be at least 64"),
+    ],
+)
+def test_load_refuses_what_cannot_work(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        outpace.load(folder, **{"ops": OPS, **options})
+
+
+def test_a_smaller_context_ends_the_text_sooner(folder: Path) -> None:
+    lm = outpace.load(folder, ops=OPS, context=32)
+    result = lm.generate("the cat", max_new_tokens=None, ignore_eos=True)
+    assert result.finish_reason == "context"
+    assert len(result.tokens) == 32 - len(lm.tokenizer.encode("the cat"))
+
+
+def test_exported_names_exist_and_importing_stays_light() -> None:
+    for name in outpace.__all__:
+        assert hasattr(outpace, name)
+    heavy = ["torch", "transformers", "typer", "rich", "jinja2", "matplotlib", "pydantic"]
+    code = f"import sys, outpace; print([name for name in {heavy} if name in sys.modules])"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
