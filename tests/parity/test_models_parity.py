@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from outpace import models
 from outpace.ops.formats import dequantise
 from outpace.ops.reference import ReferenceOps
+from outpace.tokenizer import Tokenizer
 from outpace.types import KVFormat, Segment
 from outpace.weights.checkpoint import open_checkpoint
 from outpace.weights.config import normalise
@@ -58,7 +59,7 @@ def theirs(config: dict[str, Any], values: dict[str, NDArray[np.float32]], token
     options = {key: value for key, value in config.items() if key != "model_type"}
     own = transformers.AutoConfig.for_model(config["model_type"], **options)
     own._attn_implementation = "eager"
-    with torch.no_grad():
+    with torch.no_grad(), transformers.modeling_utils.no_init_weights():
         network = transformers.AutoModelForCausalLM.from_config(own, dtype=torch.float32).eval()
         state = {name: torch.from_numpy(value) for name, value in values.items()}
         if config["tie_word_embeddings"]:
@@ -87,7 +88,6 @@ def test_logits_are_those_of_transformers(name: str) -> None:
     found = ours(network, ops, tokens)
     expected = theirs(config, tiny_values(config, spread=1.0), tokens)
     assert np.abs(expected).max() > 1
-    print("DIFF", name, np.abs(found - expected).max(), np.abs(expected).max())
     assert np.abs(found - expected).max() < 1e-4
 
 
@@ -100,12 +100,25 @@ def test_factors_are_llama3_s_scaling_in_another_form() -> None:
     np.testing.assert_allclose(same.config.inv_freq, llama3.config.inv_freq, rtol=1e-12)
 
 
+# What transformers computes in float32 differs from float64 by 1e-5 to 1e-3 itself, the more the stranger the text.
+PROSE = """The keeper of the lighthouse had written in the same book for thirty years. Every evening he noted the
+wind, the colour of the water and the ships that had passed, and on most evenings there was nothing else to say. On the
+ninth of March a boat came in without a light. He saw it only because the moon stood low behind it, and by the time he
+had reached the stairs it lay against the rocks. Two women climbed out. The older one carried a box under her coat, the
+younger one a lamp that had gone out, and neither of them would tell him where they had come from. They asked for paper
+and for something warm to drink. He gave them both, and a chair by the stove, and then he went up again to look after
+the light, because that was the rule. When he came down in the morning the chairs were empty. The box stood on the
+table, and on its lid somebody had drawn, quite carefully, a map of the island with one house too many."""
+
+
 def test_the_default_model_gives_the_logits_of_transformers_over_200_tokens(default_model_path: Path) -> None:
     checkpoint = open_checkpoint(default_model_path)
-    tokens = np.random.default_rng(0).integers(0, 49152, 200).tolist()
+    assert checkpoint.gguf is not None
+    tokens = Tokenizer.from_gguf(checkpoint.gguf).encode(PROSE)[:200]
+    assert len(tokens) == 200
     ops = ReferenceOps()
     found = ours(models.build(checkpoint.config, checkpoint.tensors, ops), ops, tokens)
     values = {name: dequantise(tensor) for name, tensor in checkpoint.tensors.items()}
     expected = theirs(checkpoint.config, values, tokens)
-    assert np.abs(found - expected).max() < 1e-3  # the largest logits are above 20
+    assert np.abs(found - expected).max() < 1e-4
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()

@@ -111,7 +111,7 @@ def test_a_failed_or_corrupt_fetch_leaves_nothing_and_says_what_to_do(
 
 
 def test_an_interrupted_pull_leaves_nothing_and_ends_pip(cache: Path, pip: Pip, tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
+    pid, lived = tmp_path / "pid", tmp_path / "lived"
 
     def interrupt(done: int, total: int) -> None:
         if pid.exists():
@@ -120,7 +120,8 @@ def test_an_interrupted_pull_leaves_nothing_and_ends_pip(cache: Path, pip: Pip, 
     new = str(tmp_path / "new")
     body = f"pathlib.Path({new!r}).write_text(str(os.getpid()))\nos.replace({new!r}, {str(pid)!r})"
     with pytest.raises(KeyboardInterrupt):
-        pull("tiny", interrupt, pip(f"{body}\n{wait_for(tmp_path / 'never')}"))
+        pull("tiny", interrupt, pip(f"{body}\n{wait_for(tmp_path / 'never')}\npathlib.Path({str(lived)!r}).touch()"))
+    assert not lived.exists()
     assert os.listdir(cache) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
