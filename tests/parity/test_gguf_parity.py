@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from outpace.ops.formats import BLOCKS
 from outpace.weights import open_checkpoint
-from outpace.weights.formats import BLOCKS
 from outpace.weights.gguf import read_gguf
 from tests.unit.weights.tiny import CONFIG, Tensors, tensors_of, write_gguf
 

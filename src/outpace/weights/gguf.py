@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from outpace.errors import WeightsError
+from outpace.ops.formats import BLOCKS
 from outpace.types import RawTensor
 from outpace.weights.files import HEADER_LIMIT, map_file
-from outpace.weights.formats import BLOCKS, row_bytes
 
 MAGIC = b"GGUF"
 
@@ -245,10 +245,10 @@ def _place(infos: Sequence[_Info], buffer: mmap.mmap, header: _Header, alignment
     tensors: dict[str, RawTensor] = {}
     free = data_start  # where the tensor before ends
     for name, shape, format, offset in sorted(infos, key=lambda info: info.offset):
-        width = row_bytes(format, shape[-1])
-        if width is None:
-            values = BLOCKS[format][0]
-            raise header.error(f"tensor {name!r} ({format}) has rows of {shape[-1]} values, must be whole {values}s")
+        block = BLOCKS[format]
+        if shape[-1] % block.size:
+            raise header.error(f"tensor {name!r} ({format}) has rows of {shape[-1]} values, not whole {block.size}s")
+        width = shape[-1] // block.size * block.bytes
         rows = math.prod(shape[:-1])
         start, end = data_start + offset, data_start + offset + rows * width
         if offset % alignment:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from outpace.errors import WeightsError
+from outpace.ops.formats import BLOCKS
 from outpace.types import RawTensor
 from outpace.weights.files import HEADER_LIMIT, map_file, parse_object, read_object
-from outpace.weights.formats import BLOCKS
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
