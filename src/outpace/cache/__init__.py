@@ -1,13 +1,14 @@
 """The paged KV cache: keys and values of past tokens, in blocks that texts share.
 
-A forward pass writes the keys and values of every token it is given, guesses too. So a text's past has three parts
-(half-open intervals of slots; a slot holds one token's keys and values in all layers; here block_size is 4):
+A forward pass writes the keys and values of every token it is given, guesses too. So a text's slots have three parts
+(half-open intervals; a slot holds one token's keys and values in all layers; block_size is 4 in this picture):
 
-    slot      0               8           11          length = 14         18
-              | shared prefix | own, full  ...        |    provisional    |
-              | committed: slot s is position s       | a draft: any tree |
-    block     [ 7  7  7  7 ][ 2  2  2  2 ][ 9  9  9  9 ][ 5  5  .  . ][ 3  3 ...
-    blocks    [7, 2, 9, 5, 3]     the table: slot s lives in block blocks[s // 4], at offset s % 4
+    slot      0           4           8           12    14    16          20
+              | shared prefix         | own             | pending, draft  |
+              | committed: slot s has position s        | provisional     |
+              0                                         length            length + n
+    block     [     7     |     2     |     9     |     5     |     3     ]
+    table     blocks = [7, 2, 9, 5, 3]: slot s lives in block blocks[s // 4], at offset s % 4
 
 One step of one text:
 
