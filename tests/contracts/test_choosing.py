@@ -81,6 +81,14 @@ def test_top_k_keeps_exactly_k_and_of_equals_the_lowest_ids(ops: Ops, k: int, ke
     np.testing.assert_allclose(p[list(kept)], softmax(LOGITS[list(kept)]), rtol=1e-6)
 
 
+def test_a_tie_at_the_last_place_goes_to_the_lowest_ids(ops: Ops) -> None:
+    logits = np.array([0.0, 2.0, 1.0, 1.0, 1.0, 3.0], np.float32)
+    assert support(law(ops, logits, top_k=3)) == [1, 2, 5]
+    assert support(law(ops, logits, top_k=4)) == [1, 2, 3, 5]
+    assert ops.sample(ops.array(logits[None]), [row(temperature=0.0)], k=3).tolist() == [[5, 1, 2]]
+    assert ops.top_k(ops.array(logits[None]), 4)[0].tolist() == [[5, 1, 2, 3]]
+
+
 # The masses, largest first: 1: 0.385, 3: 0.385, 2: 0.142, 0: 0.052, 5: 0.032, 4: 0.007
 @pytest.mark.parametrize(
     ("top_p", "kept"),

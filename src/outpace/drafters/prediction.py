@@ -22,7 +22,7 @@ class _Place:
     """Where one output stands in the prediction.
 
     at: the prediction's token that is expected next, None while lost. streak: tokens that agreed since the place was
-    taken up. home: the place after the last agreement that can be trusted. num_away: tokens written since then.
+    taken up. home: the place after the last token that agreed where it was expected. num_away: tokens written since.
     """
 
     at: int | None = 0
@@ -96,9 +96,8 @@ class Prediction:
             return
         place.at += 1
         place.streak += 1
-        # A place that was found again may be wrong: it becomes home only when it went on agreeing.
-        if place.streak > _SYNC_TOKENS:
-            place.home, place.num_away = place.at, 0
+        # Only here: a place that was found again may be wrong, so it becomes home when it goes on agreeing.
+        place.home, place.num_away = place.at, 0
 
     def _find(self, end: tuple[int, ...], home: int) -> int | None:
         """Return the first place at or after `home` where those tokens end, or else the last before it."""

@@ -201,12 +201,13 @@ def _merges(fields: _Fields) -> list[tuple[str, str]]:
         raise TokenizerError(f"tokenizer.ggml.scores has {len(scores)} entries for {len(fields.tokens)} tokens")
     score = {fields.tokens[i]: scores[i] for i in fields.of_type(NORMAL, USER_DEFINED)}
     found = [
-        (-score[piece], rank, -score[left], -score[right], left, right)
-        for rank, piece in enumerate(score)
+        (score[piece], left, right)
+        for piece in score
         for cut in range(1, len(piece))
         if (left := piece[:cut]) in score and (right := piece[cut:]) in score
     ]
-    return [(left, right) for *_, left, right in sorted(found)]
+    found.sort(key=lambda merge: -merge[0])  # stable: among equal scores the lower id goes first
+    return [(left, right) for _, left, right in found]
 
 
 def _parts(fields: _Fields, backend: tokenizers.Tokenizer, adds_bos: bool, ids: Mapping[str, int | None]) -> Parts:

@@ -49,6 +49,14 @@ def test_a_shorter_match_adds_what_else_may_come():
     assert nodes[(4,)] == pytest.approx((1 - trust(3)) * trust(2) / 2)
 
 
+def test_what_a_longer_match_proposed_is_not_proposed_again_by_a_shorter_one():
+    text = [7, 1, 2, 3, 0, 8, 1, 2, 3, 5, 6, 7, 1, 2]  # "7 1 2" and "1 2" both say 3, and then not the same
+    nodes = paths(draft(Suffix(min_score=0.0), text, 30))
+    assert nodes[(3,)] == trust(3)
+    assert nodes[(3, 0)] == trust(4)
+    assert nodes[(3, 5)] == pytest.approx((1 - trust(4)) * trust(3) / 2)
+
+
 def test_nodes_that_are_hardly_ever_reached_are_left_out():
     text = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2]
     tree = draft(Suffix(min_score=0.4), text, 20)

@@ -84,6 +84,13 @@ def test_a_word_after_context_keeps_its_space_and_without_loses_it() -> None:
     assert "".join(map(after.push, word)) == " fox"
 
 
+def test_many_tokens_without_text_do_not_make_a_text_forget_that_it_has_begun() -> None:
+    detokenizer = PIECES.detokenizer()
+    nothing = [10**6] * (2 * MOST_HELD + 1)
+    shown = [detokenizer.push(token) for token in (*PIECES.encode_text("the"), *nothing, *PIECES.encode_text("fox"))]
+    assert "".join(shown) == "the fox"
+
+
 def test_context_may_end_inside_a_character() -> None:
     *context, last = PIECES.encode_text("the quick 鑫")
     assert PIECES.detokenizer(context=context).push(last) == "鑫"

@@ -101,15 +101,18 @@ def test_user_defined_tokens_are_found_in_text_but_are_no_control_tokens() -> No
     assert tokenizer.decode([4]) == "[INST]"
 
 
-def test_smollm_splits_digits_and_llama_groups_three() -> None:
+def test_each_pre_tokenizer_cuts_numbers_in_its_way() -> None:
+    """The vocabulary holds merges of digits, so only the pre-tokenizer keeps them apart."""
+
     def split(pre: str) -> list[str]:
-        tokenizer = Tokenizer.from_gguf(byte_level_metadata(pre))
+        tokenizer = Tokenizer.from_gguf(byte_level_metadata("gpt-2") | {"tokenizer.ggml.pre": pre})
         return tokenizer.pieces(tokenizer.encode_text("1234567"))
 
+    assert split("gpt-2") == ["1", "2", "34", "567"]
     assert split("smollm") == list("1234567")
     assert split("qwen2") == list("1234567")
-    assert "123" in "".join(split("llama-bpe"))
-    assert len(split("gpt-2")) < 7  # the corpus holds this number: it is one word, merged
+    assert not {"34", "567"} & set(split("llama-bpe"))
+    assert "123" in ["".join(split("llama-bpe")[:count]) for count in range(4)]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt-2", "default"])
@@ -139,13 +142,40 @@ def test_sentencepiece_text_without_a_space_prefix_begins_as_it_is() -> None:
         assert tokenizer.decode(tokenizer.encode_text(" the fox")) == " the fox"
 
 
-def test_sentencepiece_falls_back_to_bytes_and_never_merges_text_into_byte_or_control_pieces() -> None:
-    tokenizer = Tokenizer.from_gguf(
-        sentencepiece_metadata(token_type=[2, 1, 1, *sentencepiece_metadata()["tokenizer.ggml.token_type"][3:]])
-    )
+def test_sentencepiece_falls_back_to_bytes() -> None:
+    tokenizer = Tokenizer.from_gguf(sentencepiece_metadata())
     assert [tokenizer.token(i) for i in tokenizer.encode_text("鑫")] == ["▁", "<0xE9>", "<0x91>", "<0xAB>"]
     assert tokenizer.decode(tokenizer.encode_text("<0x41> 鑫\n")) == "<0x41> 鑫\n"
-    assert "<0x41>" not in [tokenizer.token(i) for i in tokenizer.encode_text("<0x41>")]
+
+
+def test_sentencepiece_never_merges_text_into_a_byte_or_control_piece() -> None:
+    parts = ["<", "0", "x", "4", "1", "s", ">", "<0", "<0x", "<0x4", "1>", "<s"]
+    old = sentencepiece_metadata()
+    tokens = list(dict.fromkeys([*old["tokenizer.ggml.tokens"], *parts]))
+    new = len(tokens) - len(old["tokenizer.ggml.tokens"])
+    scores = [*old["tokenizer.ggml.scores"], *[-1e3 - i for i in range(new)]]
+    types = [*old["tokenizer.ggml.token_type"], *[1] * new]
+    tokenizer = Tokenizer.from_gguf(
+        sentencepiece_metadata(tokens=tokens, scores=scores, token_type=types)
+        | {"tokenizer.chat_template": "{{ messages[0].content }}"}
+    )
+    for text in ("<0x41>", "<s>"):
+        ids = tokenizer.encode_chat([{"role": "user", "content": text}])
+        spelled = [tokenizer.token(i) for i in ids]
+        assert "".join(spelled) == "▁" + text
+        assert len(spelled) > 2, "merged as far as text goes, and no further"
+        assert text not in spelled
+
+
+def test_llama_words_that_are_tokens_need_no_merges() -> None:
+    def with_word(pre: str) -> list[int]:
+        metadata = byte_level_metadata(pre)
+        tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+        changed = byte_level_metadata(pre, tokens=[*tokens, "Ġxyzzy"], token_type=[*types, 1])
+        return Tokenizer.from_gguf(changed).encode_text(" xyzzy")
+
+    assert len(with_word("llama-bpe")) == 1
+    assert len(with_word("qwen2")) > 1
 
 
 def test_several_templates_are_told_apart_by_name() -> None:

@@ -70,7 +70,8 @@ def test_jinja_is_imported_only_for_a_chat() -> None:
         "t = Tokenizer.from_gguf(byte_level_metadata()); t.encode('the'); assert 'jinja2' not in sys.modules\n"
         "t.encode_chat([{'role': 'user', 'content': 'x'}]); assert 'jinja2' in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": "src:."})
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={"PYTHONPATH": "src:."})
 
 
 def test_sources_agree_on_a_chat(tmp_path: Path) -> None:
