@@ -68,13 +68,18 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _within("temperature", self.temperature, 0.0, math.inf)
+        _within("temperature", self.temperature, 0.0, 1e4)
+        if 0 < self.temperature < 1e-3:
+            raise UsageError(f"temperature must be 0 (greedy) or at least 0.001, got {self.temperature!r}")
         _within("top_k", self.top_k, 0, math.inf)
         _within("top_p", self.top_p, 0.0, 1.0)
         _within("min_p", self.min_p, 0.0, 1.0)
         _within("presence_penalty", self.presence_penalty, -100.0, 100.0)
         _within("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
         _within("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        for token, bias in self.logit_bias.items():
+            if not bias < math.inf:  # also refuses NaN; -inf bans a token
+                raise UsageError(f"logit_bias of token {token} must be a number below infinity, got {bias!r}")
 
     @property
     def greedy(self) -> bool:
