@@ -282,7 +282,8 @@ class Decoder:
             g.stats.add_pass(times)
             if not share.scored:
                 continue
-            blocks = tuple(share.table.blocks) if self.record_blocks else ()
+            table = share.table
+            blocks, holders = (tuple(table.blocks), tuple(table.holders)) if self.record_blocks else ((), ())
             step = Step(
                 request=g.id,
                 position=share.end,
@@ -294,6 +295,7 @@ class Decoder:
                 times=times,
                 batch=len(batch),
                 blocks=blocks,
+                holders=holders,
             )
             g.stats.add_step(step)
             steps.append(step)

@@ -70,8 +70,8 @@ def test_a_summary_takes_clearly_fewer_steps_than_tokens(lm: LanguageModel) -> N
 
 
 def test_it_answers_a_question_and_stops_by_itself(lm: LanguageModel) -> None:
-    result = lm.generate([{"role": "user", "content": "What is the capital of France?"}], max_new_tokens=60)
-    assert "Paris" in result.text
+    result = lm.generate([{"role": "user", "content": "How many days are in a week?"}], max_new_tokens=60)
+    assert "7" in result.text or "seven" in result.text
     assert result.finish_reason == "stop"
 
 

@@ -52,6 +52,11 @@ class BlockTable:
 
     # -- the past grows ----------------------------------------------------------------------------
 
+    @property
+    def holders(self) -> list[int]:
+        """How many tables hold each of `blocks`, this one included; 0 where it was freed."""
+        return [self._pool.refs[block] if block >= 0 else 0 for block in self.blocks]
+
     def blocks_for(self, count: int) -> int:
         """Return how many of the cache's available blocks `reserve(count)` needs at least."""
         size = self._pool.block_size

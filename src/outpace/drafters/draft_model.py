@@ -75,8 +75,8 @@ class DraftModel:
             raise UsageError(f"min_confidence must be in [0, 1], got {min_confidence}")
         if with_law and runner.model.config.vocab_size > vocab_size:
             raise UsageError(
-                f"the draft model has {runner.model.config.vocab_size} token ids and the target {vocab_size}: its law has "
-                "mass outside the target's vocabulary, so the rejection rule cannot use it; use the default rule"
+                f"the draft model has {runner.model.config.vocab_size} token ids and the target {vocab_size}: its law "
+                "has mass outside the target's vocabulary, so the rejection rule cannot use it; use the default rule"
             )
         self.runner, self.vocab_size = runner, vocab_size
         self.branches, self.min_confidence, self.with_law = branches, min_confidence, with_law
