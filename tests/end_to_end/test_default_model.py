@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ TEXT = (
 PROMPT = [{"role": "user", "content": f"Summarise this text, quoting its own words where you can:\n\n{TEXT}"}]
 SAMPLED = {"temperature": 0.8, "top_p": 0.9, "seed": 17}
 LENGTH = 160
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # for a Python of its own
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +89,15 @@ def test_control_tokens_in_a_message_stay_text(lm: LanguageModel) -> None:
 def test_the_readmes_example_runs(lm: LanguageModel, tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     example = readme.split("```python\n", 1)[1].split("```", 1)[0]
-    done = subprocess.run([sys.executable, "-c", example], check=True, capture_output=True, text=True, cwd=tmp_path)
+    command = [sys.executable, "-c", example]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT)
     assert "tokens per step" in done.stdout
 
 
 def test_the_command_line_answers_in_json(lm: LanguageModel) -> None:
     command = [sys.executable, "-c", "from outpace.cli import main; main()", "generate", "Name a colour.", "-n", "16"]
-    done = subprocess.run([*command, "--json", "-s", "ngram"], check=True, capture_output=True, text=True)
+    command += ["--json", "-s", "ngram"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT)
     answer = json.loads(done.stdout)
     direct = lm.generate([{"role": "user", "content": "Name a colour."}], max_new_tokens=16)
     assert answer["tokens"] == direct.tokens
