@@ -1,22 +1,23 @@
-"""The command line: generate, chat, pull, models, version. Text goes to stdout, everything else to stderr."""
+"""The command line: generate, chat, explain, pull, models, version. Text goes to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from outpace.cli_measure import bench, certify
 from outpace.errors import OutpaceError, UsageError
+from outpace.terminal import KV, Debug, Model, Ops, Threads
+from outpace.terminal import console as _console
+from outpace.terminal import fetching as _progress
+from outpace.terminal import open_model as _load
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from outpace.api import LanguageModel, Result, Stream
 
 app = typer.Typer(
@@ -26,13 +27,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(certify)
+app.add_typer(bench, name="bench")
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="A known name, a GGUF file, a Hugging Face folder or a hub id.")
-]
-Threads = Annotated[int | None, typer.Option(help="Threads of the arithmetic.  [default: all cores]")]
-Ops = Annotated[str | None, typer.Option(help="native (C++) or reference (NumPy).  [default: the best there is]")]
-KV = Annotated[str, typer.Option(help="Storage of keys and values: f32, bf16 or int8.")]
 Context = Annotated[int | None, typer.Option(help="Most tokens of a text.  [default: the model's limit]")]
 MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", "-n", help="Most tokens to write.")]
 Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0 takes the most likely token.")]
@@ -49,14 +46,14 @@ Strategy = Annotated[
     str,
     typer.Option(
         "--strategy", "-s",
-        help="none, recompute, ngram, suffix, prediction, lookahead, draft_model, combined; or several: ngram+suffix.",
+        help="auto (each step what pays), none, recompute, ngram, suffix, prediction, lookahead, draft_model, "
+        "combined; or several: ngram+suffix.",
     ),
 ]  # fmt: skip
-MaxDraft = Annotated[int | None, typer.Option(help="Most draft tokens in a step.  [default: 8]")]
-Prediction = Annotated[Path | None, typer.Option(help="File with the text you expect, for -s prediction.")]
-DraftModel = Annotated[str | None, typer.Option(help="The cheaper model, for -s draft_model.")]
+MaxDraft = Annotated[int | None, typer.Option(help="Most draft tokens in a step.  [default: 8; auto: 16]")]
+Prediction = Annotated[Path | None, typer.Option(help="File with the text you expect, for -s auto or prediction.")]
+DraftModel = Annotated[str | None, typer.Option(help="The cheaper model, for -s auto or draft_model.")]
 Rule = Annotated[str, typer.Option(help="walk (same text as plain decoding) or rejection (same distribution).")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 ColorSources = Annotated[bool, typer.Option("--color-sources", help="Colour the text by who drafted it.")]
 
 
@@ -77,7 +74,7 @@ def generate(
     seed: Seed = None,
     stop: Stop = None,
     ignore_eos: IgnoreEos = False,
-    strategy: Strategy = "none",
+    strategy: Strategy = "auto",
     max_draft: MaxDraft = None,
     prediction: Prediction = None,
     draft_model: DraftModel = None,
@@ -88,6 +85,7 @@ def generate(
     context: Context = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write every step to this file, as JSON.")] = None,
+    page: Annotated[Path | None, typer.Option("--explain", help="Write a web page that shows how it was done.")] = None,
     color_sources: ColorSources = False,
     debug: Debug = False,
 ) -> None:
@@ -96,6 +94,7 @@ def generate(
         raise UsageError("--color-sources would be ignored with --json: leave one of them out")
     if raw and system is not None:
         raise UsageError("--system would be ignored with --raw: leave one of them out")
+    _check_outputs(trace, page)
     text = sys.stdin.read() if prompt == "-" else prompt
     lm = _load(model, threads=threads, ops=ops, kv=kv, context=context)
     messages = [{"role": "system", "content": system}] if system else []
@@ -106,7 +105,7 @@ def generate(
             repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty, seed=seed, stop=stop or (), ignore_eos=ignore_eos, strategy=strategy,
             max_draft=max_draft, prediction=_read(prediction), draft_model=draft_model, rule=rule,
-            trace=trace is not None,
+            trace=trace is not None or page is not None, logprobs=None if page is None else 3,
         ),
     )  # fmt: skip
     result = _show(lm, stream, color_sources=color_sources, quiet=as_json)
@@ -117,6 +116,11 @@ def generate(
     if trace is not None:
         assert result.trace is not None
         result.trace.save(trace)
+    if page is not None:
+        from outpace.explain import save_page
+
+        assert result.trace is not None
+        save_page(result.trace.as_dict(), page)
     if result.finish_reason == "cancelled":
         raise typer.Exit(130)
 
@@ -132,7 +136,7 @@ def chat(
     min_p: MinP = 0.0,
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = None,
-    strategy: Strategy = "none",
+    strategy: Strategy = "auto",
     max_draft: MaxDraft = None,
     draft_model: DraftModel = None,
     threads: Threads = None,
@@ -171,6 +175,21 @@ def pull(
     with _progress(model) as progress:
         path = resolve(model, progress)
     print(path)
+
+
+@app.command()
+def explain(
+    trace: Annotated[Path, typer.Argument(help="A trace: what generate --trace wrote.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page.  [default: TRACE.html]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Turn a trace into a web page that shows how the text came about; it works offline. Prints where it lies."""
+    from outpace.explain import read_trace, save_page
+
+    page = output or trace.with_suffix(".html")
+    _check_outputs(trace, page)
+    save_page(read_trace(trace), page)
+    print(page)
 
 
 @app.command()
@@ -235,33 +254,13 @@ def _read(path: Path | None) -> str | None:
     return path.read_text(encoding="utf-8") if path else None
 
 
-def _console(*, stderr: bool = True) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
-
-
-@contextmanager
-def _progress(model: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Give the callback that shows a bar on stderr, where a known model has to be fetched first."""
-    from outpace.weights.catalog import KNOWN
-
-    if model not in KNOWN or KNOWN[model].present:
-        yield None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("fetching {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=_console(), transient=True) as bar:
-        task = bar.add_task(model, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _load(model: str, **settings: Any) -> LanguageModel:
-    from outpace.api import load
-
-    with _progress(model) as progress:
-        return load(model, progress=progress, **settings)
+def _check_outputs(trace: Path | None, page: Path | None) -> None:
+    """Refuse files that could not be written, before the work is done."""
+    for path in (trace, page):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise UsageError(f"{str(path)!r} is no place for a file: name a file in a folder that exists")
+    if trace is not None and page is not None and trace.resolve() == page.resolve():
+        raise UsageError(f"the trace and the page cannot both be {str(trace)!r}: give them different names")
 
 
 def _show(lm: LanguageModel, stream: Stream, *, color_sources: bool = False, quiet: bool = False) -> Result:

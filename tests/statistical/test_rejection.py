@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from outpace.certify.statistics import chi_square
 from outpace.drafters.draft_model import DraftModel
 from outpace.drafters.ngram import NGram
 from outpace.errors import DrafterError
@@ -167,27 +167,6 @@ def test_any_two_laws_give_the_targets_law(seed: int, case: tuple[int, tuple[int
     assert distance(law_of_texts(p, q, shape, depth), plain_law(p, depth)) < 1e-12
 
 
-def chi_square(counts: NDArray[np.int64], law: Laws) -> tuple[float, float]:
-    """Return the statistic and the bound that a true law passes but once in about 10^6 (Wilson-Hilferty)."""
-    n = counts.sum()
-    order = np.argsort(-law)
-    keep = law[order] * n >= 5
-    expected = np.append(law[order][keep] * n, law[order][~keep].sum() * n)
-    seen = np.append(counts[order][keep], counts[order][~keep].sum())
-    if expected[-1] < 5:
-        expected[-2:] = expected[-2:].sum(), 0
-        seen[-2:] = seen[-2:].sum(), 0
-    used = expected > 0
-    statistic = float((((seen - expected) ** 2)[used] / expected[used]).sum())
-    freedom = int(used.sum()) - 1
-    z = 4.75  # one-sided 10^-6
-    return statistic, freedom * (1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom))) ** 3
-
-
-def first_tokens(rule_tokens: Iterator[int], vocab: int) -> NDArray[np.int64]:
-    return np.bincount(np.fromiter(rule_tokens, np.int64), minlength=vocab)
-
-
 @pytest.mark.parametrize("biased", [False, True])
 def test_chi_square_on_a_vocabulary_of_500_passes_and_catches_a_biased_control(biased: bool) -> None:
     """Coins and noise from Philox, as in use. False alarm: 10^-6; the control is far outside."""
@@ -206,8 +185,7 @@ def test_chi_square_on_a_vocabulary_of_500_passes_and_catches_a_biased_control(b
         else:
             path, last = reject(tree, laws, PhiloxChance(share))
         counts[token if path else last] += 1
-    statistic, bound = chi_square(counts, p)
-    assert (statistic > bound) == biased
+    assert chi_square(counts, p, false_alarm=1e-6).passed != biased
 
 
 def _noise(seed: int, vocab: int) -> NDArray[np.float32]:
@@ -261,8 +239,7 @@ def test_a_draft_model_keeps_the_law_of_the_second_token(branches: int) -> None:
             tally[g.output.tokens[0]] += 1
     law = _law_of_first(target, (5, 6, 7), 1.5)
     for tally in (counts, plain):
-        statistic, bound = chi_square(tally, law)
-        assert statistic < bound
+        assert chi_square(tally, law, false_alarm=1e-6).passed
 
 
 def _law_of_first(runner: Runner, prompt: tuple[int, ...], temperature: float) -> Laws:

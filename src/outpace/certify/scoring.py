@@ -1,0 +1,52 @@
+"""What the target computes along a given text: its logits at every token, in passes of a chosen width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.runner import Runner, Share
+from outpace.types import Request
+
+_CHUNK = 256
+
+
+def score(
+    runner: Runner, prompt: Sequence[int], tokens: Sequence[int], width: int = 32
+) -> Iterator[NDArray[np.float32]]:
+    """Yield raw logits [up to `width`, V], `tokens` in order: row i is what the target makes of all before tokens[i].
+
+    The tokens go through the network as drafts of `width` rows; width 1 is plain decoding. Uses a table of its own
+    that shares nothing, and gives its blocks back.
+    """
+    text = [*prompt, *tokens]
+    request = Request(tuple(prompt), 1, salt=b"score")
+    table = runner.cache.open((), request.salt)
+    try:
+        while table.length < len(prompt) - 1:
+            share = Share(table, request, text, min(len(prompt) - 1, table.length + _CHUNK))
+            runner.forward([share])
+            table.commit(range(share.end - share.start), text[share.start : share.end])
+        for first in range(len(prompt), len(text), width):
+            draft = text[first : min(first + width, len(text)) - 1]
+            share = Share(table, request, text[:first], first, draft, range(-1, len(draft) - 1))
+            yield runner.ops.numpy(runner.forward([share]))
+            table.commit(range(first + len(draft) - share.start), text[share.start : first + len(draft)])
+    finally:
+        table.close()
+
+
+def softmax(logits: NDArray[np.float32], temperature: float = 1.0, top_k: int = 0) -> NDArray[np.float64]:
+    """Return the laws of rows of logits, [R, V] float64, over the `top_k` most likely tokens (0: all; ties to low ids).
+
+    Written apart from ops' sampler on purpose: it is what the certificate compares that sampler with.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    if top_k:
+        order = np.argsort(-scaled, axis=-1, kind="stable")
+        np.put_along_axis(scaled, order[:, top_k:], -np.inf, axis=-1)
+    mass = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    law: NDArray[np.float64] = mass / mass.sum(axis=-1, keepdims=True)
+    return law
