@@ -1,7 +1,8 @@
 # Two commands for a newcomer: `make demo` and `make test`. They share `make setup`; all may be run again at any time.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet
+PINS := $(CURDIR)/constraints.txt
+PIP := PIP_CONSTRAINT=$(PINS) PIP_BUILD_CONSTRAINT=$(PINS) $(BIN)/python -m pip install --quiet
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find src -name '*.cpp' -o -name '*.h')
 
 .PHONY: setup demo check test test-all check-native bench docs clean
@@ -22,3 +23,6 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/outpace bench -o benchmarks/results && $(BIN)/outpace bench growth -o benchmarks/results

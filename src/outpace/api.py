@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Unpack, cast, overload
 
@@ -22,8 +23,9 @@ from outpace.stop import Output
 from outpace.strategies import drafter_for, names_of
 from outpace.tokenizer import Tokenizer
 from outpace.trace import Stats, Step, Trace
+from outpace.tune import Experience
 from outpace.types import FinishReason, KVFormat, KVSpec, TokenLogprob
-from outpace.weights.catalog import DEFAULT, resolve
+from outpace.weights.catalog import DEFAULT, cache_folder, resolve
 from outpace.weights.checkpoint import Checkpoint, open_checkpoint
 
 Message = Mapping[str, Any]
@@ -157,6 +159,14 @@ class LanguageModel:
         self._turn = threading.Lock()
         self._turn_of: int | None = None  # the thread whose call is under way
         self._companions: dict[str, LanguageModel] = {}
+        self._fingerprint = checkpoint.fingerprint
+
+    @cached_property
+    def experience(self) -> Experience:
+        """What strategy "auto" has learned about this model on this machine."""
+        from outpace import __version__
+
+        return Experience.of(self.runner, self._fingerprint, __version__, cache_folder().with_name("costs"))
 
     # The types overlap on purpose: n=1 (an int like any other) answers with the result itself.
     @overload
@@ -316,9 +326,23 @@ class _Call:
             "temperature": g.request.sampling.temperature,
             "finish_reason": g.finish,
         }
-        pieces = lm.tokenizer.pieces(g.output.tokens)
         prompt = list(g.request.prompt)
-        return Trace(header, prompt, g.output.tokens, pieces, g.sources, self.traced.get(g.id, []), g.stats)
+        steps = self.traced.get(g.id, [])
+        logprobs = g.logprobs if g.request.logprobs is not None else None
+        named = {token for step in steps for token in (*step.tree.tokens, *step.picks) if token >= 0}
+        named |= {token for own in logprobs or () for token, _ in own.top}
+        return Trace(
+            header=header,
+            prompt=prompt,
+            tokens=g.output.tokens,
+            pieces=lm.tokenizer.pieces(g.output.tokens),
+            sources=g.sources,
+            steps=steps,
+            stats=g.stats,
+            prompt_pieces=lm.tokenizer.pieces(prompt),
+            texts={token: lm.tokenizer.detokenizer(prompt[-1:], skip_special=False).push(token) for token in named},
+            logprobs=logprobs,
+        )
 
 
 class Stream:

@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     draft_model: Any
     rule: Literal["walk", "rejection"]
     trace: bool
+    salt: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +60,13 @@ class Settings:
     constraint: Constraint | None = None
     logits_processors: Sequence[LogitsProcessor] = ()
     logprobs: int | None = None  # k: each token's raw log-probability, and those of the k most likely
-    strategy: str | Sequence[str] | Drafter = "none"
-    max_draft: int | None = None  # most draft tokens in a step; None: 8
-    prediction: str | Sequence[int] | None = None  # the expected output, for strategy "prediction"
-    draft_model: Any = None  # a LanguageModel, or what `load` takes, for strategy "draft_model"
+    strategy: str | Sequence[str] | Drafter = "auto"
+    max_draft: int | None = None  # most draft tokens in a step; None: 16 for auto, which takes what pays, else 8
+    prediction: str | Sequence[int] | None = None  # the expected output, for "auto" and "prediction"
+    draft_model: Any = None  # a LanguageModel, or what `load` takes, for "auto" and "draft_model"
     rule: Literal["walk", "rejection"] = "walk"
     trace: bool = False
+    salt: bytes = b""  # texts of different salts never share cached blocks
 
     def __post_init__(self) -> None:
         if self.temperature == 0.0:
@@ -91,6 +93,7 @@ class Settings:
         """Return the requests of `n` samples of one prompt (token ids); `seed` must have been drawn."""
         assert self.seed is not None
         bias = dict(self.logit_bias or {})
+        max_draft = self.max_draft if self.max_draft is not None else 16 if self.strategy == "auto" else 8
         stop_tokens = frozenset(self.stop_tokens) | (frozenset() if self.ignore_eos else eos_ids)
         for kind, ids in (("prompt", prompt), ("stop_tokens", self.stop_tokens), ("logit_bias", bias)):
             wrong = [token for token in ids if not (isinstance(token, int) and 0 <= token < vocab_size)]
@@ -117,7 +120,8 @@ class Settings:
                 constraint=self.constraint,
                 logits_processors=tuple(self.logits_processors),
                 logprobs=self.logprobs,
-                max_draft=8 if self.max_draft is None else self.max_draft,
+                max_draft=max_draft,
+                salt=self.salt,
             )
             for index in range(n)
         ]

@@ -16,6 +16,7 @@ from outpace.errors import UsageError, unknown
 from outpace.options import Settings
 from outpace.runner import Runner
 from outpace.tree import Drafter
+from outpace.tune import Auto
 
 if TYPE_CHECKING:
     from outpace.api import LanguageModel
@@ -43,7 +44,18 @@ def _draft_model(target: LanguageModel, settings: Settings) -> Drafter:
     return DraftModel(runner, target.runner.model.config.vocab_size, with_law=settings.rule == "rejection")
 
 
+def _auto(target: LanguageModel, settings: Settings) -> Drafter:
+    """Return the router over what needs no model, and over what the call brought along."""
+    own: list[Drafter] = [Suffix()]  # ngram and lookahead were measured not to pay beside it: decision 0007
+    if settings.prediction is not None:
+        own.insert(0, _prediction(target, settings))
+    if settings.draft_model is not None:
+        own.append(_draft_model(target, settings))
+    return Auto(own, target.experience)
+
+
 _DRAFTERS: dict[str, Callable[[LanguageModel, Settings], Drafter]] = {
+    "auto": _auto,
     "ngram": lambda target, settings: NGram(),
     "suffix": lambda target, settings: Suffix(),
     "prediction": _prediction,
@@ -75,9 +87,13 @@ def drafter_for(target: LanguageModel, settings: Settings) -> Drafter | None:
                 raise unknown("strategy", name, STRATEGIES)
         if len(names) > 1 and set(names) & set(PLAIN):
             raise UsageError(f"strategy {'+'.join(names)!r} mixes plain decoding with drafters: name drafters only")
+        if len(names) > 1 and "auto" in names:
+            raise UsageError(f"strategy {'+'.join(names)!r}: auto chooses among drafters itself: name it alone")
     for option, user in (("prediction", "prediction"), ("draft_model", "draft_model")):
-        if getattr(settings, option) is not None and user not in names:
-            raise UsageError(f"{option}=... is used by strategy {user!r} only, but the strategy is {'+'.join(names)!r}")
+        if getattr(settings, option) is not None and not {user, "auto"} & set(names):
+            raise UsageError(
+                f"{option}=... is used by strategy {user!r} only (and by auto), but the strategy is {'+'.join(names)!r}"
+            )
     if names[0] in PLAIN and settings.max_draft is not None:
         raise UsageError(f"max_draft has no effect with strategy {names[0]!r}: name a drafter, or leave it out")
     if settings.rule == "rejection" and names[0] != "draft_model":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from outpace.tree import DraftTree
+from outpace.types import TokenLogprob
 
 SCHEMA = 1
 PHASES = ("draft", "forward", "verify", "commit")
@@ -50,7 +51,8 @@ class Step:
     tokens: Sequence[int]
     times: Times
     batch: int = 1  # requests in the pass
-    blocks: tuple[int, ...] = ()  # the request's block table after commit (only when tracing)
+    blocks: tuple[int, ...] = ()  # the request's block table after commit (only when tracing; empty once it ended)
+    holders: tuple[int, ...] = ()  # how many texts hold each of these blocks
 
     def as_dict(self) -> dict[str, Any]:
         """Return the step as plain JSON values."""
@@ -70,6 +72,8 @@ class Step:
             "tokens": list(self.tokens),
             "seconds": {phase: getattr(self.times, phase) for phase in PHASES},
             "blocks": list(self.blocks),
+            "holders": list(self.holders),
+            "forecast": self.tree.forecast.as_dict() if self.tree.forecast else None,
         }
 
 
@@ -152,7 +156,8 @@ class Stats:
 class Trace:
     """Every step of one text, with what a reader needs to show it: versioned JSON for explain, bench and router.
 
-    header: model, ops, strategy, seed and the like. pieces[i]: the text of token i of `tokens`.
+    header: model, ops, strategy, seed and the like. pieces[i]: the text of token i of `tokens`, prompt_pieces[i] of
+    `prompt`; texts: of every token that a step names, by id. logprobs: one for each of `tokens`, where asked for.
     """
 
     header: dict[str, Any]
@@ -162,6 +167,9 @@ class Trace:
     sources: list[tuple[str, ...]]
     steps: list[Step]
     stats: Stats
+    prompt_pieces: list[str] = field(default_factory=list)
+    texts: dict[int, str] = field(default_factory=dict)
+    logprobs: list[TokenLogprob] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the trace as plain JSON values."""
@@ -171,6 +179,11 @@ class Trace:
             "prompt": self.prompt,
             "tokens": self.tokens,
             "pieces": self.pieces,
+            "prompt_pieces": self.prompt_pieces,
+            "texts": {str(token): text for token, text in self.texts.items()},
+            "logprobs": None
+            if self.logprobs is None
+            else [[own.logprob, [list(top) for top in own.top]] for own in self.logprobs],
             "sources": [list(names) for names in self.sources],
             "stats": self.stats.as_dict(),
             "steps": [step.as_dict() for step in self.steps],

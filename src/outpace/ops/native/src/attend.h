@@ -1,0 +1,68 @@
+// Attention of a whole batch: cuts it into tiles and ranges, shares those out over threads, merges what was cut.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention.h"
+#include "plan.h"
+#include "pool.h"
+
+namespace outpace {
+
+// The heads of one layer.
+struct HeadShape {
+  int64_t layer, num_heads, num_kv_heads, width;
+  int64_t window;  // a token sees itself and window - 1 earlier positions; 0: all
+
+  int64_t group() const { return num_heads / num_kv_heads; }
+};
+
+class AttendPass {
+ public:
+  // Before the threads start: finds what there is to do and makes room for at most `threads`. q and y are [T, H * K].
+  void set(const HeadShape& heads, const KvStore& kv, const Plan& plan, const float* q, float* y, int threads);
+
+  // All threads call this; ends without a barrier.
+  void run(const Member& m);
+
+ private:
+  // Consecutive rows of a segment; `head` query rows meet one key/value head.
+  struct Tile {
+    int32_t segment, head;
+    int64_t first_row, rows;
+    int64_t first_range, num_ranges;  // ranges of kRange positions that some row sees
+    int64_t range_cost;
+  };
+  // The ranges [begin, end) of a tile, counted from its first.
+  struct Piece {
+    int64_t tile = -1, begin = 0, end = 0;
+  };
+  struct Worker {
+    std::vector<float> q, state, partial, scratch;  // state: the result so far of the tile in hand
+    std::vector<float> loose;                       // partials of a tile that another thread began, one range after another
+    std::vector<Seen> seen;
+    Piece loose_piece, open_piece;  // open: the tile that this thread began and others finish
+  };
+
+  void add_tiles(int64_t segment, int64_t head);
+  Piece piece_of(int64_t tile, int64_t offset, int64_t low, int64_t high) const;
+  bool any_cut(int count) const;
+  AttentionTile prepare(const Tile& tile, Worker& worker) const;
+  void finish(const Tile& tile, const Worker& worker) const;
+  void run_piece(const Piece& piece, Worker& worker);
+  void close(const Member& m);
+  int64_t stride() const { return partial_stride(layout_->padded_width); }
+
+  HeadShape heads_{};
+  const KvLayout* layout_ = nullptr;
+  uint8_t* const* blocks_ = nullptr;
+  const Plan* plan_ = nullptr;
+  const float* q_ = nullptr;
+  float* y_ = nullptr;
+  int64_t total_cost_ = 0;
+  std::vector<Tile> tiles_;
+  std::vector<Worker> workers_;
+};
+
+}  // namespace outpace

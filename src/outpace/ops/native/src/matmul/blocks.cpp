@@ -1,0 +1,161 @@
+#include "blocks.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "half.h"
+#include "layout.h"
+
+namespace outpace {
+namespace {
+
+constexpr int kBlock = 32;
+
+// Codes from 16 bytes: low nibbles, then high nibbles.
+void read_nibbles(const uint8_t* q, uint8_t* codes) {
+  for (int i = 0; i < 16; ++i) {
+    codes[i] = q[i] & 15;
+    codes[i + 16] = q[i] >> 4;
+  }
+}
+
+// Bit i of a 32-bit word is the fifth bit of code i.
+void add_fifth_bits(uint32_t bits, uint8_t* codes) {
+  for (int i = 0; i < kBlock; ++i) codes[i] |= (bits >> i & 1U) << 4;
+}
+
+void read_block32(Format format, const uint8_t* block, Group& group) {
+  group.d = read_bytes<uint16_t>(block);
+  const uint8_t* rest = block + 2;
+  if (format == Format::Q8_0) {
+    for (int i = 0; i < kBlock; ++i) group.codes[i] = rest[i] ^ 0x80U;
+    return;
+  }
+  if (layout::has_minimum(format)) {
+    group.m = read_bytes<uint16_t>(rest);
+    rest += 2;
+  }
+  if (layout::high_bits(format) == 0) {
+    read_nibbles(rest, group.codes);
+  } else {
+    read_nibbles(rest + 4, group.codes);
+    add_fifth_bits(read_bytes<uint32_t>(rest), group.codes);
+  }
+}
+
+// Scale and minimum j of the eight that share 12 bytes (see `_six_bit_scales` of the reference).
+void read_six_bits(const uint8_t* p, int64_t j, Group& group) {
+  if (j < 4) {
+    group.scale[0] = p[j] & 63;
+    group.minimum = p[j + 4] & 63;
+  } else {
+    group.scale[0] = static_cast<uint8_t>((p[j + 4] & 15) | p[j - 4] >> 6 << 4);
+    group.minimum = static_cast<uint8_t>(p[j + 4] >> 4 | p[j] >> 6 << 4);
+  }
+  group.scale[1] = group.scale[0];
+}
+
+void read_q4_k_or_q5_k(Format format, const uint8_t* block, int64_t j, Group& group) {
+  group.d = read_bytes<uint16_t>(block);
+  group.m = read_bytes<uint16_t>(block + 2);
+  read_six_bits(block + 4, j, group);
+  const uint8_t* high = block + 16;
+  const uint8_t* low = block + (format == Format::Q5_K ? 48 : 16) + j / 2 * 32;
+  for (int i = 0; i < kBlock; ++i) {
+    group.codes[i] = low[i] >> j % 2 * 4 & 15;
+    if (format == Format::Q5_K) group.codes[i] |= (high[i] >> j & 1) << 4;
+  }
+}
+
+void read_q6_k(const uint8_t* block, int64_t j, Group& group) {
+  group.d = read_bytes<uint16_t>(block + 208);
+  group.scale[0] = block[192 + 2 * j];
+  group.scale[1] = block[192 + 2 * j + 1];
+  const int64_t half = j / 4, quarter = j % 4;
+  const uint8_t* low = block + 64 * half + 32 * (quarter % 2);
+  const uint8_t* high = block + 128 + 32 * half;
+  for (int i = 0; i < kBlock; ++i) {
+    group.codes[i] = static_cast<uint8_t>((low[i] >> quarter / 2 * 4 & 15) | (high[i] >> 2 * quarter & 3) << 4);
+  }
+}
+
+// d = largest / -8 of the number with the largest magnitude, so that this one is exact (gguf package, Q4_0).
+void quantise_q4_0(const float* x, uint8_t* block) {
+  float largest = 0.0F;
+  for (int i = 0; i < kBlock; ++i) {
+    if (std::fabs(x[i]) > std::fabs(largest)) largest = x[i];
+  }
+  const float d = largest / -8.0F;
+  const float inverse = d == 0.0F ? 0.0F : 1.0F / d;
+  const uint16_t half = half_from_float(d);
+  std::memcpy(block, &half, sizeof half);
+  uint8_t codes[kBlock];
+  for (int i = 0; i < kBlock; ++i) {
+    const float code = x[i] * inverse + 8.5F;  // truncated below
+    codes[i] = code >= 15.0F ? 15 : code >= 0.0F ? static_cast<uint8_t>(code) : 0;
+  }
+  for (int i = 0; i < 16; ++i) block[2 + i] = static_cast<uint8_t>(codes[i] | codes[i + 16] << 4);
+}
+
+void quantise_q8_0(const float* x, uint8_t* block) {
+  float largest = 0.0F;
+  for (int i = 0; i < kBlock; ++i) largest = std::fmax(largest, std::fabs(x[i]));
+  const float d = largest / 127.0F;
+  const float inverse = d == 0.0F ? 0.0F : 1.0F / d;
+  const uint16_t half = half_from_float(d);
+  std::memcpy(block, &half, sizeof half);
+  for (int i = 0; i < kBlock; ++i) {
+    const float code = std::round(x[i] * inverse);
+    block[2 + i] =
+        static_cast<uint8_t>(std::fabs(code) <= 127.0F ? static_cast<int8_t>(code) : 0);  // else infinite or NaN
+  }
+}
+
+}  // namespace
+
+void read_group(Format format, const uint8_t* row, int64_t g, Group& group) {
+  if (!layout::is_k_quant(format)) return read_block32(format, row + g * row_bytes(format, kBlock), group);
+  const uint8_t* block = row + g / layout::kSuperGroups * row_bytes(format, 256);
+  const int64_t j = g % layout::kSuperGroups;
+  if (format == Format::Q6_K) return read_q6_k(block, j, group);
+  read_q4_k_or_q5_k(format, block, j, group);
+}
+
+void dequantise_group(Format format, const Group& group, float* y) {
+  const float d = float_from_half(group.d);
+  const auto offset = static_cast<float>(layout::code_offset(format));
+  for (int i = 0; i < kBlock; ++i) {
+    const float code = static_cast<float>(group.codes[i]) - offset;
+    if (format == Format::Q6_K) {
+      y[i] = d * static_cast<float>(static_cast<int8_t>(group.scale[i / 16])) * code;
+    } else if (layout::is_k_quant(format)) {
+      y[i] =
+          d * static_cast<float>(group.scale[0]) * code - float_from_half(group.m) * static_cast<float>(group.minimum);
+    } else if (layout::has_minimum(format)) {
+      y[i] = d * code + float_from_half(group.m);
+    } else {
+      y[i] = d * code;
+    }
+  }
+}
+
+void read_floats(Format format, const uint8_t* row, int64_t k, int64_t n, float* y) {
+  if (format == Format::F32) {
+    std::memcpy(y, row + 4 * k, static_cast<size_t>(4 * n));
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const auto bits = read_bytes<uint16_t>(row + 2 * (k + i));
+    y[i] = format == Format::F16 ? float_from_half(bits) : float_from_bf16(bits);
+  }
+}
+
+void quantise_block(Format format, const float* x, uint8_t* block) {
+  if (format == Format::Q4_0) {
+    quantise_q4_0(x, block);
+  } else {
+    quantise_q8_0(x, block);
+  }
+}
+
+}  // namespace outpace

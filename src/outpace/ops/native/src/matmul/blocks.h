@@ -1,0 +1,30 @@
+// Blocks of the quantised formats as files store them.
+//
+// Reference: src/outpace/ops/formats.py (`dequantise`); for quantising, the `gguf` package (quants.py).
+#pragma once
+
+#include "matmul.h"
+
+namespace outpace {
+
+// One group of 32 numbers in the terms of layout.h: number = scale * (code - offset) + minimum, where scale is d or,
+// for a K-quant, d * s (of the two halves of the group in Q6_K), and minimum is m or -(d_minimum * minimum).
+struct Group {
+  uint8_t codes[32];
+  uint16_t d, m;              // halves: d and m, or d and dmin
+  uint8_t scale[2], minimum;  // of a K-quant; int8 in Q6_K
+};
+
+// Reads group g of a row as a file stores it.
+void read_group(Format format, const uint8_t* row, int64_t g, Group& group);
+
+// Writes the numbers of a group, with the float32 operations of the reference in its order.
+void dequantise_group(Format format, const Group& group, float* y);
+
+// Writes n numbers of a row of F32, F16 or BF16, starting at number k.
+void read_floats(Format format, const uint8_t* row, int64_t k, int64_t n, float* y);
+
+// Rounds 32 numbers to a block of Q8_0 or Q4_0.
+void quantise_block(Format format, const float* x, uint8_t* block);
+
+}  // namespace outpace

@@ -1,0 +1,222 @@
+// From a file's rows to packed tiles (layout.h), and back for single rows.
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "blocks.h"
+#include "half.h"
+#include "kernels.h"
+#include "layout.h"
+
+namespace outpace {
+namespace {
+
+constexpr int64_t kColumns = kTileWidth;
+
+struct FormatInfo {
+  std::string_view name;
+  int64_t width, bytes;  // of a block
+};
+
+constexpr FormatInfo kFormats[kNumFormats] = {
+    {"F32", 1, 4},    {"F16", 1, 2},    {"BF16", 1, 2},     {"Q8_0", 32, 34},   {"Q4_0", 32, 18},   {"Q4_1", 32, 20},
+    {"Q5_0", 32, 22}, {"Q5_1", 32, 24}, {"Q4_K", 256, 144}, {"Q5_K", 256, 176}, {"Q6_K", 256, 210},
+};
+
+const FormatInfo& info(Format format) { return kFormats[static_cast<int>(format)]; }
+
+uint32_t& dword(uint8_t* tile, int64_t offset, int64_t index) {
+  return reinterpret_cast<uint32_t*>(tile + offset)[index];
+}
+
+uint16_t& half(uint8_t* tile, int64_t offset, int64_t column) {
+  return reinterpret_cast<uint16_t*>(tile + offset)[column];
+}
+
+// Where the halves d and m (or dmin) of a group lie.
+int64_t d_offset(Format f, const layout::GroupPlace& place) {
+  if (f == Format::Q6_K) return place.unit + 256;
+  return layout::is_k_quant(f) ? place.unit : place.scale;
+}
+
+int64_t m_offset(Format f, const layout::GroupPlace& place) {
+  return layout::is_k_quant(f) ? place.unit + layout::kHalves : place.minimum;
+}
+
+void write_codes(Format f, const Group& group, uint8_t* tile, int64_t offset, int64_t column) {
+  uint32_t w[8];
+  std::memcpy(w, group.codes, sizeof w);
+  if (f == Format::Q8_0) {
+    for (int j = 0; j < 8; ++j) dword(tile, offset, kColumns * j + column) = w[j];
+    return;
+  }
+  for (int j = 0; j < 4; ++j) {
+    dword(tile, offset, kColumns * j + column) = (w[j] & 0x0F0F0F0FU) | (w[j + 4] & 0x0F0F0F0FU) << 4;
+  }
+  if (layout::high_bits(f) == 1) {
+    uint32_t h = 0;
+    for (int j = 0; j < 8; ++j) h |= (w[j] >> 4 & 0x01010101U) << j;
+    dword(tile, offset + 256, column) = h;
+  } else if (layout::high_bits(f) == 2) {
+    uint32_t h[2] = {0, 0};
+    for (int j = 0; j < 8; ++j) h[j / 4] |= (w[j] >> 4 & 0x03030303U) << 2 * (j % 4);
+    dword(tile, offset + 256, column) = h[0];
+    dword(tile, offset + 320, column) = h[1];
+  }
+}
+
+void read_codes(Format f, uint8_t* tile, int64_t offset, int64_t column, Group& group) {
+  uint32_t w[8];
+  if (f == Format::Q8_0) {
+    for (int j = 0; j < 8; ++j) w[j] = dword(tile, offset, kColumns * j + column);
+  } else {
+    for (int j = 0; j < 8; ++j) w[j] = dword(tile, offset, kColumns * (j % 4) + column) >> j / 4 * 4 & 0x0F0F0F0FU;
+  }
+  if (layout::high_bits(f) == 1) {
+    const uint32_t h = dword(tile, offset + 256, column);
+    for (int j = 0; j < 8; ++j) w[j] |= (h >> j & 0x01010101U) << 4;
+  } else if (layout::high_bits(f) == 2) {
+    for (int j = 0; j < 8; ++j) {
+      w[j] |= (dword(tile, offset + 256 + 64 * (j / 4), column) >> 2 * (j % 4) & 0x03030303U) << 4;
+    }
+  }
+  std::memcpy(group.codes, w, sizeof w);
+}
+
+void write_group(const Matrix& matrix, const Group& group, uint8_t* tile, int64_t g, int64_t column) {
+  const Format f = matrix.format;
+  const auto place = layout::group_place(f, matrix.in, g);
+  write_codes(f, group, tile, place.codes, column);
+  half(tile, d_offset(f, place), column) = group.d;
+  if (layout::has_minimum(f)) half(tile, m_offset(f, place), column) = group.m;
+  if (f == Format::Q6_K) {
+    tile[place.scale + column] = group.scale[0];
+    tile[place.scale + kColumns + column] = group.scale[1];
+  } else if (layout::is_k_quant(f)) {
+    tile[place.scale + column] = group.scale[0];
+    tile[place.minimum + column] = group.minimum;
+  }
+}
+
+void read_packed_group(const Matrix& matrix, uint8_t* tile, int64_t g, int64_t column, Group& group) {
+  const Format f = matrix.format;
+  const auto place = layout::group_place(f, matrix.in, g);
+  read_codes(f, tile, place.codes, column, group);
+  group.d = half(tile, d_offset(f, place), column);
+  if (layout::has_minimum(f)) group.m = half(tile, m_offset(f, place), column);
+  if (layout::is_k_quant(f)) {
+    group.scale[0] = tile[place.scale + column];
+    group.scale[1] = tile[place.scale + kColumns + column];
+    group.minimum = tile[place.minimum + column];
+  }
+}
+
+// Reads group g of a raw row, quantising it if the file has floats.
+void load_group(Format format, Format raw_format, const uint8_t* row, int64_t g, Group& group) {
+  if (format == raw_format) return read_group(format, row, g, group);
+  float x[layout::kGroup];
+  uint8_t block[34];
+  read_floats(raw_format, row, g * layout::kGroup, layout::kGroup, x);
+  quantise_block(format, x, block);
+  read_group(format, block, 0, group);
+}
+
+void pack_quantised(const Matrix& matrix, Format raw_format, const uint8_t* rows, int64_t columns, uint8_t* tile) {
+  const int64_t stride = row_bytes(raw_format, matrix.in);
+  for (int64_t g = 0; g < matrix.in / layout::kGroup; ++g) {
+    for (int64_t c = 0; c < columns; ++c) {
+      Group group{};
+      load_group(matrix.format, raw_format, rows + c * stride, g, group);
+      write_group(matrix, group, tile, g, c);
+    }
+  }
+}
+
+// Place of number k of a column in a tile of floats, in numbers.
+int64_t float_place(Format f, int64_t k, int64_t column) {
+  return f == Format::BF16 ? (k / 2 * kColumns + column) * 2 + k % 2 : k * kColumns + column;
+}
+
+void pack_floats(const Matrix& matrix, const uint8_t* rows, int64_t columns, uint8_t* tile) {
+  const int64_t size = info(matrix.format).bytes, stride = matrix.in * size;
+  for (int64_t k = 0; k < matrix.in; ++k) {
+    for (int64_t c = 0; c < columns; ++c) {
+      std::memcpy(tile + float_place(matrix.format, k, c) * size, rows + c * stride + k * size,
+                  static_cast<size_t>(size));
+    }
+  }
+}
+
+bool can_quantise(Format from, Format to) {
+  return layout::is_float(from) && (to == Format::Q8_0 || to == Format::Q4_0);
+}
+
+ActKind activations_of(Format format) {
+  if (!layout::is_float(format)) return ActKind::Int8;
+  return format == Format::BF16 && kernels().bf16_dot ? ActKind::BF16 : ActKind::F32;
+}
+
+}  // namespace
+
+Format format_from_name(std::string_view name) {
+  for (int i = 0; i < kNumFormats; ++i) {
+    if (kFormats[i].name == name) return static_cast<Format>(i);
+  }
+  throw std::invalid_argument("unknown weight format '" + std::string(name) + "'");
+}
+
+int64_t block_width(Format format) { return info(format).width; }
+
+int64_t row_bytes(Format format, int64_t in) { return in / info(format).width * info(format).bytes; }
+
+Matrix make_matrix(Format format, int64_t out, int64_t in) {
+  constexpr int64_t kMost = int64_t{1} << 30;  // of either side: bytes then fit 64 bits
+  if (out <= 0 || in <= 0 || out > kMost || in > kMost) {
+    throw std::invalid_argument("a matrix needs sides in [1, 2^30], got " + std::to_string(out) + " x " +
+                                std::to_string(in));
+  }
+  if (in % block_width(format) != 0) {
+    throw std::invalid_argument(std::string(info(format).name) + " needs rows of a multiple of " +
+                                std::to_string(block_width(format)) + " numbers, got " + std::to_string(in));
+  }
+  Matrix matrix{format, out, in, activations_of(format), layout::tile_bytes(format, in), {}};
+  matrix.data = AlignedBuffer::in_huge_pages(static_cast<size_t>(matrix.num_tiles() * matrix.tile_bytes));
+  return matrix;
+}
+
+void pack_tiles(Matrix& matrix, Format raw_format, const uint8_t* raw, int64_t begin, int64_t end) {
+  if (raw_format != matrix.format && !can_quantise(raw_format, matrix.format)) {
+    throw std::invalid_argument("cannot pack " + std::string(info(raw_format).name) + " as " +
+                                std::string(info(matrix.format).name) +
+                                ": only F32, F16 and BF16 are quantised at load, to Q8_0 or Q4_0");
+  }
+  for (int64_t t = begin; t < end; ++t) {
+    const int64_t columns = std::min(kColumns, matrix.out - t * kColumns);
+    const uint8_t* rows = raw + t * kColumns * row_bytes(raw_format, matrix.in);
+    uint8_t* tile = matrix.data.data() + t * matrix.tile_bytes;
+    if (layout::is_float(matrix.format)) {
+      pack_floats(matrix, rows, columns, tile);
+    } else {
+      pack_quantised(matrix, raw_format, rows, columns, tile);
+    }
+  }
+}
+
+void dequantise_row(const Matrix& matrix, int64_t row, float* y) {
+  const int64_t column = row % kColumns;
+  auto* tile = const_cast<uint8_t*>(matrix.data.data()) + row / kColumns * matrix.tile_bytes;
+  if (layout::is_float(matrix.format)) {
+    for (int64_t k = 0; k < matrix.in; ++k) {
+      read_floats(matrix.format, tile, float_place(matrix.format, k, column), 1, y + k);
+    }
+    return;
+  }
+  for (int64_t g = 0; g < matrix.in / layout::kGroup; ++g) {
+    Group group{};
+    read_packed_group(matrix, tile, g, column, group);
+    dequantise_group(matrix.format, group, y + g * layout::kGroup);
+  }
+}
+
+}  // namespace outpace

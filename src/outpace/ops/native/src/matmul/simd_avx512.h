@@ -1,0 +1,79 @@
+// AVX-512 (F, BW, DQ, VL, VNNI): sixteen lanes, a whole tile at once.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace outpace {
+namespace {
+
+struct Avx512 {
+  static constexpr int kLanes = 16;
+  static constexpr int kRowBlock = 16;         // 16 accumulators, 8 vectors of codes, and some to spare
+  static constexpr int kFloatParts = 1;        // vectors of columns that a float kernel works on together
+  static constexpr bool kSignedCodes = false;  // whether dot8 takes 128 away from its codes
+  using Float = __m512;
+  using Int = __m512i;
+
+  static Float zero() { return _mm512_setzero_ps(); }
+  static Float load(const uint8_t* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
+  static Float splat(float v) { return _mm512_set1_ps(v); }
+  static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+  static Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  static Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+
+  static Float from_int(Int v) { return _mm512_cvtepi32_ps(v); }
+  static Float from_halves(const uint8_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Float from_unsigned_bytes(const uint8_t* p) { return from_int(_mm512_cvtepu8_epi32(bytes(p))); }
+  static Float from_signed_bytes(const uint8_t* p) { return from_int(_mm512_cvtepi8_epi32(bytes(p))); }
+  static Float from_bf16_low(Int v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); }
+  static Float from_bf16_high(Int v) { return _mm512_castsi512_ps(v & splat_int(static_cast<int32_t>(0xFFFF0000))); }
+
+  static Int load_int(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static Int splat_int(int32_t v) { return _mm512_set1_epi32(v); }
+  template <int N>
+  static Int shift_right(Int v) {
+    return _mm512_srli_epi32(v, N);
+  }
+  template <int N>
+  static Int shift_left(Int v) {
+    return _mm512_slli_epi32(v, N);
+  }
+  // low | (high & mask)
+  static Int merge(Int low, Int high, Int mask) { return _mm512_ternarylogic_epi32(low, high, mask, 0xF8); }
+
+  // sum + the dot product of each dword's four unsigned codes with the four activations at p; codes below 128. The
+  // compiler would broadcast the activations by an instruction of its own; fewer instructions let the CPU look further
+  // ahead into the stream of weights (docs/kernels.md).
+  static Int dot7(Int sum, Int codes, const int8_t* p) {
+    const auto& four = *reinterpret_cast<const Four*>(p);
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(four));
+    return sum;
+  }
+  // The same for codes up to 255.
+  static Int dot8(Int sum, Int codes, const int8_t* p) { return dot7(sum, codes, p); }
+
+  static Int bits(Float v) { return _mm512_castps_si512(v); }
+  static Int bit_and(Int a, Int b) { return _mm512_and_si512(a, b); }
+  static Int add_int(Int a, Int b) { return _mm512_add_epi32(a, b); }
+  static Int largest(Int a, Int b) { return _mm512_max_epi32(a, b); }
+  static int32_t largest_lane(Int v) { return _mm512_reduce_max_epi32(v); }
+  static int32_t sum_lanes(Int v) { return _mm512_reduce_add_epi32(v); }
+  // The low byte of each lane.
+  static void store_bytes(int8_t* p, Int v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+  }
+
+ private:
+  struct Four {
+    int8_t q[4];
+  };
+  static __m128i bytes(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+};
+
+}  // namespace
+}  // namespace outpace

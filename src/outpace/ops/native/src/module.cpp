@@ -1,0 +1,393 @@
+// The Python module `_native`: checks what comes from Python, releases the GIL, computes.
+//
+// Every function makes its result and borrows its workspace under the GIL, which guards the stores of both.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "array.h"
+#include "choose.h"
+#include "from_python.h"
+#include "matmul/isa.h"
+#include "matmul/matmul.h"
+#include "network.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace outpace {
+namespace {
+
+void check(bool fits, const std::string& what) {
+  if (!fits) throw std::invalid_argument(what);
+}
+
+std::string shape_of(const Array& x) { return "[" + std::to_string(x.rows()) + ", " + std::to_string(x.cols()) + "]"; }
+
+void check_rows(const Array& x, const Plan& plan, int64_t cols, const char* what) {
+  check(x.rows() == plan.num_rows() && x.cols() == cols, std::string(what) + " must be [" +
+                                                             std::to_string(plan.num_rows()) + ", " +
+                                                             std::to_string(cols) + "], got " + shape_of(x));
+}
+
+// Workspaces wait here between calls. Two Python threads that compute at the same time get one each.
+class Workspaces {
+ public:
+  std::unique_ptr<Workspace> take() {
+    if (free_.empty()) return std::make_unique<Workspace>();
+    auto workspace = std::move(free_.back());
+    free_.pop_back();
+    return workspace;
+  }
+  void give(std::unique_ptr<Workspace> workspace) { free_.push_back(std::move(workspace)); }
+
+ private:
+  std::vector<std::unique_ptr<Workspace>> free_;
+};
+
+// What the kernels of one NativeOps need: its number of threads and its workspaces.
+class Context {
+ public:
+  explicit Context(int threads) : threads_(threads) {
+    check(threads >= 1 && threads <= 1024, "threads must be in [1, 1024], got " + std::to_string(threads));
+  }
+
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  // Calls body(threads, workspace) without the GIL.
+  template <class Body>
+  void compute(Body body) {
+    auto workspace = workspaces_.take();
+    try {
+      const nb::gil_scoped_release release;
+      body(threads_, *workspace);
+    } catch (...) {
+      workspaces_.give(std::move(workspace));
+      throw;
+    }
+    workspaces_.give(std::move(workspace));
+  }
+
+ private:
+  int threads_;
+  Workspaces workspaces_;
+};
+
+// -- memory ------------------------------------------------------------------------------------------------------------
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+
+std::shared_ptr<Matrix> pack(Context& context, const Bytes& raw, const std::string& raw_format, int64_t out, int64_t in,
+                             const std::string& format) {
+  const Format from = format_from_name(raw_format);
+  auto matrix = std::make_shared<Matrix>(make_matrix(format_from_name(format), out, in));
+  check(in % block_width(from) == 0, "rows of " + std::to_string(in) + " numbers are no multiple of " +
+                                         std::to_string(block_width(from)));
+  check(static_cast<int64_t>(raw.shape(0)) == out && static_cast<int64_t>(raw.shape(1)) == row_bytes(from, in),
+        "the bytes must be [" + std::to_string(out) + ", " + std::to_string(row_bytes(from, in)) + "], got [" +
+            std::to_string(raw.shape(0)) + ", " + std::to_string(raw.shape(1)) + "]");
+  pack_tiles(*matrix, from, raw.data(), 0, 0);  // refuses a pair of formats that it cannot convert
+  const uint8_t* bytes = raw.data();
+  context.compute([&](int threads, Workspace&) {
+    Pool::get().run(threads, [&](const Member& m) {
+      const auto [begin, end] = m.share(matrix->num_tiles());
+      pack_tiles(*matrix, from, bytes, begin, end);
+    });
+  });
+  return matrix;
+}
+
+std::shared_ptr<FloatVector> vector(const Floats& values) {
+  check(values.ndim() == 1 && values.size() >= 1, "a vector must have one dimension and at least one number");
+  return std::make_shared<FloatVector>(values.data(), values.data() + values.size());
+}
+
+std::shared_ptr<Rope> rope(const std::vector<double>& inv_freq, double scale, int64_t context) {
+  check(!inv_freq.empty(), "a rotary table needs at least one frequency");
+  check(context >= 1 && context <= INT32_MAX, "a rotary table's context must be in [1, 2^31)");
+  return std::make_shared<Rope>(inv_freq, scale, context);
+}
+
+std::shared_ptr<KvStore> kv_alloc(int64_t layers, int64_t heads, int64_t width, const std::string& format,
+                                  int64_t block_size, int64_t scale_group, int64_t num_blocks) {
+  check(format == "f32" || format == "bf16" || format == "int8", "a KV format is 'f32', 'bf16' or 'int8', got '" + format + "'");
+  const KvFormat f = format == "f32" ? KvFormat::F32 : format == "bf16" ? KvFormat::BF16 : KvFormat::Int8;
+  check(num_blocks >= 0 && num_blocks <= INT32_MAX, "the number of blocks must be in [0, 2^31)");
+  return std::make_shared<KvStore>(make_kv_layout(f, layers, heads, width, block_size, scale_group), num_blocks);
+}
+
+void kv_move(Context& context, KvStore& kv, nb::handle sources, nb::handle targets) {
+  const int64_t slots = kv.num_blocks() * kv.layout().block_size;
+  const auto from = read_ints(sources, "a source slot", 0, std::min<int64_t>(slots, INT32_MAX) - 1);
+  const auto to = read_ints(targets, "a target slot", 0, std::min<int64_t>(slots, INT32_MAX) - 1);
+  check(from.size() == to.size(), std::to_string(from.size()) + " sources, but " + std::to_string(to.size()) + " targets");
+  context.compute([&](int threads, Workspace&) {
+    Pool::get().run(from.empty() ? 1 : threads, [&](const Member& m) {
+      const auto [begin, end] = m.share(kv.layout().num_layers);
+      for (size_t i = 0; i < from.size(); ++i) kv.move(from[i], to[i], begin, end);
+    });
+  });
+}
+
+std::shared_ptr<Plan> plan(nb::handle segments, int64_t block_size) {
+  check(block_size >= 1 && block_size <= (1 << 20), "block_size must be in [1, 2^20], got " + std::to_string(block_size));
+  auto result = std::make_shared<Plan>();
+  result->block_size = block_size;
+  for (nb::handle segment : segments) add_segment(*result, read_segment(segment));
+  return result;
+}
+
+// -- network -----------------------------------------------------------------------------------------------------------
+
+Array array(const Floats& values) {
+  check(values.ndim() == 2, "an array must have two dimensions, got " + std::to_string(values.ndim()));
+  Array x(static_cast<int64_t>(values.shape(0)), static_cast<int64_t>(values.shape(1)));
+  if (x.size() > 0) std::memcpy(x.data(), values.data(), static_cast<size_t>(x.size()) * sizeof(float));
+  return x;
+}
+
+template <class T, size_t dims>
+nb::ndarray<nb::numpy, T> numpy_array(std::unique_ptr<T[]> values, const size_t (&shape)[dims]) {
+  T* data = values.release();
+  return nb::ndarray<nb::numpy, T>(data, dims, shape, nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); }));
+}
+
+nb::ndarray<nb::numpy, float> numpy(const Array& x) {
+  auto values = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(x.size()));
+  std::copy_n(x.data(), x.size(), values.get());
+  return numpy_array<float>(std::move(values), {static_cast<size_t>(x.rows()), static_cast<size_t>(x.cols())});
+}
+
+Array embed(Context& context, const Matrix& weight, const Plan& plan) {
+  check(plan.smallest_token >= 0 && plan.largest_token < weight.out, "token id " + std::to_string(plan.smallest_token < 0 ? plan.smallest_token : plan.largest_token) +
+                                             " is outside the model's vocabulary: allowed are [0, " +
+                                             std::to_string(weight.out) + ")");
+  Array y(plan.num_rows(), weight.in);
+  context.compute([&](int threads, Workspace&) { embed_rows(threads, weight, plan, y.data()); });
+  return y;
+}
+
+Array add(const Array& a, const Array& b) {
+  check(a.rows() == b.rows() && a.cols() == b.cols(), "arrays of " + shape_of(a) + " and " + shape_of(b) + " cannot be added");
+  Array y(a.rows(), a.cols());
+  add_rows(a.data(), b.data(), y.data(), a.size());
+  return y;
+}
+
+Array rms_norm(Context& context, const Array& x, const FloatVector& weight, double eps) {
+  check(x.cols() == weight.size(),
+        "a norm of " + std::to_string(weight.size()) + " numbers does not fit x, which is " + shape_of(x));
+  Array y(x.rows(), x.cols());
+  context.compute([&](int threads, Workspace&) {
+    norm_rows(threads, x.data(), weight, static_cast<float>(eps), y.data(), x.rows());
+  });
+  return y;
+}
+
+Array linear_op(Context& context, const Array& x, const Matrix& weight, const FloatVector* bias) {
+  check(x.cols() == weight.in, "a matrix of " + std::to_string(weight.out) + " x " + std::to_string(weight.in) +
+                                   " does not fit x, which is " + shape_of(x));
+  check(bias == nullptr || bias->size() == weight.out, "the bias must be as long as the matrix has rows");
+  Array y(x.rows(), weight.out);
+  if (x.rows() == 0) return y;
+  context.compute([&](int threads, Workspace& w) { linear(threads, w, x.data(), x.rows(), weight, bias, y.data()); });
+  return y;
+}
+
+Array rope_store_op(Context& context, const Array& q, const Array& k, const Array& v, const Layer& layer, KvStore& kv,
+                    const Plan& plan) {
+  const HeadShape& h = layer.heads;
+  check_plan(layer, kv, plan);
+  check_rows(q, plan, h.num_heads * h.width, "q");
+  check_rows(k, plan, h.num_kv_heads * h.width, "k");
+  check_rows(v, plan, h.num_kv_heads * h.width, "v");
+  Array rotated(q.rows(), q.cols()), keys(k.rows(), k.cols());
+  std::copy_n(q.data(), q.size(), rotated.data());
+  std::copy_n(k.data(), k.size(), keys.data());
+  context.compute([&](int threads, Workspace&) {
+    rope_store(threads, rotated.data(), keys.data(), v.data(), layer, kv, plan);
+  });
+  return rotated;
+}
+
+Array attend_op(Context& context, const Array& q, const Layer& layer, const KvStore& kv, const Plan& plan) {
+  check_plan(layer, kv, plan);
+  check_rows(q, plan, layer.heads.num_heads * layer.heads.width, "q");
+  Array y(q.rows(), q.cols());
+  if (q.rows() == 0) return y;
+  context.compute([&](int threads, Workspace& w) { attend(threads, w, q.data(), layer, kv, plan, y.data()); });
+  return y;
+}
+
+Array gated_mlp_op(Context& context, const Array& x, const Layer& layer) {
+  check_layer(layer);
+  check(x.cols() == layer.width(), "x must be as wide as the layer, " + std::to_string(layer.width()) + ", got " + shape_of(x));
+  Array y(x.rows(), x.cols());
+  if (x.rows() == 0) return y;
+  context.compute([&](int threads, Workspace& w) { gated_mlp(threads, w, x.data(), x.rows(), layer, y.data()); });
+  return y;
+}
+
+Array decoder_layer_op(Context& context, const Array& x, const Layer& layer, KvStore& kv, const Plan& plan) {
+  check_layer(layer);
+  check_plan(layer, kv, plan);
+  check_rows(x, plan, layer.width(), "x");
+  Array y(x.rows(), x.cols());
+  if (x.rows() == 0) return y;
+  context.compute([&](int threads, Workspace& w) { decoder_layer(threads, w, x.data(), layer, kv, plan, y.data()); });
+  return y;
+}
+
+Array logits_op(Context& context, const Array& x, const FloatVector& norm, double eps, const Matrix& weight,
+                const Plan& plan) {
+  check_rows(x, plan, weight.in, "x");
+  check(norm.size() == weight.in, "the norm must be as long as the output matrix is wide");
+  Array y(static_cast<int64_t>(plan.scored.size()), weight.out);
+  if (y.rows() == 0) return y;
+  context.compute([&](int threads, Workspace& w) {
+    logits(threads, w, x.data(), norm, static_cast<float>(eps), weight, plan, y.data());
+  });
+  return y;
+}
+
+// -- choosing ----------------------------------------------------------------------------------------------------------
+
+void check_k(int64_t k, int64_t vocabulary) {
+  check(1 <= k && k <= vocabulary, "the number of tokens to choose must be in [1, " + std::to_string(vocabulary) + "], got " +
+                                       std::to_string(k));
+}
+
+void check_one_each(size_t rows, const Array& logits) {
+  check(static_cast<int64_t>(rows) == logits.rows(),
+        std::to_string(rows) + " rows to choose, but the logits are " + shape_of(logits));
+}
+
+nb::ndarray<nb::numpy, int64_t> sample_op(Context& context, const Array& logits, nb::handle rows, int64_t k) {
+  const int64_t vocabulary = logits.cols();
+  const ChoiceRows choices(rows, vocabulary);
+  check_one_each(choices.rows().size(), logits);
+  check_k(k, vocabulary);
+  auto tokens = std::make_unique_for_overwrite<int64_t[]>(static_cast<size_t>(logits.rows() * k));
+  context.compute([&](int threads, Workspace& w) {
+    sample(threads, w.choices, logits.data(), vocabulary, choices.rows(), k, tokens.get());
+  });
+  return numpy_array<int64_t>(std::move(tokens), {static_cast<size_t>(logits.rows()), static_cast<size_t>(k)});
+}
+
+nb::ndarray<nb::numpy, double> law_op(Context& context, const Array& logits, nb::handle rows) {
+  const ChoiceRows choices(rows, logits.cols());
+  check_one_each(choices.rows().size(), logits);
+  auto p = std::make_unique_for_overwrite<double[]>(static_cast<size_t>(logits.size()));
+  context.compute([&](int threads, Workspace& w) { law(threads, w.choices, logits.data(), logits.cols(), choices.rows(), p.get()); });
+  return numpy_array<double>(std::move(p), {static_cast<size_t>(logits.rows()), static_cast<size_t>(logits.cols())});
+}
+
+nb::ndarray<nb::numpy, float> logprobs_op(Context& context, const Array& logits, nb::handle tokens) {
+  const Tokens chosen = read_ints(tokens, "a token", 0, logits.cols() - 1);
+  check_one_each(chosen.size(), logits);
+  auto values = std::make_unique_for_overwrite<float[]>(chosen.size());
+  context.compute([&](int threads, Workspace&) { logprobs(threads, logits.data(), logits.cols(), chosen, values.get()); });
+  return numpy_array<float>(std::move(values), {chosen.size()});
+}
+
+nb::tuple top_k_op(Context& context, const Array& logits, int64_t k) {
+  check_k(k, logits.cols());
+  const auto rows = static_cast<size_t>(logits.rows());
+  auto tokens = std::make_unique_for_overwrite<int64_t[]>(rows * k);
+  auto values = std::make_unique_for_overwrite<float[]>(rows * k);
+  context.compute([&](int threads, Workspace& w) {
+    top_k(threads, w.choices, logits.data(), logits.rows(), logits.cols(), k, tokens.get(), values.get());
+  });
+  return nb::make_tuple(numpy_array<int64_t>(std::move(tokens), {rows, static_cast<size_t>(k)}),
+                        numpy_array<float>(std::move(values), {rows, static_cast<size_t>(k)}));
+}
+
+// -- measuring ---------------------------------------------------------------------------------------------------------
+
+// Gigabytes per second of each of `repeats` streaming reads of `num_bytes`, all threads together.
+std::vector<double> read_bandwidth(Context& context, int64_t num_bytes, int64_t repeats) {
+  check(num_bytes >= 4096 && num_bytes <= (int64_t{1} << 40), "num_bytes must be in [4096, 2^40]");
+  check(repeats >= 1 && repeats <= 100000, "repeats must be in [1, 100000]");
+  const int64_t lines = num_bytes / 64;
+  std::vector<double> speeds;
+  AlignedBuffer buffer(static_cast<size_t>(lines) * 64);
+  std::memset(buffer.data(), 1, buffer.size());  // pages that nobody wrote would all be one page of zeros
+  context.compute([&](int threads, Workspace&) {
+    std::vector<uint64_t> digests(static_cast<size_t>(threads) * 8);
+    Pool::get().run(threads, [](const Member&) {});  // wakes the workers
+    for (int64_t i = 0; i < repeats; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      Pool::get().run(threads, [&](const Member& m) {
+        const auto [begin, end] = m.share(lines);
+        digests[static_cast<size_t>(m.index) * 8] = read_stream(buffer.data() + begin * 64, static_cast<size_t>(end - begin) * 64);
+      });
+      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+      speeds.push_back(static_cast<double>(buffer.size()) / seconds.count() / 1e9);
+    }
+  });
+  return speeds;
+}
+
+}  // namespace
+}  // namespace outpace
+
+NB_MODULE(_native, m) {
+  using namespace outpace;
+  static const nb::object usage_error = nb::module_::import_("outpace.errors").attr("UsageError");
+  nb::register_exception_translator([](const std::exception_ptr& error, void*) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const std::invalid_argument& e) {
+      PyErr_SetString(usage_error.ptr(), e.what());
+    }
+  });
+  nb::class_<Matrix>(m, "Weight", "A packed matrix [out, in].")
+      .def_prop_ro("shape", [](const Matrix& w) { return nb::make_tuple(w.out, w.in); })
+      .def_prop_ro("num_bytes", [](const Matrix& w) { return w.num_tiles() * w.tile_bytes; });
+  nb::class_<FloatVector>(m, "Vector", "A float vector: a norm weight or a bias.");
+  nb::class_<Rope>(m, "Rope", "A rotary table.");
+  nb::class_<KvStore>(m, "KV", "Storage of a paged cache, all layers.");
+  nb::class_<Plan>(m, "Plan", "A ragged batch, ready for the kernels.");
+  nb::class_<Layer>(m, "Layer", "A decoder layer, checked.");
+  nb::class_<Array>(m, "Array", "Rows of float32.")
+      .def("__add__", add, nb::is_operator())
+      .def_prop_ro("shape", [](const Array& x) { return nb::make_tuple(x.rows(), x.cols()); });
+  m.def("isa", [] { return std::string(isa_name(active_isa())); });
+  m.def("has_bf16_dot", [] { return has_bf16_dot(); });
+  m.def("vector", vector, "values"_a.noconvert());
+  m.def("rope", rope, "inv_freq"_a, "scale"_a, "context"_a);
+  m.def("kv_alloc", kv_alloc, "layers"_a, "heads"_a, "width"_a, "format"_a, "block_size"_a, "scale_group"_a, "num_blocks"_a);
+  m.def("kv_grow", [](KvStore& kv, int64_t num_blocks) { kv.grow(num_blocks); }, "kv"_a, "num_blocks"_a);
+  m.def("plan", plan, "segments"_a, "block_size"_a);
+  m.def("layer", [](nb::handle layer) { return std::const_pointer_cast<Layer>(read_layer(layer)); }, "layer"_a);
+  m.def("array", array, "values"_a.noconvert());
+  m.def("numpy", numpy, "x"_a);
+  nb::class_<Context>(m, "Context", "What the kernels of one NativeOps need.")
+      .def(nb::init<int>(), "threads"_a)
+      .def("pack", pack, "raw"_a.noconvert(), "raw_format"_a, "out"_a, "in_"_a, "format"_a)
+      .def("kv_move", kv_move, "kv"_a, "sources"_a, "targets"_a)
+      .def("embed", embed, "weight"_a, "plan"_a)
+      .def("rms_norm", rms_norm, "x"_a, "weight"_a, "eps"_a)
+      .def("linear", linear_op, "x"_a, "weight"_a, "bias"_a.none())
+      .def("rope_store", rope_store_op, "q"_a, "k"_a, "v"_a, "layer"_a, "kv"_a, "plan"_a)
+      .def("attend", attend_op, "q"_a, "layer"_a, "kv"_a, "plan"_a)
+      .def("gated_mlp", gated_mlp_op, "x"_a, "layer"_a)
+      .def("decoder_layer", decoder_layer_op, "x"_a, "layer"_a, "kv"_a, "plan"_a)
+      .def("logits", logits_op, "x"_a, "norm"_a, "eps"_a, "weight"_a, "plan"_a)
+      .def("sample", sample_op, "logits"_a, "rows"_a, "k"_a)
+      .def("law", law_op, "logits"_a, "rows"_a)
+      .def("logprobs", logprobs_op, "logits"_a, "tokens"_a)
+      .def("top_k", top_k_op, "logits"_a, "k"_a)
+      .def("read_bandwidth", read_bandwidth, "num_bytes"_a, "repeats"_a);
+}

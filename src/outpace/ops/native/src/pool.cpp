@@ -1,0 +1,161 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <chrono>
+#include <thread>
+
+#include "float_mode.h"
+
+namespace outpace {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr auto kBarrierSpin = std::chrono::microseconds(50);
+constexpr auto kIdleSpin = std::chrono::microseconds(150);  // spans the gap between two calls of a step
+constexpr auto kPatience = std::chrono::microseconds(20);   // a worker that spins comes within one, a parked one in about 20
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
+// Waits until `word` is not `seen`: spins for about `spin`, then parks in the kernel.
+void wait_change(const std::atomic<uint32_t>& word, uint32_t seen, Clock::duration spin) {
+  const auto changed = [&] { return word.load(std::memory_order_acquire) != seen; };
+  for (int i = 0; i < 256; ++i) {
+    if (changed()) return;
+    pause();
+  }
+  for (const auto end = Clock::now() + spin; Clock::now() < end;) {
+    for (int i = 0; i < 32; ++i) {
+      if (changed()) return;
+      pause();
+    }
+  }
+  word.wait(seen, std::memory_order_acquire);
+}
+
+std::atomic<Pool*> pool_of_process{nullptr};
+
+// In the child of a fork: its parent's pool is a husk without threads, its mutex perhaps locked for ever.
+void forget_pool() { pool_of_process.store(nullptr); }
+
+// While it lives, new threads start with all signals blocked: Ctrl-C belongs to the thread that runs Python.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &saved_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &saved_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t saved_;
+};
+
+}  // namespace
+
+void Barrier::arrive_and_wait(int count) {
+  const uint32_t generation = generation_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < static_cast<uint32_t>(count)) {
+    wait_change(generation_, generation, kBarrierSpin);
+    return;
+  }
+  arrived_.store(0, std::memory_order_relaxed);
+  generation_.store(generation + 1, std::memory_order_release);
+  generation_.notify_all();
+}
+
+Pool& Pool::get() {
+  if (Pool* pool = pool_of_process.load()) return *pool;
+  static std::once_flag once;
+  std::call_once(once, [] { pthread_atfork(nullptr, nullptr, forget_pool); });
+  Pool* fresh = new Pool;
+  Pool* other = nullptr;
+  if (pool_of_process.compare_exchange_strong(other, fresh)) return *fresh;
+  delete fresh;
+  return *other;
+}
+
+// The door of a job: its number, whether it is closed, how many workers it wants, how many came.
+namespace door {
+
+constexpr uint64_t kClosed = uint64_t{1} << 31;
+uint64_t open(uint32_t number, int wanted) { return uint64_t{number} << 32 | static_cast<uint64_t>(wanted) << 16; }
+uint32_t number(uint64_t door) { return static_cast<uint32_t>(door >> 32); }
+int wanted(uint64_t door) { return static_cast<int>(door >> 16 & 0x7FFF); }
+int came(uint64_t door) { return static_cast<int>(door & 0xFFFF); }
+
+}  // namespace door
+
+void Pool::run_job(const Job& job) {
+  if (job.count <= 1) {  // alone: no turn to wait for
+    const FloatMode mode;
+    job.call(job.body, Member{0, 1, nullptr});
+    return;
+  }
+  const std::scoped_lock lock(turn_);
+  start_workers(job.count - 1);
+  job_ = job;
+  team_ = 1 + gather(job.count - 1);
+  started_.store(called_.load(std::memory_order_relaxed), std::memory_order_release);
+  started_.notify_all();
+  run_member(0);
+  // Now nobody reads job_: those who did not come in time never do.
+  end_.arrive_and_wait(team_);
+}
+
+// Calls the workers and returns how many of them came, at most `wanted`, when the door closed behind them.
+int Pool::gather(int wanted) {
+  const uint32_t number = called_.load(std::memory_order_relaxed) + 1;
+  door_.store(door::open(number, wanted), std::memory_order_relaxed);
+  called_.store(number, std::memory_order_release);
+  called_.notify_all();
+  const auto all_came = [&] { return door::came(door_.load(std::memory_order_acquire)) == wanted; };
+  for (const auto end = Clock::now() + kPatience; !all_came() && Clock::now() < end;) pause();
+  return door::came(door_.fetch_or(door::kClosed, std::memory_order_acq_rel));
+}
+
+void Pool::run_member(int index) {
+  const FloatMode mode;
+  job_.call(job_.body, Member{index, team_, &inside_});
+}
+
+void Pool::work(uint32_t seen) {
+  for (;;) {
+    wait_change(called_, seen, kIdleSpin);
+    seen = called_.load(std::memory_order_acquire);
+    const int index = join(seen);
+    if (index == 0) continue;
+    wait_change(started_, seen - 1, kBarrierSpin);
+    run_member(index);
+    end_.arrive_and_wait(team_);
+  }
+}
+
+// Returns the worker's place in the team of a job, or 0 if that is complete.
+int Pool::join(uint32_t number) {
+  uint64_t seen = door_.load(std::memory_order_acquire);
+  while (door::number(seen) == number && (seen & door::kClosed) == 0 && door::came(seen) < door::wanted(seen)) {
+    if (door_.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel)) return door::came(seen) + 1;
+  }
+  return 0;
+}
+
+void Pool::start_workers(int count) {
+  if (workers_ >= count) return;
+  const SignalsBlocked blocked;
+  for (; workers_ < count; ++workers_) {
+    std::thread([this, seen = called_.load()] { work(seen); }).detach();
+  }
+}
+
+}  // namespace outpace

@@ -1,0 +1,84 @@
+// One pool of threads for the whole process: jobs of several models take turns on it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <type_traits>
+
+namespace outpace {
+
+// Where a number of threads wait for each other: spins briefly, then parks.
+class Barrier {
+ public:
+  void arrive_and_wait(int count);
+
+ private:
+  // Each on a cache line of its own: one is written by all, the other is read in a loop.
+  alignas(64) std::atomic<uint32_t> arrived_{0};
+  alignas(64) std::atomic<uint32_t> generation_{0};
+};
+
+// One thread's place in a running job.
+struct Member {
+  int index;  // in [0, count)
+  int count;  // threads that run the job
+  Barrier* meeting;
+
+  // Waits until all threads of the job are here.
+  void barrier() const {
+    if (count > 1) meeting->arrive_and_wait(count);
+  }
+
+  // This thread's even share [begin, end) of n items.
+  struct Share {
+    int64_t begin, end;
+  };
+  Share share(int64_t n) const { return {n * index / count, n * (index + 1) / count}; }
+};
+
+// Threads that spin briefly for work and then park. Never destroyed: workers end with the process.
+// A forked child has none of its parent's threads, so it gets a pool of its own.
+//
+// Nobody waits for a thread that is not there. A job takes the workers that come within a moment; on a busy machine, where
+// the system has given their cores to others, it starts without them. (Threads that wait for each other at every barrier
+// only get on while all of them run, which on such a machine is next to never.) So a body must compute the same whatever
+// Member::count turns out to be: bits never depend on it.
+class Pool {
+ public:
+  static Pool& get();
+
+  // Runs body(const Member&) on at most `count` threads, the caller among them, in the standard floating-point mode;
+  // returns when all have returned. One job at a time: others wait for their turn. `body` must not throw.
+  template <class Body>
+  void run(int count, Body&& body) {
+    using Plain = std::remove_reference_t<Body>;
+    run_job({[](void* b, const Member& m) { (*static_cast<Plain*>(b))(m); }, &body, count});
+  }
+
+ private:
+  struct Job {
+    void (*call)(void*, const Member&) = nullptr;
+    void* body = nullptr;
+    int count = 0;
+  };
+
+  void run_job(const Job& job);
+  int gather(int wanted);
+  void run_member(int index);
+  [[noreturn]] void work(uint32_t seen);
+  int join(uint32_t number);
+  void start_workers(int count);
+
+  std::mutex turn_;  // held while a job runs
+  Job job_;
+  int team_ = 0;  // threads that run it
+  int workers_ = 0;
+  Barrier inside_, end_;
+  // Each on a cache line of its own: they are read in loops.
+  alignas(64) std::atomic<uint32_t> called_{0};   // number of the last job that workers were called for
+  alignas(64) std::atomic<uint64_t> door_{0};     // who came for it: see pool.cpp
+  alignas(64) std::atomic<uint32_t> started_{0};  // number of the last job whose team is complete
+};
+
+}  // namespace outpace

@@ -1,0 +1,168 @@
+"""Fill the cost table with throw-away passes, a few at a time, so that no request waits for a calibration.
+
+A probe is run only when the real steps so far have earned it: all probes together take at most 2 % of the
+decoding time plus a moment nobody notices, and two seconds in all. Later one row count after the other is checked
+again, at a five-hundredth of the time: a table measured on a busy machine, or read from disk, may be wrong where no
+real step would ever find out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from outpace.cache import BlockTable, Cache
+from outpace.runner import Runner, Share
+from outpace.tune.cost import ROWS, PassCost
+from outpace.types import Request
+
+# Rows upwards, so that each price is predicted from the one before. A context of 1 means a long one.
+_WANTED = ((2, 0), (4, 0), (8, 0), (8, 1), (5, 0), (16, 0), (16, 1), (1, 1), (9, 0), (17, 0), (32, 0))
+_UNNOTICED = 0.1  # seconds, in several pieces
+_SHARE = 0.02  # of the decoding time
+_IN_ALL = 2.0  # seconds
+_LATER_SHARE = 0.002
+_DEAR = 0.7  # of a pass: where a row costs that much, drafts of more rows can hardly pay
+_LONG = 1024  # positions
+_LONG_BYTES = 64 << 20  # most memory of the probe's own cache
+
+_ANY = Request((0,), 1)  # probes are never sampled
+
+Prober = Callable[[int, int], float]  # rows, context -> seconds of such a pass
+
+
+class Calibration:
+    """Decides when to probe, and hands what is measured to the cost table.
+
+    probe: runs a pass; long: the context of its long probes (0: it has none). rest: called when no more probes are
+    due for a while.
+    """
+
+    def __init__(
+        self,
+        cost: PassCost,
+        probe: Prober,
+        long: int,
+        rest: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._cost, self._probe, self._long, self._rest, self._clock = cost, probe, long, rest, clock
+        self._left = [wanted for wanted in _WANTED if (long or not wanted[1]) and not self._is_measured(*wanted)]
+        self._later = deque(rows for rows, far in _WANTED if not far)
+        self._credit = 0.0 if cost.is_known else _UNNOTICED
+        self.seconds = 0.0  # spent on probes so far
+        self.num_probes = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything has been probed once; what follows are checks."""
+        return not self._left
+
+    def earn(self, seconds: float) -> None:
+        """Count the seconds of a real step."""
+        self._credit += (_SHARE if self._left else _LATER_SHARE) * seconds
+
+    def run_next(self) -> bool:
+        """Run the next probe if it is due; return whether it was."""
+        if not self._cost.is_known or self._credit < 2.0 * self._cost.pace:
+            return False
+        if not self._left:
+            return self._check_again()
+        while self._left and self._is_futile(*self._left[0]):
+            del self._left[0]
+        is_due = bool(self._left) and self._price(*self._left[0]) <= self._credit
+        if is_due:
+            self._run(*self._left.pop(0))
+        if not self._left:
+            self._rest()
+        return is_due
+
+    def _check_again(self) -> bool:
+        rows = self._later[0]
+        if self._price(rows, 0) > self._credit:
+            return False
+        self._later.rotate(-1)
+        if self._is_futile(rows, 0):
+            return False
+        self._run(rows, 0)
+        self._rest()
+        return True
+
+    def _is_measured(self, rows: int, far: int) -> bool:
+        curve = self._cost.reach if far else self._cost.base
+        return curve.samples[curve.knots.index(rows)] >= 1.0
+
+    def _price(self, rows: int, far: int) -> float:
+        """Return the predicted seconds of a probe: two passes."""
+        cost = self._cost
+        return cost.seconds([(rows, far * self._long)]) + cost.seconds([(rows if far else 1, 0)])
+
+    def _run(self, rows: int, far: int) -> None:
+        started = self._clock()
+        below = self._probe(rows if far else 1, 0)
+        above = self._probe(rows, far * self._long)
+        self._cost.observe_probe(rows, far * self._long, above / below)
+        spent = self._clock() - started
+        self._credit -= spent
+        self.seconds += spent
+        self.num_probes += 1
+
+    def _is_futile(self, rows: int, far: int) -> bool:
+        """Return whether too little time is left, or half of the rows were so dear that nobody will want as many."""
+        base, half = self._cost.base, rows // 2
+        if self._left and self._price(rows, far) > _IN_ALL - self.seconds:
+            return True
+        return any(base.samples[1:]) and base.at(half) - base.at(1) > _DEAR * (half - 1) * base.at(1) > 0
+
+
+class PassProbe:
+    """Time passes of a model on a cache of its own: texts and their shared prefixes do not notice.
+
+    The long context is filled with copies of one block, since only its size matters.
+    """
+
+    def __init__(self, runner: Runner, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._target, self._clock = runner, clock
+        self._tables: dict[int, BlockTable] = {}  # by context
+        spec = runner.cache.spec
+        room = min(_LONG_BYTES // spec.bytes_per_token, runner.context) - 2 * spec.block_size
+        self.long = max(0, min(_LONG, room) // spec.block_size * spec.block_size)
+        self._cache: Cache | None = None
+
+    def __call__(self, rows: int, context: int) -> float:
+        """Return the seconds of a pass of that many rows after `context` positions."""
+        table = self._tables.get(context) or self._open(context)
+        text = [0] * (context + 1)
+        share = Share(table, _ANY, text, len(text), [0] * (rows - 1), range(-1, rows - 2))
+        runner = self._runner()
+        started = self._clock()
+        runner.forward([share])
+        return self._clock() - started
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._tables.clear()
+        self._cache = None
+
+    def _runner(self) -> Runner:
+        target = self._target
+        if self._cache is None:
+            spec = target.cache.spec
+            blocks = self.long // spec.block_size + 2 * (max(ROWS) // spec.block_size + 2)
+            self._cache = Cache(target.ops, spec, capacity=blocks, lookback=target.model.lookback, share=False)
+        return Runner(target.model, target.ops, self._cache, target.context)
+
+    def _open(self, context: int) -> BlockTable:
+        runner = self._runner()
+        table = self._tables[context] = runner.cache.open(())
+        if context:
+            size = runner.cache.block_size
+            runner.forward([Share(table, _ANY, [0] * size, size)])
+            table.commit(range(size), [0] * size)
+            first = table.blocks[0] * size
+            table.reserve(context - size)
+            for block in table.blocks[1:]:
+                runner.ops.kv_move(runner.cache.kv, range(first, first + size), range(block * size, (block + 1) * size))
+            table.commit(range(context - size), [0] * (context - size))
+        return table

@@ -1,0 +1,270 @@
+"""What comes from Python is checked before a kernel sees it: every mistake is an error that says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from outpace.errors import UsageError, WeightsError
+from outpace.ops.protocol import DecoderLayer
+from outpace.types import KVSpec, RawTensor, Row, SamplingParams, Segment
+from tests.tiny import raw_tensor
+
+pytest.importorskip("outpace.ops.native._native")
+from outpace.ops.native import NativeOps
+
+BLOCK = 4
+SPEC = KVSpec(num_layers=2, num_kv_heads=2, head_width=8, format="f32", block_size=BLOCK)
+
+
+@pytest.fixture(scope="module")
+def ops() -> NativeOps:
+    return NativeOps(threads=2)
+
+
+def zeros(*shape: int) -> Any:
+    return raw_tensor("w", np.zeros(shape, np.float32))
+
+
+def decoder_layer(ops: NativeOps, **changes: Any) -> DecoderLayer:
+    """Return a layer 32 wide with 4 heads, 2 of keys and values, and a feed-forward of 48."""
+    square, narrow = ops.pack(zeros(32, 32)), ops.pack(zeros(16, 32))
+    norm = ops.vector(zeros(32))
+    layer = DecoderLayer(
+        index=0,
+        attn_norm=norm,
+        wq=square,
+        wk=narrow,
+        wv=narrow,
+        wo=square,
+        mlp_norm=norm,
+        gate=ops.pack(zeros(48, 32)),
+        up=ops.pack(zeros(48, 32)),
+        down=ops.pack(zeros(32, 48)),
+        rope=ops.rope(np.ones(4), 1.0, 64),
+        num_heads=4,
+        num_kv_heads=2,
+        head_width=8,
+        eps=1e-5,
+    )
+    return replace(layer, **changes)
+
+
+def segment(**changes: Any) -> Segment:
+    return replace(Segment(blocks=[0, 1], start=3, tokens=[1, 2, 3], parents=[-1], num_scored=1), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": [], "parents": []}, "no tokens"),
+        ({"start": -1}, "start"),
+        ({"start": 6}, "does not cover 9 tokens"),
+        ({"start": 2**31}, "start"),
+        ({"start": "x"}, "integer"),
+        ({"blocks": [0]}, "does not cover 6 tokens"),
+        ({"blocks": [-2, 1]}, "block"),
+        ({"blocks": [0, -1]}, "freed"),
+        ({"blocks": [0, 2**40]}, "block"),
+        ({"parents": [0]}, "parent 0 of draft node 0"),
+        ({"parents": [-1, 1]}, "parent 1 of draft node 1"),
+        ({"parents": [-2]}, "parent"),
+        ({"parents": [-1, 0, 1, 2]}, "4 parents"),
+        ({"num_scored": 4}, "num_scored"),
+        ({"num_scored": -1}, "num_scored"),
+        ({"kind": "full"}, "full segment has no draft"),
+        ({"kind": "forest"}, "kind"),
+        ({"tokens": [1, 2.5, 3]}, "integer"),
+    ],
+    ids=str,
+)
+def test_a_segment_that_cannot_be_run_is_refused(ops: NativeOps, changes: dict[str, Any], message: str) -> None:
+    ops.plan([segment()], BLOCK)
+    with pytest.raises(UsageError, match=message):
+        ops.plan([segment(**changes)], BLOCK)
+
+
+@pytest.mark.parametrize("block_size", [0, -1, 2**21])
+def test_a_block_size_out_of_range_is_refused(ops: NativeOps, block_size: int) -> None:
+    with pytest.raises(UsageError, match="block_size"):
+        ops.plan([], block_size)
+
+
+Call = Callable[[NativeOps, Any, Any, Any], object]  # of ops, x [3, 32], a layer's handle, the KV storage
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ops, x, layer, kv: ops.decoder_layer(x, layer, kv, ops.plan([segment()], 8)), "block size"),
+        (lambda ops, x, layer, kv: ops.decoder_layer(x, layer, kv, ops.plan([segment(blocks=[0, 9])], 4)), "block 9"),
+        (lambda ops, x, layer, kv: ops.decoder_layer(x, layer, kv, ops.plan([], 4)), r"x must be \[0, 32\]"),
+        (lambda ops, x, layer, kv: ops.attend(x, layer, kv, ops.plan([segment(blocks=[-1, 1], start=4)], 4)), "freed"),
+        (
+            lambda ops, x, layer, kv: ops.attend(x, layer, kv, ops.plan([segment(blocks=[0] * 17, start=62)], 4)),
+            r"position 6\d is outside the rotary table",
+        ),
+        (
+            lambda ops, x, layer, kv: ops.attend(x + x, layer, ops.kv_alloc(replace(SPEC, head_width=4), 4), plan(ops)),
+            "heads",
+        ),
+        (lambda ops, x, layer, kv: ops.attend(x, layer, ops.kv_alloc(replace(SPEC, num_layers=1), 4), plan(ops)), None),
+        (lambda ops, x, layer, kv: ops.attend(array(ops, 3, 31), layer, kv, plan(ops)), r"q must be \[3, 32\]"),
+        (lambda ops, x, layer, kv: ops.rope_store(x, x, x, layer, kv, plan(ops)), r"k must be \[3, 16\]"),
+        (lambda ops, x, layer, kv: ops.gated_mlp(array(ops, 3, 16), layer), "wide"),
+        (lambda ops, x, layer, kv: ops.linear(x, ops.pack(zeros(5, 31))), "does not fit"),
+        (lambda ops, x, layer, kv: ops.linear(x, ops.pack(zeros(5, 32)), ops.vector(zeros(4))), "bias"),
+        (lambda ops, x, layer, kv: ops.rms_norm(x, ops.vector(zeros(31)), 1e-5), "does not fit"),
+        (lambda ops, x, layer, kv: x + array(ops, 3, 31), "cannot be added"),
+        (
+            lambda ops, x, layer, kv: ops.logits(x, ops.vector(zeros(31)), 1e-5, ops.pack(zeros(9, 32)), plan(ops)),
+            "norm",
+        ),
+        (lambda ops, x, layer, kv: ops.kv_move(kv, [0, 1], [2]), "2 sources"),
+        (lambda ops, x, layer, kv: ops.kv_move(kv, [16], [2]), "source slot"),
+        (lambda ops, x, layer, kv: ops.kv_move(kv, [0], [-1]), "target slot"),
+        (lambda ops, x, layer, kv: ops.kv_grow(kv, 3), "never shrinks"),
+        (lambda ops, x, layer, kv: ops.kv_alloc(replace(SPEC, head_width=7), 1), "even"),
+        (lambda ops, x, layer, kv: ops.kv_alloc(replace(SPEC, num_layers=0), 1), "sizes"),
+        (lambda ops, x, layer, kv: ops.kv_alloc(SPEC, -1), "number of blocks"),
+        (lambda ops, x, layer, kv: ops.rope(np.ones(4), 1.0, 0), "context"),
+        (lambda ops, x, layer, kv: ops.rope(np.ones(0), 1.0, 8), "frequency"),
+        (lambda ops, x, layer, kv: ops.array(np.zeros(3, np.float32)), "two dimensions"),
+        (lambda ops, x, layer, kv: ops.array(np.zeros((3, 3))), "float32"),  # type: ignore[arg-type]
+        (lambda ops, x, layer, kv: ops.read_bandwidth(1, 1), "num_bytes"),
+    ],
+)
+def test_arguments_that_do_not_fit_together_are_refused(ops: NativeOps, call: Call, message: str | None) -> None:
+    x, layer, kv = array(ops, 3, 32), ops.layer(decoder_layer(ops)), ops.kv_alloc(SPEC, 4)
+    if message is None:
+        call(ops, x, layer, kv)
+        return
+    with pytest.raises(UsageError, match=message):
+        call(ops, x, layer, kv)
+
+
+def array(ops: NativeOps, *shape: int) -> Any:
+    return ops.array(np.zeros(shape, np.float32))
+
+
+def plan(ops: NativeOps) -> Any:
+    return ops.plan([segment()], BLOCK)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("wk", (32, 32), "wk"),
+        ("wv", (16, 31), "wv"),
+        ("wo", (31, 32), "wo"),
+        ("gate", (48, 31), "gate"),
+        ("up", (47, 32), "up"),
+        ("down", (32, 47), "down"),
+        ("attn_norm", (31,), "norms"),
+        ("bq", (31,), "biases"),
+        ("bk", (32,), "biases"),
+    ],
+)
+def test_weights_of_a_layer_that_do_not_fit_are_refused_when_it_runs(
+    ops: NativeOps, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    wrong = ops.pack(zeros(*shape)) if len(shape) == 2 else ops.vector(zeros(*shape))
+    layer = ops.layer(decoder_layer(ops, **{name: wrong}))
+    with pytest.raises(UsageError, match=message):
+        ops.decoder_layer(array(ops, 3, 32), layer, ops.kv_alloc(SPEC, 4), plan(ops))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_kv_heads": 3}, "multiple"),
+        ({"num_heads": 0}, "multiple"),
+        ({"head_width": 7}, "even"),
+        ({"window": 0}, "window"),
+        ({"index": -1}, "index"),
+        ({"eps": None}, "eps"),
+        ({"wq": None}, "wq is missing"),
+        ({"wq": "a string"}, "wq is not a handle"),
+        ({"bq": 3}, "bq is not a handle"),
+    ],
+)
+def test_a_layer_whose_heads_or_handles_are_wrong_is_refused(
+    ops: NativeOps, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        ops.layer(decoder_layer(ops, **changes))
+
+
+def test_a_layer_past_those_of_the_storage_is_refused(ops: NativeOps) -> None:
+    layer = ops.layer(decoder_layer(ops, index=2))
+    with pytest.raises(UsageError, match="layers of the KV storage"):
+        ops.attend(array(ops, 3, 32), layer, ops.kv_alloc(SPEC, 4), plan(ops))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (Row(SamplingParams(logit_bias={9: 1.0}), 0, 0, 0), "logit_bias names token 9"),
+        (Row(SamplingParams(repetition_penalty=2.0), 0, 0, 0, prompt=[9]), "prompt"),
+        (Row(SamplingParams(presence_penalty=2.0), 0, 0, 0, output=[-1]), "output"),
+        (Row(SamplingParams(temperature=1.0), -1, 0, 0), "seed"),
+        (Row(SamplingParams(temperature=1.0), 2**64, 0, 0), "seed"),
+        (Row(SamplingParams(temperature=1.0), 0, 2**32, 0), "sample_index"),
+        (Row(SamplingParams(temperature=1.0), 0, 0, -1), "position"),
+        (Row(SamplingParams(), 0, 0, 0, mask=np.zeros(1, np.int32)), "mask"),  # type: ignore[arg-type]
+        (Row(SamplingParams(), 0, 0, 0, mask=np.zeros(2, np.uint32)), "mask"),
+        (Row(SamplingParams(), 0, 0, 0, mask=np.zeros(2, np.uint32)[::2]), "forbid"),
+        (Row(SamplingParams(), 0, 0, 0, mask=np.zeros(1, np.uint32)), "forbid"),
+    ],
+)
+def test_a_row_that_cannot_be_chosen_is_refused(ops: NativeOps, row: Row, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ops.sample(array(ops, 1, 9), [row])
+
+
+def test_rows_and_logits_must_be_as_many(ops: NativeOps) -> None:
+    logits, greedy = array(ops, 2, 9), Row(SamplingParams(), 0, 0, 0)
+    with pytest.raises(UsageError, match="1 rows to choose"):
+        ops.sample(logits, [greedy])
+    with pytest.raises(UsageError, match="3 rows to choose"):
+        ops.law(logits, [greedy] * 3)
+    with pytest.raises(UsageError, match="1 rows to choose"):
+        ops.logprobs(logits, [1])
+    with pytest.raises(UsageError, match="token"):
+        ops.logprobs(logits, [1, 9])
+
+
+def test_logits_that_are_no_numbers_are_refused(ops: NativeOps) -> None:
+    broken = ops.array(np.full((1, 300), np.nan, np.float32))
+    for params in (SamplingParams(), SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, top_p=0.9)):
+        with pytest.raises(UsageError, match="no number"):
+            ops.sample(broken, [Row(params, 0, 0, 0)])
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025])
+def test_a_number_of_threads_out_of_range_is_refused(threads: int) -> None:
+    with pytest.raises(UsageError, match="threads"):
+        NativeOps(threads=threads)
+
+
+def test_bytes_that_do_not_make_the_matrix_are_refused(ops: NativeOps) -> None:
+    good = zeros(4, 32)
+    with pytest.raises(WeightsError, match="needs 4 rows of 128 bytes"):
+        ops.pack(replace(good, data=good.data[:3]))
+    with pytest.raises(WeightsError, match="matrix"):
+        ops.pack(zeros(32))
+    with pytest.raises(WeightsError, match="vector"):
+        ops.vector(good)
+    with pytest.raises(WeightsError, match="multiples of 32"):
+        ops.pack(RawTensor("w", np.zeros((2, 17), np.uint8), "Q4_0", (2, 31)))
+
+
+def test_handles_of_other_things_are_refused(ops: NativeOps) -> None:
+    with pytest.raises(TypeError):
+        ops.linear(np.zeros((1, 32), np.float32), ops.pack(zeros(4, 32)))
+    with pytest.raises(TypeError):
+        ops.embed(ops.vector(zeros(4)), plan(ops))

@@ -1,0 +1,114 @@
+"""Choosing over whole vocabularies: the shortcuts of the native sampler never change what is chosen."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from outpace.ops.reference import ReferenceOps
+from outpace.types import Row, SamplingParams
+
+pytest.importorskip("outpace.ops.native._native")
+from outpace.ops.native import NativeOps
+
+NATIVE, REFERENCE = NativeOps(threads=2), ReferenceOps()
+VOCABULARY = 5003
+
+
+def logits(kind: str) -> NDArray[np.float32]:
+    """Return three rows: peaked as a language model's are, flat, all equal, coarse (many ties), mostly impossible."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, VOCABULARY)).astype(np.float32)
+    if kind == "peaked":
+        return x * 2 + np.where(rng.random((3, VOCABULARY)) < 0.002, np.float32(9), np.float32(0))
+    if kind == "equal":
+        return np.full_like(x, 2.5)
+    if kind == "coarse":
+        return np.round(x * 2)
+    if kind == "impossible":
+        return np.where(rng.random((3, VOCABULARY)) < 0.999, np.float32(-np.inf), x)
+    return x / 100 if kind == "flat" else x * 100
+
+
+KINDS = ("peaked", "flat", "equal", "coarse", "impossible", "extreme")
+FILTERS: list[dict[str, Any]] = [
+    {},
+    {"top_k": 50},
+    {"top_k": 4000},
+    {"top_p": 0.95},
+    {"top_p": 0.3},
+    {"min_p": 0.05},
+    {"min_p": 1e-9},
+    {"top_k": 100, "top_p": 0.8, "min_p": 0.02},
+    {"top_p": 0.99, "min_p": 0.01},
+]
+
+
+def rows(k: int, **given: Any) -> list[Row]:
+    params = SamplingParams(**given)
+    return [Row(params, seed=2**40 + 17 * k + i, sample_index=i, position=1000 + i) for i in range(3)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("given", FILTERS, ids=str)
+def test_the_draws_are_those_of_the_reference(kind: str, given: dict[str, Any]) -> None:
+    x = logits(kind)
+    for temperature, k in itertools.product((0.0, 0.8, 3.0), (1, 2, 9)):
+        chosen = rows(k, temperature=temperature, **given)
+        found = NATIVE.sample(NATIVE.array(x), chosen, k)
+        assert found.dtype == np.int64
+        assert found.tolist() == REFERENCE.sample(x, chosen, k).tolist(), (temperature, k)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("given", FILTERS, ids=str)
+def test_the_law_is_that_of_the_reference(kind: str, given: dict[str, Any]) -> None:
+    x = logits(kind)
+    for temperature in (0.0, 0.8, 3.0):
+        chosen = rows(1, temperature=temperature, **given)
+        found, expected = NATIVE.law(NATIVE.array(x), chosen), REFERENCE.law(x, chosen)
+        assert ((found > 0) == (expected > 0)).all()
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_most_likely_tokens_and_their_logprobs_are_those_of_the_reference(kind: str) -> None:
+    x = logits(kind)
+    for k in (1, 5, 700, VOCABULARY):
+        found, expected = NATIVE.top_k(NATIVE.array(x), k), REFERENCE.top_k(x, k)
+        assert found[0].tolist() == expected[0].tolist()
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+    picked = [0, 17, VOCABULARY - 1]
+    np.testing.assert_allclose(NATIVE.logprobs(NATIVE.array(x), picked), REFERENCE.logprobs(x, picked), rtol=1e-6)
+
+
+def test_penalties_biases_and_masks_are_those_of_the_reference() -> None:
+    x = logits("peaked")
+    mask = np.random.default_rng(1).integers(0, 2**32, -(-VOCABULARY // 32), dtype=np.uint32)
+    given = {
+        "repetition_penalty": 1.3,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.25,
+        "logit_bias": {3: 2.0, 99: -1.5},
+        "top_p": 0.9,
+    }
+    for temperature, use_mask in itertools.product((0.0, 0.7), (False, True)):
+        chosen = rows(1, temperature=temperature, **given)
+        for i, row in enumerate(chosen):
+            row.prompt, row.output = list(range(0, 900, 7)), [3, 99, 3, 5 + i]
+            row.mask = mask if use_mask else None
+        found = NATIVE.sample(NATIVE.array(x), chosen)
+        assert found.tolist() == REFERENCE.sample(x, chosen).tolist()
+
+
+@pytest.mark.slow
+def test_noise_over_a_whole_vocabulary_decides_as_the_reference_does_for_many_seeds() -> None:
+    x = logits("peaked")[:1]
+    row = Row(SamplingParams(temperature=1.0), 0, 0, 0)
+    for seed in range(300):
+        row.seed, row.position = seed * 2**33, seed
+        assert NATIVE.sample(NATIVE.array(x), [row], 3).tolist() == REFERENCE.sample(x, [row], 3).tolist()

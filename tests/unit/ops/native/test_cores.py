@@ -1,0 +1,61 @@
+"""How many threads the native ops run by default: cores, not hardware threads, and no more than the quota pays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from outpace.ops.native import cores
+
+
+def machine(root: Path, siblings: dict[int, str], cgroup: str = "", files: dict[str, str] | None = None) -> int:
+    """Return the cores found on a made-up machine: each CPU's siblings, /proc/self/cgroup, files under /sys."""
+    system, process = root / "sys", root / "proc"
+    for cpu, names in siblings.items():
+        topology = system / f"devices/system/cpu/cpu{cpu}/topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(names + "\n")
+    process.mkdir()
+    (process / "cgroup").write_text(cgroup)
+    for name, text in (files or {}).items():
+        (system / name).parent.mkdir(parents=True, exist_ok=True)
+        (system / name).write_text(text)
+    return cores.physical_cores(system, process)
+
+
+@pytest.fixture
+def four_cpus(monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
+    monkeypatch.setattr(cores, "_allowed_cpus", lambda: {0, 1, 2, 3})
+    return {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}
+
+
+def test_hardware_threads_of_one_core_count_once(tmp_path: Path, four_cpus: dict[int, str]) -> None:
+    assert machine(tmp_path, four_cpus) == 2
+
+
+def test_cpus_without_a_known_topology_count_each(tmp_path: Path, four_cpus: dict[int, str]) -> None:
+    assert machine(tmp_path, {}) == 4
+
+
+def test_only_cpus_that_the_process_may_use_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "_allowed_cpus", lambda: {1})
+    assert machine(tmp_path, {0: "0", 1: "1"}) == 1
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 4), ("150000 100000", 2), ("20000 100000", 1)])
+def test_a_quota_of_a_cgroup_limits_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    monkeypatch.setattr("outpace.ops.native.cores._allowed_cpus", lambda: {0, 1, 2, 3})
+    assert machine(tmp_path, {}, "0::/job/step\n", {"fs/cgroup/job/step/cpu.max": quota}) == cores
+
+
+def test_the_quota_of_an_outer_cgroup_limits_them_too(tmp_path: Path, four_cpus: dict[int, str]) -> None:
+    files = {"fs/cgroup/job/cpu.max": "100000 100000", "fs/cgroup/job/step/cpu.max": "max 100000"}
+    assert machine(tmp_path, four_cpus, "0::/job/step\n", files) == 1
+
+
+def test_a_quota_of_the_older_kind_of_cgroup_limits_them(tmp_path: Path, four_cpus: dict[int, str]) -> None:
+    files = {"fs/cgroup/cpu/box/cpu.cfs_quota_us": "50000\n", "fs/cgroup/cpu/box/cpu.cfs_period_us": "100000\n"}
+    assert machine(tmp_path, four_cpus, "7:memory:/other\n4:cpu,cpuacct:/box\n", files) == 1

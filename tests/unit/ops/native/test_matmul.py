@@ -1,0 +1,270 @@
+"""Packed matrices and their products, through the module that users load.
+
+Kernels are chosen by the instruction set, so the last test runs all others once more for each that the machine has.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from outpace.errors import UsageError
+from outpace.ops.formats import BLOCKS, dequantise, row_bytes
+from outpace.types import RawTensor, Segment
+
+native = pytest.importorskip("outpace.ops.native._native")
+
+FORMATS = tuple(BLOCKS)
+QUANTISED = tuple(f for f in FORMATS if BLOCKS[f].size > 1)
+FLOATS = tuple(f for f in FORMATS if BLOCKS[f].size == 1)
+ISA_VARIABLE = "OUTPACE_ISA"
+TILE = 16  # columns that are packed together
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+def shapes(format: str) -> list[tuple[int, int]]:
+    """Return (out, in) pairs: whole tiles and parts of one, odd numbers of blocks, the smallest and a long row."""
+    block = BLOCKS[format].size
+    if block == 1:
+        return [(16, 64), (37, 95), (1, 1), (48, 577)]
+    return [(16, 2 * block), (37, 3 * block), (1, block), (50, 1536)]
+
+
+ALL_SHAPES = [(format, out, width) for format in FORMATS for out, width in shapes(format)]
+
+
+def random_tensor(format: str, out: int, width: int, seed: int = 0) -> RawTensor:
+    """Return weights around [-1, 1]: random codes with sensible scales, or random numbers."""
+    rng = np.random.default_rng([seed, out, width, *format.encode()])
+    return RawTensor("w", _RAW[format](rng, out, width), format, (out, width))
+
+
+def _floats(format: str) -> Callable[[np.random.Generator, int, int], Bytes]:
+    def make(rng: np.random.Generator, out: int, width: int) -> Bytes:
+        x = rng.standard_normal((out, width)).astype(np.float32)
+        if format == "BF16":
+            return (x.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+        return x.astype({"F32": np.float32, "F16": np.float16}[format]).view(np.uint8)
+
+    return make
+
+
+def _blocks(format: str, halves: dict[int, tuple[float, float]]) -> Callable[[np.random.Generator, int, int], Bytes]:
+    """Fill blocks with random bytes, but the halves at the given offsets with numbers of the given ranges."""
+    size, num_bytes = BLOCKS[format]
+
+    def make(rng: np.random.Generator, out: int, width: int) -> Bytes:
+        blocks = rng.integers(0, 256, (out, width // size, num_bytes), dtype=np.uint8)
+        for offset, (low, high) in halves.items():
+            numbers = rng.uniform(low, high, blocks.shape[:2]).astype(np.float16)
+            blocks[:, :, offset : offset + 2] = numbers[..., None].view(np.uint8)
+        return blocks.reshape(out, -1)
+
+    return make
+
+
+_RAW = {format: _floats(format) for format in FLOATS} | {
+    "Q8_0": _blocks("Q8_0", {0: (-0.01, 0.01)}),
+    "Q4_0": _blocks("Q4_0", {0: (-0.1, 0.1)}),
+    "Q4_1": _blocks("Q4_1", {0: (0, 0.1), 2: (-0.8, 0)}),
+    "Q5_0": _blocks("Q5_0", {0: (-0.05, 0.05)}),
+    "Q5_1": _blocks("Q5_1", {0: (0, 0.05), 2: (-0.8, 0)}),
+    "Q4_K": _blocks("Q4_K", {0: (0, 0.002), 2: (0, 0.02)}),
+    "Q5_K": _blocks("Q5_K", {0: (0, 0.001), 2: (0, 0.02)}),
+    "Q6_K": _blocks("Q6_K", {208: (-0.0005, 0.0005)}),
+}
+
+
+def pack(tensor: RawTensor, format: str | None = None, threads: int = 2) -> object:
+    out, width = tensor.shape
+    return native.Context(threads).pack(tensor.data, tensor.format, out, width, format or tensor.format)
+
+
+def linear(x: Floats, weight: object, threads: int = 2) -> Floats:
+    return native.numpy(native.Context(threads).linear(native.array(np.ascontiguousarray(x)), weight, None))
+
+
+def unpack(weight: object, out: int) -> Floats:
+    """Return the packed matrix as the embedding lookup reads it."""
+    tokens = Segment(blocks=range(out // 32 + 1), start=0, tokens=range(out))
+    return native.numpy(native.Context(1).embed(weight, native.plan([tokens], 32)))
+
+
+def random_rows(rows: int, width: int) -> Floats:
+    """Return rows of very different size, some with a few large numbers, as hidden states have them."""
+    rng = np.random.default_rng([rows, width])
+    x = rng.standard_normal((rows, width)) * 10.0 ** rng.uniform(-3, 3, (rows, 1))
+    x[:, :: 1 + width // 3] *= 30
+    return x.astype(np.float32)
+
+
+def rounded(x: Floats, format: str) -> NDArray[np.float64]:
+    """Return x as the kernels see it: int8 per group of 32, bfloat16 or as it is."""
+    if format in QUANTISED:
+        groups = x.reshape(len(x), -1, 32)
+        largest = np.abs(groups).max(axis=-1, keepdims=True)
+        q = np.rint(groups * (np.float32(127) / largest))
+        return (q.astype(np.float64) * (largest / np.float32(127))).reshape(x.shape)
+    if format == "BF16" and native.has_bf16_dot():
+        bits = x.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+    return x.astype(np.float64)
+
+
+@pytest.mark.parametrize(("format", "out", "width"), ALL_SHAPES)
+def test_a_packed_matrix_gives_back_every_number_exactly(format: str, out: int, width: int) -> None:
+    tensor = random_tensor(format, out, width)
+    assert unpack(pack(tensor), out).tobytes() == dequantise(tensor).tobytes()
+
+
+@pytest.mark.parametrize(("format", "out", "width"), ALL_SHAPES)
+def test_a_product_is_that_of_float64_but_for_float32_sums(format: str, out: int, width: int) -> None:
+    """The tolerance is some 16 roundings of the sum of magnitudes; a wrong code, scale or offset is far outside."""
+    tensor, x = random_tensor(format, out, width), random_rows(19, width)
+    w = dequantise(tensor).astype(np.float64)
+    seen = rounded(x, format)
+    error = np.abs(linear(x, pack(tensor)) - seen @ w.T)
+    assert np.all(error <= 1e-6 * (np.abs(seen) @ np.abs(w).T))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_rounded_activations_cost_little_accuracy(format: str) -> None:
+    """int8 with a scale per 32 numbers: an error of 1 / 254 of the largest of 32 at most, so about 0.7 % of a sum."""
+    tensor = random_tensor(format, 64, 1536)
+    x = np.random.default_rng(1).standard_normal((8, 1536)).astype(np.float32)
+    exact = x.astype(np.float64) @ dequantise(tensor).astype(np.float64).T
+    error = np.sqrt(np.mean((linear(x, pack(tensor)) - exact) ** 2) / np.mean(exact**2))
+    assert error < (0.012 if format in QUANTISED else 0.004 if format == "BF16" else 1e-6)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_row_has_the_same_bits_whatever_else_is_in_the_call(format: str) -> None:
+    out, width = 53, 768
+    weight, x = pack(random_tensor(format, out, width)), random_rows(512, width)
+    alone = np.concatenate([linear(row[None], weight, threads=1) for row in x])
+    for rows in (*range(2, 66), 100, 511, 512):
+        assert linear(x[:rows], weight).tobytes() == alone[:rows].tobytes(), f"{rows} rows"
+    order = np.random.default_rng(2).permutation(512)
+    assert linear(x[order], weight, threads=1).tobytes() == alone[order].tobytes()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_the_number_of_threads_changes_no_bit(format: str, threads: int) -> None:
+    tensor, x = random_tensor(format, 100, 256), random_rows(21, 256)
+    expected = linear(x, pack(tensor, threads=1), threads=1)
+    assert linear(x, pack(tensor, threads=threads), threads).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_column_has_the_same_bits_whatever_columns_surround_it(format: str) -> None:
+    tensor, x = random_tensor(format, 40, 256), random_rows(5, 256)
+    whole = linear(x, pack(tensor))
+    for first in (0, 1, 15, 16, 39):
+        part = RawTensor("w", tensor.data[first:].copy(), format, (40 - first, 256))
+        assert linear(x, pack(part)).tobytes() == np.ascontiguousarray(whole[:, first:]).tobytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_number_that_is_not_finite_shows_in_its_row_and_in_no_other(format: str, bad: float) -> None:
+    weight, x = pack(random_tensor(format, 20, 256)), random_rows(3, 256)
+    clean = linear(x, weight)
+    x[1, 77] = bad
+    found = linear(x, weight)
+    assert not np.isfinite(found[1]).any()
+    assert found[[0, 2]].tobytes() == clean[[0, 2]].tobytes()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_zeros_and_vanishing_numbers_give_vanishing_products(format: str) -> None:
+    x = np.stack([np.zeros(256), np.full(256, 1e-38), np.full(256, 1e-42)]).astype(np.float32)
+    found = linear(x, pack(random_tensor(format, 20, 256)))
+    assert np.all(found[0] == 0)
+    assert np.all(np.abs(found) < 1e-34)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_packing_inflates_by_three_percent_at_most(format: str) -> None:
+    weight = pack(random_tensor(format, 10 * TILE, 1536))
+    assert weight.num_bytes <= 1.03 * 10 * TILE * row_bytes("w", format, 1536)
+
+
+@pytest.mark.parametrize("quantised", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize("format", FLOATS)
+def test_quantising_at_load_rounds_like_the_gguf_package(format: str, quantised: str) -> None:
+    gguf = pytest.importorskip("gguf")
+    tensor = random_tensor(format, 37, 96)
+    tensor.data[:2] = 0  # rows of zeros, whose scale is zero
+    codes = gguf.quantize(dequantise(tensor), gguf.GGMLQuantizationType[quantised])
+    expected = dequantise(RawTensor("w", codes, quantised, (37, 96)))
+    assert unpack(pack(tensor, quantised), 37).tobytes() == expected.tobytes()
+
+
+def test_quantising_at_load_keeps_what_is_not_finite_from_being_undefined() -> None:
+    """Under the sanitizers this fails if such a number is converted to an integer."""
+    tensor = random_tensor("F32", 16, 64)
+    tensor.data.view(np.float32)[0, :3] = np.nan, np.inf, -np.inf
+    for quantised in ("Q8_0", "Q4_0"):
+        assert np.isfinite(unpack(pack(tensor, quantised), 16)[1:]).all()
+
+
+@pytest.mark.parametrize("to", ["Q4_1", "F16", "Q6_K"])
+def test_quantising_at_load_to_other_formats_is_refused(to: str) -> None:
+    with pytest.raises(UsageError, match=f"cannot pack F32 as {to}"):
+        pack(random_tensor("F32", 16, 256), to)
+
+
+def test_a_row_that_blocks_do_not_fill_is_refused() -> None:
+    with pytest.raises(UsageError, match="Q4_1 needs rows of a multiple of 32 numbers, got 48"):
+        native.Context(1).pack(np.zeros((4, 30), np.uint8), "Q4_1", 4, 48, "Q4_1")
+
+
+@pytest.mark.parametrize(("out", "width"), [(0, 32), (32, 0), (-1, 32), (2**40, 32), (2**31, 2**32)])
+def test_sides_that_no_matrix_has_are_refused(out: int, width: int) -> None:
+    with pytest.raises(UsageError, match="sides"):
+        native.Context(1).pack(np.zeros((1, 64), np.uint8), "F16", out, width, "F16")
+
+
+def test_bytes_that_do_not_fit_the_shape_are_refused() -> None:
+    with pytest.raises(UsageError, match="bytes must be"):
+        native.Context(1).pack(np.zeros((4, 40), np.uint8), "Q4_1", 4, 32, "Q4_1")
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(UsageError, match="Q2_K"):
+        native.Context(1).pack(np.zeros((4, 84), np.uint8), "Q2_K", 4, 256, "Q2_K")
+
+
+def run_with_isa(isa: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {ISA_VARIABLE: isa, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def ask_isa(isa: str) -> subprocess.CompletedProcess[str]:
+    return run_with_isa(isa, "-c", "from outpace.ops.native import _native; _native.isa()")
+
+
+def test_an_unknown_instruction_set_is_refused_by_name() -> None:
+    found = ask_isa("sse9")
+    assert found.returncode != 0
+    assert "OUTPACE_ISA is 'sse9': allowed are baseline, avx2, avx512" in found.stderr
+
+
+@pytest.mark.skipif(ISA_VARIABLE in os.environ, reason="this run is for one instruction set already")
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_all_of_this_holds_for_each_instruction_set(isa: str) -> None:
+    if isa == native.isa():
+        pytest.skip("the other tests of this run are for it")
+    if "which this CPU lacks" in ask_isa(isa).stderr:
+        pytest.skip(f"this CPU lacks {isa}")
+    found = run_with_isa(isa, "-m", "pytest", "-q", "-x", __file__)
+    assert found.returncode == 0, found.stdout + found.stderr

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from outpace.tree import DraftTree, TreeBuilder
+from outpace.tune.acceptance import Acceptance, Habits, OpenGuess, cell_of
+
+
+def test_an_unknown_drafter_is_believed_in_part() -> None:
+    acceptance = Acceptance(Habits())
+    assert 0.4 < acceptance.chance(0, 0.6, 10) < 0.6
+    assert acceptance.chance(0, 0.9, 10) > acceptance.chance(0, 0.3, 10)
+    assert acceptance.chance(0, 1.0, 10) < 1.0
+
+
+def test_chances_approach_what_is_seen_by_depth_and_confidence() -> None:
+    dice, habits = random.Random(1), Habits()
+    truth = {(0, 0.5): 0.2, (0, 0.9): 0.95, (4, 0.5): 0.6}
+    for _ in range(20):
+        acceptance = Acceptance(habits)
+        for length in range(60):
+            for (depth, confidence), chance in truth.items():
+                acceptance.learn([(depth, confidence, dice.random() < chance)], length)
+    fresh = Acceptance(habits)
+    for (depth, confidence), chance in truth.items():
+        assert fresh.chance(depth, confidence, 0) == pytest.approx(chance, abs=0.12)
+
+
+def test_a_change_of_the_text_is_followed_within_few_surprises() -> None:
+    habits = Habits()
+    for length in range(200):
+        Acceptance(habits).learn([(0, 0.8, length % 2 == 0)], length)  # half of all guesses, over all requests
+    acceptance = Acceptance(habits)
+    for length in range(20):
+        acceptance.learn([(0, 0.8, True)], length)
+    assert acceptance.chance(0, 0.8, 20) > 0.8
+    assert acceptance.chance(0, 0.6, 20) > Acceptance(habits).chance(0, 0.6, 20), "other buckets share the mood"
+    for length in range(20, 28):
+        acceptance.learn([(0, 0.8, False)], length)
+    assert acceptance.chance(0, 0.8, 28) < 0.25
+
+
+def test_a_mood_fades_with_the_text() -> None:
+    acceptance = Acceptance(Habits())
+    before = acceptance.chance(0, 0.5, 0)
+    for length in range(4):
+        acceptance.learn([(0, 0.5, True)], length)
+    fresh = acceptance.chance(1, 0.5, 4)  # a bucket of its own: only the mood has moved it
+    assert fresh > acceptance.chance(1, 0.5, 100) > acceptance.chance(1, 0.5, 400) > before - 1e-9
+    assert acceptance.chance(1, 0.5, 10_000) == pytest.approx(before)
+
+
+def test_habits_forget_what_is_long_ago() -> None:
+    habits = Habits()
+    cell = cell_of(0, 0.5)
+    for _ in range(3000):
+        habits.learn(cell, True)
+    for _ in range(600):
+        habits.learn(cell, False)
+    assert habits.chance(cell, 0.5) < 0.3
+
+
+def test_the_typical_chance_needs_no_confidence() -> None:
+    habits = Habits()
+    for _ in range(100):
+        habits.learn(cell_of(0, 0.4), True)
+        habits.learn(cell_of(2, 0.9), False)
+    acceptance = Acceptance(habits)
+    assert acceptance.typical(0, 0) > 0.95
+    assert acceptance.typical(3, 0) < 0.05  # depths 2 and 3 share a bucket
+
+
+def test_only_nodes_whose_parent_is_on_the_texts_path_are_judged() -> None:
+    tree = TreeBuilder()
+    a = tree.add(-1, 5, 0.1)
+    b = tree.add(-1, 6, 0.2)
+    tree.add(a, 7, 0.3)
+    d = tree.add(b, 7, 0.4)
+    tree.add(d, 9, 0.5)
+    guess = OpenGuess(tree.build("x"), 2)
+    assert guess.judge([1, 2, 6, 7, 8]) == [(0, 0.1, False), (0, 0.2, True), (1, 0.4, True), (2, 0.5, False)]
+    assert not guess.is_open
+
+
+def test_a_proposal_stays_open_until_the_text_has_passed_or_refuted_it() -> None:
+    guess = OpenGuess(DraftTree.chain([5, 6, 7], "x", [0.1, 0.2, 0.3]), 2)
+    text = [1, 2]
+    assert guess.judge(text) == []
+    assert guess.is_open
+    text += [5]
+    assert guess.judge(text) == [(0, 0.1, True)]
+    assert guess.is_open
+    text += [6, 8, 9]
+    assert guess.judge(text) == [(1, 0.2, True), (2, 0.3, False)]
+    assert not guess.is_open
+    assert guess.judge([*text, 7]) == []
+
+
+def test_a_proposal_that_came_true_to_its_end_is_closed() -> None:
+    guess = OpenGuess(DraftTree.chain([5, 6], "x"), 0)
+    assert guess.judge([5, 6, 7, 8]) == [(0, 0.5, True), (1, 0.5, True)]
+    assert not guess.is_open
+
+
+def test_the_chances_of_a_tree_are_those_of_its_nodes() -> None:
+    dice, acceptance = random.Random(2), Acceptance(Habits())
+    for length in range(100):
+        acceptance.learn([(dice.randrange(6), dice.random(), dice.random() < 0.6)], length)
+    tree = TreeBuilder()
+    for node in range(20):
+        tree.add(dice.randrange(-1, node), node, dice.random())
+    built = tree.build("x")
+    assert acceptance.chances(built, 100) == pytest.approx(
+        [acceptance.chance(d, c, 100) for d, c in zip(built.depths(), built.confidence, strict=True)]
+    )

@@ -1,0 +1,305 @@
+"""The router's decisions on a synthetic machine, in simulated seconds: nothing here depends on the real clock."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from outpace.drafters import NGram, Prediction, Suffix
+from outpace.errors import DrafterError, UsageError
+from outpace.trace import Step
+from outpace.tree import EMPTY, Drafter, DraftTree
+from outpace.tune import Auto, Experience
+from outpace.types import Request, SamplingParams
+from tests.decoding import decode, tiny_runner
+from tests.simulated import SimulatedView
+from tests.unit.tune.simulator import PLAIN, Machine, Outcome, Slow, run
+
+Texts = Sequence[tuple[Sequence[int], Sequence[int]]]
+
+
+def noise(seed: int, length: int, vocab: int = 50_000) -> list[int]:
+    dice = random.Random(seed)
+    return [dice.randrange(vocab) for _ in range(length)]
+
+
+def false_friends(seed: int, length: int) -> list[int]:
+    """Text that seems to repeat itself and never does: every pair of tokens stood before, with another one after it."""
+    dice, text = random.Random(seed), []
+    while len(text) < length:
+        text += [1, 2, dice.randrange(10, 100_000)]
+    return text[:length]
+
+
+PASSAGE = noise(99, 160)
+COPY = (PASSAGE, PASSAGE * 2)
+PROSE = (noise(1, 60), noise(2, 320))
+BAIT = ([1, 2, 3], false_friends(3, 320))
+SMALL_VOCABULARY = (noise(4, 40, 6), noise(5, 320, 6))
+
+
+def slow(machine: Machine) -> list[Drafter]:
+    return [Slow(Suffix(), machine, 5e-5, 5e-6), Slow(NGram(), machine, 1e-5, 1e-7)]
+
+
+def settled(machine: Machine) -> Experience:
+    """Return an experience with a finished calibration."""
+    experience = machine.experience()
+    experience.cost.observe([(1, 0)], machine.run([(1, 0)]))
+    while not experience.calibration.is_done:
+        experience.calibration.run_next()
+        experience.calibration.earn(PLAIN)
+    return experience
+
+
+def routed(machine: Machine, texts: Texts) -> Outcome:
+    """Return the second run with one experience: by then the drafters are known too."""
+    experience = settled(machine)
+    for _ in range(2):
+        outcome = run(machine, Auto(slow(machine), experience, machine.clock), texts)
+    return outcome
+
+
+def best_fixed(machine: Machine, texts: Texts) -> float:
+    return min(
+        run(machine, drafter, texts, max_draft).seconds
+        for max_draft in (2, 4, 8, 16)
+        for drafter in (None, *slow(machine))
+    )
+
+
+@pytest.mark.parametrize("slope", [0.03, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize("text", [PROSE, BAIT, SMALL_VOCABULARY], ids=["prose", "bait", "small vocabulary"])
+def test_where_nothing_repeats_auto_is_hardly_slower_than_plain(text: Any, slope: float) -> None:
+    machine = Machine(slope=slope)
+    plain = run(machine, None, [text]).seconds
+    assert routed(machine, [text]).seconds <= plain / 0.98
+
+
+@pytest.mark.parametrize("slope", [0.03, 0.1, 0.3])
+def test_on_a_copied_passage_auto_is_close_to_the_best_fixed_strategy(slope: float) -> None:
+    machine = Machine(slope=slope)
+    best = best_fixed(machine, [COPY])
+    assert best < 0.6 * run(machine, None, [COPY]).seconds
+    assert routed(machine, [COPY]).seconds <= best / 0.93
+
+
+def test_where_every_row_costs_a_pass_next_to_nothing_is_verified() -> None:
+    machine = Machine(slope=1.0)
+    assert sum(len(step.tree) for step in routed(machine, [BAIT]).steps) <= 16
+    assert routed(machine, [COPY]).seconds <= run(machine, None, [COPY]).seconds / 0.98
+
+
+@pytest.mark.parametrize("slope", [0.05, 0.2])
+def test_auto_turns_with_the_text_within_32_tokens(slope: float) -> None:
+    """Prose, then a passage of the prompt, then prose of another kind."""
+    prompt = [*PASSAGE, *noise(11, 20)]
+    output = [*false_friends(12, 100), *PASSAGE, *false_friends(13, 100)]
+    machine = Machine(slope=slope)
+    drafted = routed(machine, [(prompt, output)]).nodes()
+    begins, ends = len(prompt) + 100, len(prompt) + 100 + len(PASSAGE)
+
+    def verified(first: int, last: int) -> float:
+        steps = [nodes for position, nodes in drafted.items() if first <= position < last]
+        return sum(steps) / (last - first)
+
+    assert verified(begins - 60, begins) < 0.3, "prose: hardly any draft"
+    assert sum(begins + 32 <= position < ends - 16 for position in drafted) < (len(PASSAGE) - 48) / 3, "long drafts"
+    assert verified(ends + 32, ends + 100) < 0.3, "and hardly any again"
+
+
+def test_noise_and_outliers_of_the_machine_cost_little() -> None:
+    for text, limit in ((PROSE, 0.95), (COPY, 0.9)):
+        quiet, busy = Machine(), Machine(noise=0.15, outliers=0.02)
+        routed_steps = [len(routed(machine, [text]).steps) for machine in (quiet, busy)]
+        assert routed_steps[0] >= limit * routed_steps[1]
+        assert routed_steps[1] >= limit * routed_steps[0]
+
+
+def test_a_batch_verifies_the_requests_whose_guesses_are_good() -> None:
+    machine = Machine(slope=0.1)
+    outcome = routed(machine, [COPY, PROSE, BAIT, COPY])
+    verified = [sum(outcome.nodes(request).values()) for request in range(4)]
+    assert min(verified[0], verified[3]) > 10 * max(verified[1], verified[2], 10)
+    assert outcome.seconds <= best_fixed(machine, [COPY, PROSE, BAIT, COPY]) / 0.95
+
+
+def test_in_a_large_batch_dear_rows_are_left_to_the_texts() -> None:
+    """Where a pass has many rows already, a further row costs more than it may bring."""
+    machine = Machine(slope=0.0)
+    machine.pass_seconds = lambda parts: PLAIN * (1 + 0.9 * max(0, sum(r for r, _ in parts) - 8))  # type: ignore[method-assign]
+    alone = routed(machine, [COPY])
+    together = routed(machine, [COPY] * 8)
+    assert len(alone.steps) < 160
+    assert sum(len(step.tree) for step in together.steps) < sum(len(step.tree) for step in alone.steps)
+
+
+class Costly:
+    """A drafter that is right three times in four and takes its time."""
+
+    name = "costly"
+
+    def __init__(self, machine: Machine, text: Sequence[int], seconds: float) -> None:
+        self.machine, self.text, self.seconds, self.budgets = machine, list(text), seconds, list[int]()
+
+    def propose(self, views: Any, budgets: Any) -> list[DraftTree]:
+        self.budgets += budgets
+        trees = []
+        for view, budget in zip(views, budgets, strict=True):
+            start = len(view.tokens)
+            tokens = [t if (start + i) % 4 else t + 1 for i, t in enumerate(self.text[start : start + budget])]
+            self.machine.now += self.seconds * len(tokens)
+            trees.append(DraftTree.chain(tokens, self.name, 0.75))
+        return trees
+
+    def observe(self, steps: Sequence[Step]) -> None: ...
+
+    def forget(self, request: int) -> None: ...
+
+
+@pytest.mark.parametrize(("seconds", "pays"), [(0.1, True), (0.9, False)])
+def test_a_drafter_that_costs_a_part_of_a_pass_for_each_node_is_asked_for_as_much_as_pays(seconds, pays) -> None:
+    machine = Machine(slope=0.03)
+    drafter = Costly(machine, [*PROSE[0], *PROSE[1]], seconds * PLAIN)
+    experience = machine.experience()
+    for _ in range(3):
+        drafter.budgets.clear()
+        begun = machine.now
+        run(machine, Auto([drafter], experience, machine.clock), [PROSE])
+        took = machine.now - begun
+    plain = run(machine, None, [PROSE]).seconds
+    if pays:
+        assert took < 0.75 * plain
+        assert sorted(drafter.budgets)[len(drafter.budgets) // 2] <= 6
+    else:
+        assert took < plain / 0.95
+        assert len(drafter.budgets) < 12
+
+
+def test_a_drafter_that_does_not_pay_is_asked_rarely_but_never_given_up() -> None:
+    machine = Machine()
+    drafter = Slow(Suffix(), machine)
+    run(machine, Auto([drafter], machine.experience(), machine.clock), [BAIT])
+    late = [length for length in drafter.asked_at if length > 100]
+    assert len(late) < 40
+    assert max(after - before for before, after in itertools.pairwise(late)) <= 32
+
+
+def test_what_one_request_taught_serves_the_next() -> None:
+    machine = Machine()
+    experience = settled(machine)
+    run(machine, Auto(slow(machine), experience, machine.clock), [COPY])
+    first = run(machine, Auto(slow(machine), settled(machine), machine.clock), [COPY])
+    later = run(machine, Auto(slow(machine), experience, machine.clock), [COPY])
+    assert len(later.steps) < len(first.steps)
+
+
+def test_the_forecast_of_a_step_says_what_was_expected_and_why() -> None:
+    machine = Machine()
+    experience = machine.experience()
+    first = run(machine, Auto(slow(machine), experience, machine.clock), [COPY]).steps[0]
+    assert first.tree.forecast is not None
+    assert first.tree.forecast.reason == "no pass was timed yet"
+    steps = run(machine, Auto(slow(machine), experience, machine.clock), [COPY]).steps
+    forecasts = [step.tree.forecast for step in steps if step.tree.forecast is not None]
+    drafted = [step for step in steps if len(step.tree) and step.tree.forecast]
+    assert len(forecasts) > len(steps) - 3, "all but the last, which has no room for a draft"
+    expected = sum(step.tree.forecast.tokens for step in drafted if step.tree.forecast)
+    assert expected == pytest.approx(sum(len(step.tokens) for step in drafted), rel=0.25)
+    seconds = sum(step.tree.forecast.pass_seconds for step in drafted if step.tree.forecast)
+    assert seconds == pytest.approx(sum(step.times.forward + step.times.verify for step in drafted), rel=0.1)
+    shown = drafted[0].as_dict()["forecast"]
+    assert shown["reason"] == "drafting pays"
+    assert set(shown["drafters"]) <= {"suffix", "ngram"}
+    assert shown["seconds"]["pass"] > shown["seconds"]["plain"] > 0
+    quiet = run(machine, Auto(slow(machine), experience, machine.clock), [BAIT]).steps
+    reasons = {step.as_dict()["forecast"]["reason"] for step in quiet if step.tree.forecast}
+    assert "no drafter pays" in reasons
+
+
+def test_a_step_without_a_router_has_no_forecast() -> None:
+    machine = Machine()
+    assert run(machine, None, [PROSE]).steps[0].as_dict()["forecast"] is None
+
+
+def test_greedy_and_sampled_requests_have_habits_of_their_own() -> None:
+    machine = Machine()
+    experience = machine.experience()
+    auto = Auto([NGram()], experience, machine.clock)
+    for number, temperature in enumerate((0.0, 1.0)):
+        request = Request((1, 2, 3) * 5, 10, SamplingParams(temperature=temperature))
+        auto.propose([SimulatedView(number, request, [1, 2, 3] * 5)], [4])
+        auto.forget(number)
+    assert set(experience.habits) == {("ngram", True), ("ngram", False)}
+
+
+def test_forgetting_leaves_nothing_of_a_request() -> None:
+    machine = Machine()
+    auto = Auto(slow(machine), machine.experience(), machine.clock)
+    views = [SimulatedView.start(number, PASSAGE * 2) for number in range(3)]
+    auto.propose(views, [8, 8, 0])
+    for view in views:
+        auto.forget(view.id)
+    assert not auto._texts
+    auto.forget(77)
+
+
+def test_without_room_nobody_is_asked() -> None:
+    machine = Machine()
+    drafter = Slow(NGram(), machine)
+    auto = Auto([drafter], machine.experience(), machine.clock)
+    assert auto.propose([SimulatedView.start(1, PASSAGE * 2)], [0]) == [EMPTY]
+    assert auto.propose([], []) == []
+    assert drafter.asked_at == []
+
+
+def test_drafters_that_could_not_be_told_apart_are_refused() -> None:
+    with pytest.raises(UsageError, match="different names"):
+        Auto([NGram(), NGram()], Experience())
+    with pytest.raises(UsageError, match="at least one drafter"):
+        Auto([], Experience())
+
+
+def test_a_drafter_that_answers_for_others_is_an_error() -> None:
+    drafter = NGram()
+    drafter.propose = lambda views, budgets: []  # type: ignore[method-assign]
+    with pytest.raises(DrafterError, match="'ngram' returned 0 drafts for 1 requests"):
+        Auto([drafter], Experience()).propose([SimulatedView.start(1, PASSAGE)], [8])
+
+
+class Moody:
+    """A clock of a machine whose speed means nothing, so that the router decides anything."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice, self.now = random.Random(seed), 0.0
+
+    def __call__(self) -> float:
+        self.now += self.dice.choice([1e-6, 1e-4, 1e-3, 1e-1])
+        return self.now
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("sampling", "cache"),
+    [
+        ({}, {"kv": "f32"}),
+        ({"temperature": 0.8, "top_p": 0.9, "seed": 11}, {"kv": "int8"}),
+        ({"temperature": 0.7, "repetition_penalty": 1.1, "frequency_penalty": 0.1, "seed": 5}, {"kv": "bf16"}),
+        ({}, {"model_type": "mistral", "sliding_window": 40}),
+    ],
+)
+def test_the_text_is_plain_decodings_whatever_the_router_decides(sampling: Any, cache: Any, seed: int) -> None:
+    prompts = [[5, 6, 7, 8] * 6, [9, 8, 7], [5, 6, 7, 8] * 3]
+    options = {"max_new_tokens": 96, **sampling}
+    plain = [g.tokens for g in decode(tiny_runner(**cache), prompts, **options)]
+    clock = Moody(seed)
+    auto = Auto([Suffix(), NGram(min_ngram=1), Prediction(plain[0][24:])], Experience(), clock)
+    batch = decode(
+        tiny_runner(**cache), prompts, drafter=auto, decoder={"clock": clock}, check=True, max_draft=12, **options
+    )
+    assert [g.tokens for g in batch] == plain
+    assert sum(g.stats.steps for g in batch) < sum(len(tokens) for tokens in plain), "something was drafted"
