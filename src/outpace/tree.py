@@ -21,7 +21,7 @@ class Forecast:
     """What a router expected of a step when it decided on its draft.
 
     tokens: of this request, the target's own included. Seconds are of the whole batch: asking the drafters, the pass
-    with the draft, and the pass without any (0: not known yet). drafters: name, nodes proposed, tokens expected of them.
+    with the draft, and the pass without any (0: not known yet). drafters: name, nodes proposed, tokens expected.
     """
 
     tokens: float

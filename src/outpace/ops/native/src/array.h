@@ -20,8 +20,8 @@ struct ArrayMemory {
   size_t size = 0;
 };
 
-// Memory of arrays that died, to be used again: a pass makes and drops dozens of the same few sizes, and fresh memory from
-// the system costs a page fault per 4 KB. Guarded by Python's GIL, under which arrays are made and dropped.
+// Memory of arrays that died, to be used again: a pass makes and drops dozens of the same few sizes, and fresh memory
+// from the system costs a page fault per 4 KB. Guarded by Python's GIL, under which arrays are made and dropped.
 class Recycler {
  public:
   static Recycler& get() {

@@ -20,7 +20,8 @@ int64_t first_seen(const PlanRow& row, int64_t window) {
 
 }  // namespace
 
-void AttendPass::set(const HeadShape& heads, const KvStore& kv, const Plan& plan, const float* q, float* y, int threads) {
+void AttendPass::set(const HeadShape& heads, const KvStore& kv, const Plan& plan, const float* q, float* y,
+                     int threads) {
   heads_ = heads;
   layout_ = &kv.layout();
   blocks_ = kv.blocks();

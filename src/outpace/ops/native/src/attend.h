@@ -40,7 +40,7 @@ class AttendPass {
   };
   struct Worker {
     std::vector<float> q, state, partial, scratch;  // state: the result so far of the tile in hand
-    std::vector<float> loose;                       // partials of a tile that another thread began, one range after another
+    std::vector<float> loose;  // partials of a tile that another thread began, one range after another
     std::vector<Seen> seen;
     Piece loose_piece, open_piece;  // open: the tile that this thread began and others finish
   };

@@ -1,8 +1,9 @@
 // Attention over the paged cache: what a tile of rows sees, and the kernels that compute it range by range.
 //
 // Specification: outpace/ops/reference/attention.py. Positions are cut into ranges of kRange at fixed places. A range's
-// partial result (largest score, sum of weights, weighted sum of values) is computed from that range alone, and partials
-// are merged in ascending order: the same operations for a row alone, in a tile, on a path of a tree or in a prefill.
+// partial result (largest score, sum of weights, weighted sum of values) is computed from that range alone, and
+// partials are merged in ascending order: the same operations for a row alone, in a tile, on a path of a tree or in a
+// prefill.
 #pragma once
 
 #include <cstdint>

@@ -215,9 +215,8 @@ class Chooser {
   void keep_near(double share, bool some) {
     const double sum = total(some), least = share * (1.0 / sum);
     if (!some) keep_at_least(largest_ + static_cast<float>(std::log(share)) - 0.01f);
-    std::erase_if(kept_, [&](const Scored& s) {
-      return !(std::exp(static_cast<double>(s.score) - largest_) / sum >= least);
-    });
+    std::erase_if(kept_,
+                  [&](const Scored& s) { return !(std::exp(static_cast<double>(s.score) - largest_) / sum >= least); });
   }
 
   double kept_largest() const {
@@ -310,8 +309,8 @@ float log_total(const float* logits, int64_t vocabulary) {
 void check_choice(const ChoiceRow& row, int64_t vocabulary) {
   const auto check = [&](int64_t token, const char* where) {
     if (token >= 0 && token < vocabulary) return;
-    throw std::invalid_argument(std::string(where) + " names token " + std::to_string(token) + "; the vocabulary is [0, " +
-                                std::to_string(vocabulary) + ")");
+    throw std::invalid_argument(std::string(where) + " names token " + std::to_string(token) +
+                                "; the vocabulary is [0, " + std::to_string(vocabulary) + ")");
   };
   for (const auto& [token, bias] : row.sampling->logit_bias) check(token, "logit_bias");
   for (const auto& tokens : {row.prompt, row.output}) {

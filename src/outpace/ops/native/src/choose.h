@@ -51,8 +51,8 @@ struct ChoiceMemory {
   std::vector<Scored> kept;
 };
 
-// These take logits [R, V] and share the rows out over threads. They throw std::invalid_argument if no token of a row is
-// allowed, or its logits are not numbers.
+// These take logits [R, V] and share the rows out over threads. They throw std::invalid_argument if no token of a row
+// is allowed, or its logits are not numbers.
 using ChoiceMemories = std::vector<ChoiceMemory>;
 void sample(int threads, ChoiceMemories& memories, const float* logits, int64_t vocabulary,
             const std::vector<ChoiceRow>& rows, int64_t k, int64_t* tokens);  // [R, k]

@@ -80,7 +80,8 @@ std::shared_ptr<T> needed(nb::handle layer, const char* name) {
 
 std::shared_ptr<const Sampling> read_sampling(nb::handle params) {
   static const Name temperature("temperature"), top_k("top_k"), top_p("top_p"), min_p("min_p"),
-      repetition("repetition_penalty"), presence("presence_penalty"), frequency("frequency_penalty"), bias("logit_bias");
+      repetition("repetition_penalty"), presence("presence_penalty"), frequency("frequency_penalty"),
+      bias("logit_bias");
   auto s = std::make_shared<Sampling>();
   s->temperature = as_double(temperature.of(params), "temperature");
   s->top_k = as_int(top_k.of(params), "top_k", 0, INT64_MAX);
@@ -92,7 +93,8 @@ std::shared_ptr<const Sampling> read_sampling(nb::handle params) {
   const nb::object biases = bias.of(params);
   if (nb::len(biases) > 0) {
     for (nb::handle item : biases.attr("items")()) {
-      s->logit_bias.emplace_back(as_int(item[0], "a token of logit_bias", 0, INT32_MAX), as_double(item[1], "logit_bias"));
+      s->logit_bias.emplace_back(as_int(item[0], "a token of logit_bias", 0, INT32_MAX),
+                                 as_double(item[1], "logit_bias"));
     }
   }
   return s;
@@ -164,8 +166,8 @@ ChoiceRows::ChoiceRows(nb::handle rows, int64_t vocabulary) {
 }
 
 void ChoiceRows::read(nb::handle row, int64_t vocabulary) {
-  static const Name params("params"), seed("seed"), sample_index("sample_index"), position("position"), prompt("prompt"),
-      output("output"), mask("mask"), stream("stream");
+  static const Name params("params"), seed("seed"), sample_index("sample_index"), position("position"),
+      prompt("prompt"), output("output"), mask("mask"), stream("stream");
   ChoiceRow r;
   const nb::object sampling = params.of(row);
   r.sampling = sampling.is(params_) ? rows_.back().sampling : read_sampling(sampling);

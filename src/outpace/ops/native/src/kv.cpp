@@ -103,9 +103,8 @@ void KvStore::move(int64_t source, int64_t target, int64_t begin, int64_t end) {
   for (int64_t part = begin * layout_.num_kv_heads; part < end * layout_.num_kv_heads; ++part) {
     const int64_t head = part * layout_.head_bytes;
     auto place = places.begin();
-    for_numbers(layout_, source % layout_.block_size, [&](int64_t offset, int64_t bytes) {
-      std::memcpy(to + head + *place++, from + head + offset, bytes);
-    });
+    for_numbers(layout_, source % layout_.block_size,
+                [&](int64_t offset, int64_t bytes) { std::memcpy(to + head + *place++, from + head + offset, bytes); });
   }
 }
 

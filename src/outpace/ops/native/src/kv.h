@@ -15,8 +15,8 @@ enum class KvFormat : uint8_t { F32, BF16, Int8 };
 //   values        f32 [slots][Kp]  bf16 [slots/2][Kp][2]  int8 [slots][Kp]      channels side by side
 //   key scales    int8 only: f32 [K/group][lanes]
 //   value scales  int8 only: f32 [slots][K/group]
-// lanes: slots of a block rounded up to 16, Kp: the head's width rounded up to 16. The pairs of bf16 let one 32-bit lane
-// be widened by a shift or a mask. Rounding is that of outpace/ops/reference/storage.py.
+// lanes: slots of a block rounded up to 16, Kp: the head's width rounded up to 16. The pairs of bf16 let one 32-bit
+// lane be widened by a shift or a mask. Rounding is that of outpace/ops/reference/storage.py.
 struct KvLayout {
   KvFormat format;
   int64_t num_layers, num_kv_heads, width, block_size, group;  // group: channels that share an int8 scale
@@ -25,7 +25,8 @@ struct KvLayout {
   int64_t head_bytes = 0, layer_bytes = 0, block_bytes = 0;
 };
 
-// Throws std::invalid_argument for sizes that are not positive or overflow, an odd width, a group that does not divide it.
+// Throws std::invalid_argument for sizes that are not positive or overflow, an odd width, a group that does not divide
+// it.
 KvLayout make_kv_layout(KvFormat format, int64_t num_layers, int64_t num_kv_heads, int64_t width, int64_t block_size,
                         int64_t group);
 

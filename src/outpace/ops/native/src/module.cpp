@@ -31,7 +31,9 @@ void check(bool fits, const std::string& what) {
   if (!fits) throw std::invalid_argument(what);
 }
 
-std::string shape_of(const Array& x) { return "[" + std::to_string(x.rows()) + ", " + std::to_string(x.cols()) + "]"; }
+std::string shape_of(const Array& x) {
+  return std::string("[").append(std::to_string(x.rows())).append(", ").append(std::to_string(x.cols())).append("]");
+}
 
 void check_rows(const Array& x, const Plan& plan, int64_t cols, const char* what) {
   check(x.rows() == plan.num_rows() && x.cols() == cols, std::string(what) + " must be [" +
@@ -83,7 +85,8 @@ class Context {
   Workspaces workspaces_;
 };
 
-// -- memory ------------------------------------------------------------------------------------------------------------
+// -- memory
+// ------------------------------------------------------------------------------------------------------------
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
@@ -92,8 +95,8 @@ std::shared_ptr<Matrix> pack(Context& context, const Bytes& raw, const std::stri
                              const std::string& format) {
   const Format from = format_from_name(raw_format);
   auto matrix = std::make_shared<Matrix>(make_matrix(format_from_name(format), out, in));
-  check(in % block_width(from) == 0, "rows of " + std::to_string(in) + " numbers are no multiple of " +
-                                         std::to_string(block_width(from)));
+  check(in % block_width(from) == 0,
+        "rows of " + std::to_string(in) + " numbers are no multiple of " + std::to_string(block_width(from)));
   check(static_cast<int64_t>(raw.shape(0)) == out && static_cast<int64_t>(raw.shape(1)) == row_bytes(from, in),
         "the bytes must be [" + std::to_string(out) + ", " + std::to_string(row_bytes(from, in)) + "], got [" +
             std::to_string(raw.shape(0)) + ", " + std::to_string(raw.shape(1)) + "]");
@@ -121,7 +124,8 @@ std::shared_ptr<Rope> rope(const std::vector<double>& inv_freq, double scale, in
 
 std::shared_ptr<KvStore> kv_alloc(int64_t layers, int64_t heads, int64_t width, const std::string& format,
                                   int64_t block_size, int64_t scale_group, int64_t num_blocks) {
-  check(format == "f32" || format == "bf16" || format == "int8", "a KV format is 'f32', 'bf16' or 'int8', got '" + format + "'");
+  check(format == "f32" || format == "bf16" || format == "int8",
+        "a KV format is 'f32', 'bf16' or 'int8', got '" + format + "'");
   const KvFormat f = format == "f32" ? KvFormat::F32 : format == "bf16" ? KvFormat::BF16 : KvFormat::Int8;
   check(num_blocks >= 0 && num_blocks <= INT32_MAX, "the number of blocks must be in [0, 2^31)");
   return std::make_shared<KvStore>(make_kv_layout(f, layers, heads, width, block_size, scale_group), num_blocks);
@@ -131,7 +135,8 @@ void kv_move(Context& context, KvStore& kv, nb::handle sources, nb::handle targe
   const int64_t slots = kv.num_blocks() * kv.layout().block_size;
   const auto from = read_ints(sources, "a source slot", 0, std::min<int64_t>(slots, INT32_MAX) - 1);
   const auto to = read_ints(targets, "a target slot", 0, std::min<int64_t>(slots, INT32_MAX) - 1);
-  check(from.size() == to.size(), std::to_string(from.size()) + " sources, but " + std::to_string(to.size()) + " targets");
+  check(from.size() == to.size(),
+        std::to_string(from.size()) + " sources, but " + std::to_string(to.size()) + " targets");
   context.compute([&](int threads, Workspace&) {
     Pool::get().run(from.empty() ? 1 : threads, [&](const Member& m) {
       const auto [begin, end] = m.share(kv.layout().num_layers);
@@ -141,14 +146,16 @@ void kv_move(Context& context, KvStore& kv, nb::handle sources, nb::handle targe
 }
 
 std::shared_ptr<Plan> plan(nb::handle segments, int64_t block_size) {
-  check(block_size >= 1 && block_size <= (1 << 20), "block_size must be in [1, 2^20], got " + std::to_string(block_size));
+  check(block_size >= 1 && block_size <= (1 << 20),
+        "block_size must be in [1, 2^20], got " + std::to_string(block_size));
   auto result = std::make_shared<Plan>();
   result->block_size = block_size;
   for (nb::handle segment : segments) add_segment(*result, read_segment(segment));
   return result;
 }
 
-// -- network -----------------------------------------------------------------------------------------------------------
+// -- network
+// -----------------------------------------------------------------------------------------------------------
 
 Array array(const Floats& values) {
   check(values.ndim() == 2, "an array must have two dimensions, got " + std::to_string(values.ndim()));
@@ -160,7 +167,8 @@ Array array(const Floats& values) {
 template <class T, size_t dims>
 nb::ndarray<nb::numpy, T> numpy_array(std::unique_ptr<T[]> values, const size_t (&shape)[dims]) {
   T* data = values.release();
-  return nb::ndarray<nb::numpy, T>(data, dims, shape, nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); }));
+  return nb::ndarray<nb::numpy, T>(data, dims, shape,
+                                   nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); }));
 }
 
 nb::ndarray<nb::numpy, float> numpy(const Array& x) {
@@ -170,16 +178,17 @@ nb::ndarray<nb::numpy, float> numpy(const Array& x) {
 }
 
 Array embed(Context& context, const Matrix& weight, const Plan& plan) {
-  check(plan.smallest_token >= 0 && plan.largest_token < weight.out, "token id " + std::to_string(plan.smallest_token < 0 ? plan.smallest_token : plan.largest_token) +
-                                             " is outside the model's vocabulary: allowed are [0, " +
-                                             std::to_string(weight.out) + ")");
+  check(plan.smallest_token >= 0 && plan.largest_token < weight.out,
+        "token id " + std::to_string(plan.smallest_token < 0 ? plan.smallest_token : plan.largest_token) +
+            " is outside the model's vocabulary: allowed are [0, " + std::to_string(weight.out) + ")");
   Array y(plan.num_rows(), weight.in);
   context.compute([&](int threads, Workspace&) { embed_rows(threads, weight, plan, y.data()); });
   return y;
 }
 
 Array add(const Array& a, const Array& b) {
-  check(a.rows() == b.rows() && a.cols() == b.cols(), "arrays of " + shape_of(a) + " and " + shape_of(b) + " cannot be added");
+  check(a.rows() == b.rows() && a.cols() == b.cols(),
+        "arrays of " + shape_of(a) + " and " + shape_of(b) + " cannot be added");
   Array y(a.rows(), a.cols());
   add_rows(a.data(), b.data(), y.data(), a.size());
   return y;
@@ -215,9 +224,8 @@ Array rope_store_op(Context& context, const Array& q, const Array& k, const Arra
   Array rotated(q.rows(), q.cols()), keys(k.rows(), k.cols());
   std::copy_n(q.data(), q.size(), rotated.data());
   std::copy_n(k.data(), k.size(), keys.data());
-  context.compute([&](int threads, Workspace&) {
-    rope_store(threads, rotated.data(), keys.data(), v.data(), layer, kv, plan);
-  });
+  context.compute(
+      [&](int threads, Workspace&) { rope_store(threads, rotated.data(), keys.data(), v.data(), layer, kv, plan); });
   return rotated;
 }
 
@@ -232,7 +240,8 @@ Array attend_op(Context& context, const Array& q, const Layer& layer, const KvSt
 
 Array gated_mlp_op(Context& context, const Array& x, const Layer& layer) {
   check_layer(layer);
-  check(x.cols() == layer.width(), "x must be as wide as the layer, " + std::to_string(layer.width()) + ", got " + shape_of(x));
+  check(x.cols() == layer.width(),
+        "x must be as wide as the layer, " + std::to_string(layer.width()) + ", got " + shape_of(x));
   Array y(x.rows(), x.cols());
   if (x.rows() == 0) return y;
   context.compute([&](int threads, Workspace& w) { gated_mlp(threads, w, x.data(), x.rows(), layer, y.data()); });
@@ -261,11 +270,12 @@ Array logits_op(Context& context, const Array& x, const FloatVector& norm, doubl
   return y;
 }
 
-// -- choosing ----------------------------------------------------------------------------------------------------------
+// -- choosing
+// ----------------------------------------------------------------------------------------------------------
 
 void check_k(int64_t k, int64_t vocabulary) {
-  check(1 <= k && k <= vocabulary, "the number of tokens to choose must be in [1, " + std::to_string(vocabulary) + "], got " +
-                                       std::to_string(k));
+  check(1 <= k && k <= vocabulary,
+        "the number of tokens to choose must be in [1, " + std::to_string(vocabulary) + "], got " + std::to_string(k));
 }
 
 void check_one_each(size_t rows, const Array& logits) {
@@ -289,7 +299,9 @@ nb::ndarray<nb::numpy, double> law_op(Context& context, const Array& logits, nb:
   const ChoiceRows choices(rows, logits.cols());
   check_one_each(choices.rows().size(), logits);
   auto p = std::make_unique_for_overwrite<double[]>(static_cast<size_t>(logits.size()));
-  context.compute([&](int threads, Workspace& w) { law(threads, w.choices, logits.data(), logits.cols(), choices.rows(), p.get()); });
+  context.compute([&](int threads, Workspace& w) {
+    law(threads, w.choices, logits.data(), logits.cols(), choices.rows(), p.get());
+  });
   return numpy_array<double>(std::move(p), {static_cast<size_t>(logits.rows()), static_cast<size_t>(logits.cols())});
 }
 
@@ -297,7 +309,8 @@ nb::ndarray<nb::numpy, float> logprobs_op(Context& context, const Array& logits,
   const Tokens chosen = read_ints(tokens, "a token", 0, logits.cols() - 1);
   check_one_each(chosen.size(), logits);
   auto values = std::make_unique_for_overwrite<float[]>(chosen.size());
-  context.compute([&](int threads, Workspace&) { logprobs(threads, logits.data(), logits.cols(), chosen, values.get()); });
+  context.compute(
+      [&](int threads, Workspace&) { logprobs(threads, logits.data(), logits.cols(), chosen, values.get()); });
   return numpy_array<float>(std::move(values), {chosen.size()});
 }
 
@@ -313,7 +326,8 @@ nb::tuple top_k_op(Context& context, const Array& logits, int64_t k) {
                         numpy_array<float>(std::move(values), {rows, static_cast<size_t>(k)}));
 }
 
-// -- measuring ---------------------------------------------------------------------------------------------------------
+// -- measuring
+// ---------------------------------------------------------------------------------------------------------
 
 // Gigabytes per second of each of `repeats` streaming reads of `num_bytes`, all threads together.
 std::vector<double> read_bandwidth(Context& context, int64_t num_bytes, int64_t repeats) {
@@ -330,7 +344,8 @@ std::vector<double> read_bandwidth(Context& context, int64_t num_bytes, int64_t 
       const auto start = std::chrono::steady_clock::now();
       Pool::get().run(threads, [&](const Member& m) {
         const auto [begin, end] = m.share(lines);
-        digests[static_cast<size_t>(m.index) * 8] = read_stream(buffer.data() + begin * 64, static_cast<size_t>(end - begin) * 64);
+        digests[static_cast<size_t>(m.index) * 8] =
+            read_stream(buffer.data() + begin * 64, static_cast<size_t>(end - begin) * 64);
       });
       const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
       speeds.push_back(static_cast<double>(buffer.size()) / seconds.count() / 1e9);
@@ -367,7 +382,8 @@ NB_MODULE(_native, m) {
   m.def("has_bf16_dot", [] { return has_bf16_dot(); });
   m.def("vector", vector, "values"_a.noconvert());
   m.def("rope", rope, "inv_freq"_a, "scale"_a, "context"_a);
-  m.def("kv_alloc", kv_alloc, "layers"_a, "heads"_a, "width"_a, "format"_a, "block_size"_a, "scale_group"_a, "num_blocks"_a);
+  m.def("kv_alloc", kv_alloc, "layers"_a, "heads"_a, "width"_a, "format"_a, "block_size"_a, "scale_group"_a,
+        "num_blocks"_a);
   m.def("kv_grow", [](KvStore& kv, int64_t num_blocks) { kv.grow(num_blocks); }, "kv"_a, "num_blocks"_a);
   m.def("plan", plan, "segments"_a, "block_size"_a);
   m.def("layer", [](nb::handle layer) { return std::const_pointer_cast<Layer>(read_layer(layer)); }, "layer"_a);

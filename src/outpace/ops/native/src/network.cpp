@@ -89,7 +89,8 @@ void check_heads(const Layer& layer) {
   expect(h.num_heads >= 1 && h.num_kv_heads >= 1 && h.num_heads % h.num_kv_heads == 0,
          "num_heads must be a multiple of num_kv_heads, both at least 1");
   expect(h.width >= 2 && h.width % 2 == 0, "head_width must be even and positive");
-  expect(has_length(layer.q_norm, h.width) && has_length(layer.k_norm, h.width), "q_norm and k_norm must be [head_width]");
+  expect(has_length(layer.q_norm, h.width) && has_length(layer.k_norm, h.width),
+         "q_norm and k_norm must be [head_width]");
   expect(layer.rope->half() * 2 == h.width, "the rotary table must have head_width / 2 frequencies");
 }
 
@@ -162,7 +163,8 @@ void rope_store(int threads, float* q, float* k, const float* v, const Layer& la
                   [&](const Member& m) { rope_store_share(m, q, k, v, layer, kv, plan); });
 }
 
-void attend(int threads, Workspace& w, const float* q, const Layer& layer, const KvStore& kv, const Plan& plan, float* y) {
+void attend(int threads, Workspace& w, const float* q, const Layer& layer, const KvStore& kv, const Plan& plan,
+            float* y) {
   w.attend.set(layer.heads, kv, plan, q, y, threads);
   Pool::get().run(threads, [&](const Member& m) { w.attend.run(m); });
 }
@@ -182,7 +184,8 @@ void gated_mlp(int threads, Workspace& w, const float* x, int64_t rows, const La
   });
 }
 
-void decoder_layer(int threads, Workspace& w, const float* x, const Layer& layer, KvStore& kv, const Plan& plan, float* y) {
+void decoder_layer(int threads, Workspace& w, const float* x, const Layer& layer, KvStore& kv, const Plan& plan,
+                   float* y) {
   const HeadShape& h = layer.heads;
   const int64_t rows = plan.num_rows(), width = layer.width();
   const int64_t queries = h.num_heads * h.width, keys = h.num_kv_heads * h.width, inner = layer.gate->out;

@@ -38,7 +38,8 @@ struct Layer {
   int64_t width() const { return wq->in; }
 };
 
-// Throw std::invalid_argument, naming the handle, where the shapes do not fit together: those that attention needs, and all.
+// Throw std::invalid_argument, naming the handle, where the shapes do not fit together: those that attention needs, and
+// all.
 void check_heads(const Layer& layer);
 void check_layer(const Layer& layer);
 
@@ -58,9 +59,11 @@ void linear(int threads, Workspace& w, const float* x, int64_t rows, const Matri
             float* y);
 // q and k are changed: their heads are normed and rotated.
 void rope_store(int threads, float* q, float* k, const float* v, const Layer& layer, KvStore& kv, const Plan& plan);
-void attend(int threads, Workspace& w, const float* q, const Layer& layer, const KvStore& kv, const Plan& plan, float* y);
+void attend(int threads, Workspace& w, const float* q, const Layer& layer, const KvStore& kv, const Plan& plan,
+            float* y);
 void gated_mlp(int threads, Workspace& w, const float* x, int64_t rows, const Layer& layer, float* y);
-void decoder_layer(int threads, Workspace& w, const float* x, const Layer& layer, KvStore& kv, const Plan& plan, float* y);
+void decoder_layer(int threads, Workspace& w, const float* x, const Layer& layer, KvStore& kv, const Plan& plan,
+                   float* y);
 void logits(int threads, Workspace& w, const float* x, const FloatVector& norm, float eps, const Matrix& weight,
             const Plan& plan, float* y);
 

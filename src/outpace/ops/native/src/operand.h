@@ -14,8 +14,8 @@ namespace outpace {
 using ActKinds = unsigned;
 inline ActKinds kinds_of(ActKind kind) { return 1u << static_cast<unsigned>(kind); }
 
-// The same preparation serves all matrices of a phase. Few rows are prepared by every thread for itself, which costs less
-// than waiting for each other; many are shared out.
+// The same preparation serves all matrices of a phase. Few rows are prepared by every thread for itself, which costs
+// less than waiting for each other; many are shared out.
 class Operand {
  public:
   // Before the threads start: makes room for rows [rows, in] in these forms.

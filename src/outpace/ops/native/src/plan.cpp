@@ -70,7 +70,8 @@ void add_segment(Plan& plan, const SegmentSpec& s) {
   int64_t first_live = num_blocks;
   while (first_live > 0 && s.blocks[first_live - 1] >= 0) --first_live;
   segment.first_live = first_live * plan.block_size;
-  for (int64_t b = first_live; b < num_blocks; ++b) plan.largest_block = std::max<int64_t>(plan.largest_block, s.blocks[b]);
+  for (int64_t b = first_live; b < num_blocks; ++b)
+    plan.largest_block = std::max<int64_t>(plan.largest_block, s.blocks[b]);
 
   for (int64_t i = 0; i < num_tokens; ++i) {
     PlanRow row{};

@@ -14,7 +14,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kBarrierSpin = std::chrono::microseconds(50);
 constexpr auto kIdleSpin = std::chrono::microseconds(150);  // spans the gap between two calls of a step
-constexpr auto kPatience = std::chrono::microseconds(20);   // a worker that spins comes within one, a parked one in about 20
+constexpr auto kPatience =
+    std::chrono::microseconds(20);  // a worker that spins comes within one, a parked one in about 20
 
 void pause() {
 #if defined(__x86_64__)

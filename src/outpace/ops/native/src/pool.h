@@ -40,10 +40,10 @@ struct Member {
 // Threads that spin briefly for work and then park. Never destroyed: workers end with the process.
 // A forked child has none of its parent's threads, so it gets a pool of its own.
 //
-// Nobody waits for a thread that is not there. A job takes the workers that come within a moment; on a busy machine, where
-// the system has given their cores to others, it starts without them. (Threads that wait for each other at every barrier
-// only get on while all of them run, which on such a machine is next to never.) So a body must compute the same whatever
-// Member::count turns out to be: bits never depend on it.
+// Nobody waits for a thread that is not there. A job takes the workers that come within a moment; on a busy machine,
+// where the system has given their cores to others, it starts without them. (Threads that wait for each other at every
+// barrier only get on while all of them run, which on such a machine is next to never.) So a body must compute the same
+// whatever Member::count turns out to be: bits never depend on it.
 class Pool {
  public:
   static Pool& get();

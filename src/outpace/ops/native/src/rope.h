@@ -29,8 +29,8 @@ class Rope {
   // Makes the rows of positions [0, last]. Throws std::invalid_argument if that is past the context.
   void ensure(int64_t last) {
     if (last >= context_) {
-      throw std::invalid_argument("position " + std::to_string(last) + " is outside the rotary table: allowed are [0, " +
-                                  std::to_string(context_) + ")");
+      throw std::invalid_argument("position " + std::to_string(last) +
+                                  " is outside the rotary table: allowed are [0, " + std::to_string(context_) + ")");
     }
     const std::scoped_lock lock(mutex_);
     for (; filled_ <= last; ++filled_) {

@@ -1,4 +1,5 @@
-// Passes over a row of logits: its largest, who is near it, sums of exponentials, noise. Reference: reference/choose.py.
+// Passes over a row of logits: its largest, who is near it, sums of exponentials, noise. Reference:
+// reference/choose.py.
 #pragma once
 
 #include "elementwise.h"
@@ -53,7 +54,8 @@ inline int64_t at_least(const float* x, int64_t n, float threshold, int32_t* ids
   };
   int64_t i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    const F32 low = max(load(x + i), load(x + i + kLanes)), high = max(load(x + i + 2 * kLanes), load(x + i + 3 * kLanes));
+    const F32 low = max(load(x + i), load(x + i + kLanes)),
+              high = max(load(x + i + 2 * kLanes), load(x + i + 3 * kLanes));
     if (any(max(low, high) >= threshold)) note(i, i + 4 * kLanes);
   }
   note(i, n);
@@ -96,9 +98,11 @@ inline double rough_exp_sum(const float* x, float shift, int64_t n) {
   const U64 even = (U64)a & 0xFFFFFFFFu, odd = (U64)a >> 32;
   const U64 factor = U64{} + m;
 #if defined(__AVX512F__)
-  const U64 p = (U64)_mm512_mul_epu32((__m512i)even, (__m512i)factor), q = (U64)_mm512_mul_epu32((__m512i)odd, (__m512i)factor);
+  const U64 p = (U64)_mm512_mul_epu32((__m512i)even, (__m512i)factor),
+            q = (U64)_mm512_mul_epu32((__m512i)odd, (__m512i)factor);
 #elif defined(__AVX2__)
-  const U64 p = (U64)_mm256_mul_epu32((__m256i)even, (__m256i)factor), q = (U64)_mm256_mul_epu32((__m256i)odd, (__m256i)factor);
+  const U64 p = (U64)_mm256_mul_epu32((__m256i)even, (__m256i)factor),
+            q = (U64)_mm256_mul_epu32((__m256i)odd, (__m256i)factor);
 #else
   const U64 p = even * factor, q = odd * factor;
 #endif

@@ -34,11 +34,12 @@ struct RowKernels {
   float (*divide)(const float* x, float divisor, float* y, int64_t n);
   // Writes the i with x[i] >= threshold in ascending order to ids (room for n + 1); returns how many.
   int64_t (*at_least)(const float* x, int64_t n, float threshold, int32_t* ids);
-  // Sum of e^(x - shift) over x [n], shift >= x, in float64; the rough one has terms of float32, and is within 1e-5 of it.
+  // Sum of e^(x - shift) over x [n], shift >= x, in float64; the rough one has terms of float32, and is within 1e-5 of
+  // it.
   double (*exp_sum)(const float* x, double shift, int64_t n);
   double (*rough_exp_sum)(const float* x, float shift, int64_t n);
-  // Writes the tokens in [begin, end), begin % 64 == 0, whose x + noise may reach `score` to ids (room for all and one more);
-  // returns how many. Leaves out none that does; lets in few that do not.
+  // Writes the tokens in [begin, end), begin % 64 == 0, whose x + noise may reach `score` to ids (room for all and one
+  // more); returns how many. Leaves out none that does; lets in few that do not.
   int64_t (*may_win)(const float* x, const NoiseKey& key, int64_t begin, int64_t end, float score, int32_t* ids);
 };
 

@@ -1,5 +1,6 @@
-// Vectors of float32 for the instruction set that a file is compiled for: GCC's vector extension, and the few operations
-// that it lacks. Included only by kernel files, inside which everything lives in a namespace named after the set.
+// Vectors of float32 for the instruction set that a file is compiled for: GCC's vector extension, and the few
+// operations that it lacks. Included only by kernel files, inside which everything lives in a namespace named after the
+// set.
 #pragma once
 
 #include <cstdint>
@@ -109,8 +110,8 @@ template <class V, class T>
 #endif
 }
 
-// Scalar helpers of our own: an inline function of the standard library, compiled here for AVX-512, might be the copy that
-// the linker keeps for everybody.
+// Scalar helpers of our own: an inline function of the standard library, compiled here for AVX-512, might be the copy
+// that the linker keeps for everybody.
 [[gnu::always_inline]] inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 [[gnu::always_inline]] inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 

@@ -3,7 +3,7 @@
 
 #include "row_kernels.h"
 
-#include "attention_kernels.h"
+#include "attention_range.h"
 #include "choose_kernels.h"
 #include "elementwise.h"
 
@@ -15,7 +15,10 @@ const RowKernels table = {
     .add = add,
     .silu_mul = silu_mul,
     .rotate = rotate,
-    .attention = {.load_queries = load_queries, .range = attention_range, .merge = attention_merge, .finish = attention_finish},
+    .attention = {.load_queries = load_queries,
+                  .range = attention_range,
+                  .merge = attention_merge,
+                  .finish = attention_finish},
     .largest = largest,
     .divide = divide,
     .at_least = at_least,
