@@ -14,8 +14,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kBarrierSpin = std::chrono::microseconds(50);
 constexpr auto kIdleSpin = std::chrono::microseconds(150);  // spans the gap between two calls of a step
-constexpr auto kPatience =
-    std::chrono::microseconds(20);  // a worker that spins comes within one, a parked one in about 20
+// A worker that spins comes within one microsecond, a parked one in about 20. Who did not come to the last job is
+// probably still away.
+constexpr auto kPatience = std::chrono::microseconds(20), kLittlePatience = std::chrono::microseconds(4);
 
 void pause() {
 #if defined(__x86_64__)
@@ -121,8 +122,11 @@ int Pool::gather(int wanted) {
   called_.store(number, std::memory_order_release);
   called_.notify_all();
   const auto all_came = [&] { return door::came(door_.load(std::memory_order_acquire)) == wanted; };
-  for (const auto end = Clock::now() + kPatience; !all_came() && Clock::now() < end;) pause();
-  return door::came(door_.fetch_or(door::kClosed, std::memory_order_acq_rel));
+  const auto patience = complete_ ? kPatience : kLittlePatience;
+  for (const auto end = Clock::now() + patience; !all_came() && Clock::now() < end;) pause();
+  const int came = door::came(door_.fetch_or(door::kClosed, std::memory_order_acq_rel));
+  complete_ = came == wanted;
+  return came;
 }
 
 void Pool::run_member(int index) {

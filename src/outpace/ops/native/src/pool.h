@@ -74,6 +74,7 @@ class Pool {
   Job job_;
   int team_ = 0;  // threads that run it
   int workers_ = 0;
+  bool complete_ = true;  // whether all workers came to the last job
   Barrier inside_, end_;
   // Each on a cache line of its own: they are read in loops.
   alignas(64) std::atomic<uint32_t> called_{0};   // number of the last job that workers were called for
