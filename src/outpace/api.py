@@ -28,6 +28,7 @@ from outpace.types import FinishReason, KVFormat, KVSpec, TokenLogprob
 from outpace.weights.catalog import DEFAULT, cache_folder, resolve
 from outpace.weights.checkpoint import Checkpoint, open_checkpoint
 
+Quantize = Literal["q8_0", "q4_0"]
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
 Batch = list[str] | list[list[int]] | list[list[Message]] | list[Prompt]
@@ -73,6 +74,7 @@ def load(
     kv: KVFormat = "bf16",
     context: int | None = None,
     cache_tokens: int | None = None,
+    quantize: Quantize | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """Load a model: a known name, a GGUF file, a Hugging Face folder, or a hub id.
@@ -80,8 +82,9 @@ def load(
     threads: of the arithmetic (None: the cores available). ops: "native" (C++), "reference" (NumPy), an instance,
     or None for the best there is. kv: storage of keys and values. context: most tokens of a text (None: the
     model's own limit). cache_tokens: most tokens that the KV cache may hold, over all texts and the shared
-    prefixes it remembers (None: a quarter of the machine's memory; taken as needed). progress(done, total):
-    bytes while a known model is fetched.
+    prefixes it remembers (None: a quarter of the machine's memory; taken as needed). quantize: pack F32, F16 and
+    BF16 weights as "q8_0" or "q4_0" (native ops; another, smaller model as it were). progress(done, total): bytes
+    while a known model is fetched.
 
     Raises UsageError for a name or option that cannot work, WeightsError for a malformed file, DownloadError.
     """
@@ -89,7 +92,7 @@ def load(
         raise unknown("kv format", str(kv), ("f32", "bf16", "int8"))
     path = resolve(os.fspath(model), progress)
     checkpoint = open_checkpoint(path)
-    chosen = _ops(ops, threads)
+    chosen = _ops(ops, threads, quantize)
     network = models.build(checkpoint.config, checkpoint.tensors, chosen)
     limit = network.config.context
     if context is not None and not 2 <= context <= limit:
@@ -103,27 +106,31 @@ def load(
 
 def default_ops() -> Ops:
     """Return the fastest ops implementation that is installed, on all cores available."""
-    return _ops(None, None)
+    return _ops(None, None, None)
 
 
-def _ops(ops: str | Ops | None, threads: int | None) -> Ops:
+def _ops(ops: str | Ops | None, threads: int | None, quantize: Quantize | None) -> Ops:
     """Return the ops implementation that was asked for; without a wish, the fastest that is installed."""
     if ops is not None and not isinstance(ops, str):
-        if threads is not None:
-            raise UsageError("threads belongs to the ops instance that was given: set it there")
+        if threads is not None or quantize is not None:
+            raise UsageError("threads and quantize belong to the ops instance that was given: set them there")
         return ops
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     if ops not in (None, "native", "reference"):
         raise unknown("ops", ops, ("native", "reference"))
+    if quantize not in (None, "q8_0", "q4_0"):
+        raise unknown("quantize", quantize, ("q8_0", "q4_0"))
+    if ops == "reference" and quantize is not None:
+        raise UsageError("the reference ops compute in float32 and cannot quantize: use the native ops")
     if ops != "reference":
         try:
             from outpace.ops.native import NativeOps
 
-            return cast(Ops, NativeOps(threads=threads))
+            return cast(Ops, NativeOps(threads=threads, quantize=quantize))
         except ImportError as error:
             cure = "reinstall outpace where a C++ compiler is present (pip install --force-reinstall outpace)"
-            if ops == "native":
+            if ops == "native" or quantize is not None:
                 raise UsageError(f"the native ops are not installed ({error}): {cure}") from error
             warnings.warn(f"the native ops are missing, so the slow NumPy reference is used: {cure}", stacklevel=3)
     from outpace.ops.reference import ReferenceOps

@@ -236,6 +236,8 @@ def test_a_prompt_that_is_none_is_refused(lm: LanguageModel, prompt: Any) -> Non
         ({"threads": 0}, "threads must be at least 1"),
         ({"context": 10**6}, r"context must be in \[2, 2048\]"),
         ({"cache_tokens": 1}, "cache_tokens must be at least 64"),
+        ({"quantize": "q8"}, "unknown quantize 'q8': did you mean 'q8_0'"),
+        ({"quantize": "q8_0"}, "the reference ops compute in float32"),
     ],
 )
 def test_load_refuses_what_cannot_work(folder: Path, options: dict[str, Any], message: str) -> None:

@@ -28,7 +28,7 @@ _MOST_REMEMBERED = 300.0  # judgements of a bucket; then the older half of their
 _DOUBT = 0.8  # an unknown drafter's confidence is taken at this part of its word
 _DOUBT_WEIGHT = 2.0
 
-_SURPRISE = 0.8  # of log-odds, for something held impossible
+_SURPRISE = 0.2  # of log-odds, for something held impossible
 _HALF_LIFE = 64  # tokens of the text after which a mood is half gone
 _MOST_MOOD = 3.0
 _FADE: tuple[float, ...] = tuple(0.5 ** (age / _HALF_LIFE) for age in range(8 * _HALF_LIFE))

@@ -33,6 +33,7 @@ _MOST_ERROR = 1.0
 _PROBE_SAMPLES = 2.0
 _MOST_SAMPLES = 12.0
 _RESTORED_SAMPLES = 2.0  # what a knot from disk counts for at most: this session may differ
+_UNMEASURED = 0.2  # of a plain pass: the least that a row is held to cost where nobody has measured yet
 _KNOWN = 0.5  # samples from which a knot counts as measured
 
 Part = tuple[int, int]  # one request's rows in a pass, and the length of its context
@@ -123,7 +124,7 @@ class Curve:
             self._derive()
         for i in range(len(knots) - 1):
             self._slopes[i] = (values[i + 1] - values[i]) / (knots[i + 1] - knots[i])
-        self._slopes[-1] = self._slopes[-2]
+        self._slopes[-1] = max(self._slopes[-2], (values[-1] - values[0]) / (knots[-1] - knots[0]))
 
     def _derive(self) -> None:
         """Put unmeasured knots where their measured neighbours say."""
@@ -138,11 +139,17 @@ class Curve:
             for i in range(low + 1, high):
                 values[i] = values[low] + slope * (knots[i] - knots[low])
         last = known[-1]
-        before = known[-2] if len(known) > 1 else -1
-        start, value = (knots[before], values[before]) if before >= 0 else (0, 0.0)
-        slope = (values[last] - value) / (knots[last] - start)
+        slope = self._beyond(known)
         for i in range(last + 1, len(knots)):
             values[i] = values[last] + slope * (knots[i] - knots[last])
+
+    def _beyond(self, known: Sequence[int]) -> float:
+        """Return the slope after the last measured knot: the steeper of two, and never next to nothing."""
+        knots, values, last = self.knots, self.values, known[-1]
+        if len(known) == 1:
+            return values[last] / knots[last]
+        stretches = [(values[last] - values[i]) / (knots[last] - knots[i]) for i in (known[0], known[-2])]
+        return max(*stretches, _UNMEASURED * values[known[0]] / knots[known[0]])
 
 
 class PassCost:

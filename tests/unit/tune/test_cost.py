@@ -122,6 +122,19 @@ def test_a_pass_of_no_time_teaches_nothing() -> None:
     assert not cost.is_known
 
 
+def test_rows_beyond_what_was_measured_are_never_free() -> None:
+    curve = Curve((1, 4, 8, 16), first=1.0)
+    curve.learn(4, 2.0)
+    curve.learn(8, 2.0)  # a flat stretch: free rows up to here, and nobody knows how much farther
+    assert curve.slope(6) == 0.0
+    assert curve.at(16) >= 2.0 + 8 / 7 - 1e-9
+    assert curve.at(32) >= 2.0 + 24 / 7 - 1e-9
+    hasty = Curve((1, 2, 4, 8), first=1.0)
+    hasty.learn(2, 0.8)  # a second row that seemed to cost nothing says little of an eighth
+    assert hasty.at(2) == 1.0
+    assert hasty.at(8) >= 2.0
+
+
 def test_a_curve_known_at_one_place_is_a_proportion() -> None:
     curve = Curve((1, 4, 16))
     curve.learn(6, 0.6)

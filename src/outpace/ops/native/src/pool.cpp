@@ -2,6 +2,9 @@
 
 #include <pthread.h>
 #include <signal.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include <chrono>
 #include <thread>
@@ -17,6 +20,9 @@ constexpr auto kIdleSpin = std::chrono::microseconds(150);  // spans the gap bet
 // A worker that spins comes within one microsecond, a parked one in about 20. Who did not come to the last job is
 // probably still away.
 constexpr auto kPatience = std::chrono::microseconds(20), kLittlePatience = std::chrono::microseconds(4);
+
+// A worker that came too late for one job stays awake for the next, or it would come too late for every long job.
+constexpr auto kLateSpin = std::chrono::milliseconds(50);
 
 void pause() {
 #if defined(__x86_64__)
@@ -40,6 +46,40 @@ void wait_change(const std::atomic<uint32_t>& word, uint32_t seen, Clock::durati
     }
   }
   word.wait(seen, std::memory_order_acquire);
+}
+
+// The same, for a long time and leaving the core to whoever else wants it.
+void wait_change_yielding(const std::atomic<uint32_t>& word, uint32_t seen, Clock::duration spin) {
+  for (const auto end = Clock::now() + spin; Clock::now() < end;) {
+    if (word.load(std::memory_order_acquire) != seen) return;
+    std::this_thread::yield();
+  }
+  word.wait(seen, std::memory_order_acquire);
+}
+
+// The core that this thread is on, or -1 where nobody tells.
+int this_core() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// Moves this thread off a core if another is allowed; where it may run stays as it was. A worker that was woken on its
+// caller's core can wait there for a whole job while the other core idles.
+void leave_core(int core) {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (core < 0 || this_core() != core || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  cpu_set_t others = allowed;
+  CPU_CLR(core, &others);
+  if (CPU_COUNT(&others) == 0) return;
+  sched_setaffinity(0, sizeof others, &others);
+  sched_setaffinity(0, sizeof allowed, &allowed);
+#else
+  (void)core;
+#endif
 }
 
 std::atomic<Pool*> pool_of_process{nullptr};
@@ -118,6 +158,7 @@ void Pool::run_job(const Job& job) {
 // Calls the workers and returns how many of them came, at most `wanted`, when the door closed behind them.
 int Pool::gather(int wanted) {
   const uint32_t number = called_.load(std::memory_order_relaxed) + 1;
+  caller_core_.store(this_core(), std::memory_order_relaxed);
   door_.store(door::open(number, wanted), std::memory_order_relaxed);
   called_.store(number, std::memory_order_release);
   called_.notify_all();
@@ -135,10 +176,15 @@ void Pool::run_member(int index) {
 }
 
 void Pool::work(uint32_t seen) {
-  for (;;) {
-    wait_change(called_, seen, kIdleSpin);
+  for (int index = 1;;) {
+    if (index == 0) {
+      leave_core(caller_core_.load(std::memory_order_relaxed));
+      wait_change_yielding(called_, seen, kLateSpin);
+    } else {
+      wait_change(called_, seen, kIdleSpin);
+    }
     seen = called_.load(std::memory_order_acquire);
-    const int index = join(seen);
+    index = join(seen);
     if (index == 0) continue;
     wait_change(started_, seen - 1, kBarrierSpin);
     run_member(index);

@@ -79,6 +79,7 @@ class Pool {
   // Each on a cache line of its own: they are read in loops.
   alignas(64) std::atomic<uint32_t> called_{0};   // number of the last job that workers were called for
   alignas(64) std::atomic<uint64_t> door_{0};     // who came for it: see pool.cpp
+  std::atomic<int> caller_core_{-1};              // where the caller of that job runs
   alignas(64) std::atomic<uint32_t> started_{0};  // number of the last job whose team is complete
 };
 
