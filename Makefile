@@ -5,7 +5,7 @@ PINS := $(CURDIR)/constraints.txt
 PIP := PIP_CONSTRAINT=$(PINS) PIP_BUILD_CONSTRAINT=$(PINS) $(BIN)/python -m pip install --quiet
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find src -name '*.cpp' -o -name '*.h')
 
-.PHONY: setup demo check test test-all check-native bench docs clean
+.PHONY: setup demo check test test-all check-native bench
 setup: .venv/ready
 
 .venv/ready: $(SOURCES)
@@ -23,6 +23,9 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest
+
+check-native: setup
+	bash tests/check_native.sh
 
 bench: setup
 	$(BIN)/outpace bench -o benchmarks/results && $(BIN)/outpace bench growth -o benchmarks/results
