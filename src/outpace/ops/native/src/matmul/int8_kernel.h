@@ -107,13 +107,13 @@ class UnitScales {
 
 // Where a row's dot products start, so that they end as if the codes had no offset.
 template <class S, Format F>
-[[gnu::always_inline]] inline typename S::Int first_sum(const QuantisedRow& row, int half) {
-  if constexpr (F == Format::Q8_0 && S::kSignedCodes) return S::splat_int(0);
-  if constexpr (layout::code_offset(F) == 8) return S::splat_int(row.minus_sum_8);
-  if constexpr (layout::code_offset(F) == 16) return S::splat_int(row.minus_sum_16);
-  if constexpr (layout::code_offset(F) == 128) return S::splat_int(row.minus_sum_128);
-  if constexpr (layout::code_offset(F) == 32) return S::splat_int(row.minus_half_32[half]);
-  return S::splat_int(0);
+[[gnu::always_inline]] inline int32_t first_sum(const QuantisedRow& row, int half) {
+  if constexpr (F == Format::Q8_0 && S::kSignedCodes) return 0;
+  if constexpr (layout::code_offset(F) == 8) return row.minus_sum_8;
+  if constexpr (layout::code_offset(F) == 16) return row.minus_sum_16;
+  if constexpr (layout::code_offset(F) == 128) return row.minus_sum_128;
+  if constexpr (layout::code_offset(F) == 32) return row.minus_half_32[half];
+  return 0;
 }
 
 // The lines of the stream of weights that one group asks for, kPrefetchAhead bytes from now. Call `turn` of `turns`
@@ -129,48 +129,45 @@ template <class S, Format F, int N>
 [[gnu::always_inline]] inline void add_group(const QuantisedRow* rows, const typename S::Int (&w)[8],
                                              const Scales<S>& scales, typename S::Float* y) {
   using Float = typename S::Float;
-  typename S::Int dot[N];
+  typename S::template Dot<layout::code_bits(F)> dot[N];
   Float first[N];
-#pragma GCC unroll 4
-  for (int n = 0; n < N; ++n) dot[n] = first_sum<S, F>(rows[n], 0);
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) dot[n].start(first_sum<S, F>(rows[n], 0));
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
     if constexpr (F == Format::Q6_K) {
       if (j == 4) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int n = 0; n < N; ++n) {
-          first[n] = S::multiply(S::from_int(dot[n]), scales.scale);
-          dot[n] = first_sum<S, F>(rows[n], 1);
+          first[n] = S::multiply(S::from_int(dot[n].sum()), scales.scale);
+          dot[n].start(first_sum<S, F>(rows[n], 1));
         }
       }
     }
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) {
-      const int8_t* x = rows[n].q + 4 * j;
-      dot[n] = F == Format::Q8_0 ? S::dot8(dot[n], w[j], x) : S::dot7(dot[n], w[j], x);
-    }
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) dot[n].add(j, w[j], rows[n].q + 4 * j);
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int n = 0; n < N; ++n) {
-    const Float activation_scale = S::splat(rows[n].scale);
+    const Float numbers = S::from_int(dot[n].sum()), activation_scale = S::splat(rows[n].scale);
     if constexpr (F == Format::Q6_K) {
-      const Float both = S::multiply_add(S::from_int(dot[n]), scales.second, first[n]);
-      y[n] = S::multiply_add(both, activation_scale, y[n]);
+      y[n] = S::multiply_add(S::multiply_add(numbers, scales.second, first[n]), activation_scale, y[n]);
     } else {
-      y[n] = S::multiply_add(S::multiply(S::from_int(dot[n]), activation_scale), scales.scale, y[n]);
+      y[n] = S::multiply_add(S::multiply(numbers, activation_scale), scales.scale, y[n]);
     }
     if constexpr (layout::has_minimum(F)) y[n] = S::multiply_add(scales.minimum, S::splat(rows[n].scaled_sum), y[n]);
   }
 }
 
-// Adds one group to rows [first, R), at most four at a time. `next` is where its share of prefetching starts.
+// Adds one group to rows [first, R), a few at a time. `next` is where its share of prefetching starts.
 template <class S, Format F, int R, int64_t Bytes, int first = 0>
 [[gnu::always_inline]] inline void add_group_to_rows(const QuantisedRow* rows, const typename S::Int (&w)[8],
                                                      const Scales<S>& scales, typename S::Float* y,
                                                      const uint8_t* next) {
-  prefetch_share<Bytes, first / 4, (R + 3) / 4>(next);
-  add_group<S, F, std::min(R - first, 4)>(rows + first, w, scales, y + first);
-  if constexpr (first + 4 < R) add_group_to_rows<S, F, R, Bytes, first + 4>(rows, w, scales, y, next);
+  constexpr int most = S::kRowsTogether;
+  prefetch_share<Bytes, first / most, (R + most - 1) / most>(next);
+  add_group<S, F, std::min(R - first, most)>(rows + first, w, scales, y + first);
+  if constexpr (first + most < R) add_group_to_rows<S, F, R, Bytes, first + most>(rows, w, scales, y, next);
 }
 
 // Adds a unit of N groups to R rows.

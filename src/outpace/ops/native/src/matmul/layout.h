@@ -50,6 +50,8 @@ constexpr int high_bits(Format f) {
   return f == Format::Q5_0 || f == Format::Q5_1 || f == Format::Q5_K ? 1 : 0;
 }
 
+constexpr int code_bits(Format f) { return f == Format::Q8_0 ? 8 : 4 + high_bits(f); }
+
 constexpr int64_t group_bytes(Format f) {  // codes of one group
   return f == Format::Q8_0 ? 512 : 256 + 64 * high_bits(f);
 }

@@ -11,8 +11,9 @@ namespace {
 struct Avx512 {
   static constexpr int kLanes = 16;
   static constexpr int kRowBlock = 16;         // 16 accumulators, 8 vectors of codes, and some to spare
-  static constexpr int kFloatParts = 1;        // vectors of columns that a float kernel works on together
-  static constexpr bool kSignedCodes = false;  // whether dot8 takes 128 away from its codes
+  static constexpr int kRowsTogether = 4;      // rows whose dot products take turns
+  static constexpr int kFloatRows = 16;        // the same of float kernels
+  static constexpr bool kSignedCodes = false;  // whether Dot<8> takes 128 away from its codes
   using Float = __m512;
   using Int = __m512i;
 
@@ -46,16 +47,24 @@ struct Avx512 {
   // low | (high & mask)
   static Int merge(Int low, Int high, Int mask) { return _mm512_ternarylogic_epi32(low, high, mask, 0xF8); }
 
-  // sum + the dot product of each dword's four unsigned codes with the four activations at p; codes below 128. The
-  // compiler would broadcast the activations by an instruction of its own; fewer instructions let the CPU look further
-  // ahead into the stream of weights (docs/kernels.md).
-  static Int dot7(Int sum, Int codes, const int8_t* p) {
-    const auto& four = *reinterpret_cast<const Four*>(p);
-    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(four));
-    return sum;
-  }
-  // The same for codes up to 255.
-  static Int dot8(Int sum, Int codes, const int8_t* p) { return dot7(sum, codes, p); }
+  // The dot products of each dword's codes with activations, four codes an `add`. The compiler would broadcast the
+  // activations by an instruction of its own; fewer instructions let the CPU look further ahead into the stream of
+  // weights (docs/kernels.md).
+  template <int bits>
+  class Dot {
+   public:
+    void start(int32_t first) { sum_ = splat_int(first); }
+
+    // Adds vector j of a group: unsigned codes below 2^bits, times the four activations at p.
+    void add(int /*j*/, Int codes, const int8_t* p) {
+      const auto& four = *reinterpret_cast<const Four*>(p);
+      asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum_) : "v"(codes), "m"(four));
+    }
+    Int sum() const { return sum_; }
+
+   private:
+    Int sum_;
+  };
 
   static Int bits(Float v) { return _mm512_castps_si512(v); }
   static Int bit_and(Int a, Int b) { return _mm512_and_si512(a, b); }

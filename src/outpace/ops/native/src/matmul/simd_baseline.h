@@ -14,8 +14,9 @@ namespace {
 struct Baseline {
   static constexpr int kLanes = 4;
   static constexpr int kRowBlock = 4;          // 4 accumulators, 8 vectors of codes, and some to spare
-  static constexpr int kFloatParts = 2;        // vectors of columns that a float kernel works on together
-  static constexpr bool kSignedCodes = false;  // whether dot8 takes 128 away from its codes
+  static constexpr int kRowsTogether = 4;      // rows whose dot products take turns
+  static constexpr int kFloatRows = 4;         // the same of float kernels
+  static constexpr bool kSignedCodes = false;  // whether Dot<8> takes 128 away from its codes
   using Float [[gnu::vector_size(16)]] = float;
   using Int [[gnu::vector_size(16)]] = int32_t;
 
@@ -61,15 +62,25 @@ struct Baseline {
   // low | (high & mask)
   static Int merge(Int low, Int high, Int mask) { return low | (high & mask); }
 
-  // sum + the dot product of each dword's four unsigned codes with the four activations at p.
-  static Int dot7(Int sum, Int codes, const int8_t* p) { return dot8(sum, codes, p); }
-  static Int dot8(Int sum, Int codes, const int8_t* p) {
-    int32_t four;
-    std::memcpy(&four, p, sizeof four);
-    const Int activations = splat_int(four);
-    const Int even = codes & 0x00FF00FF, odd = shift_right<8>(codes) & 0x00FF00FF;
-    return sum + add_products(even, sign_extend(activations << 8)) + add_products(odd, sign_extend(activations));
-  }
+  // The dot products of each dword's codes with activations, four codes an `add`.
+  template <int bits>
+  class Dot {
+   public:
+    void start(int32_t first) { sum_ = splat_int(first); }
+
+    // Adds vector j of a group: unsigned codes below 2^bits, times the four activations at p.
+    void add(int /*j*/, Int codes, const int8_t* p) {
+      int32_t four;
+      std::memcpy(&four, p, sizeof four);
+      const Int activations = splat_int(four);
+      const Int even = codes & 0x00FF00FF, odd = shift_right<8>(codes) & 0x00FF00FF;
+      sum_ += add_products(even, sign_extend(activations << 8)) + add_products(odd, sign_extend(activations));
+    }
+    Int sum() const { return sum_; }
+
+   private:
+    Int sum_;
+  };
 
   static Int bits(Float v) { return as_int(v); }
   static Int bit_and(Int a, Int b) { return a & b; }
