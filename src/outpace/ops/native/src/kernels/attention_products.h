@@ -95,8 +95,8 @@ constexpr bool kPairs = false;
 // -- the two products ----------------------------------------------------------------------------------------------
 
 // How many queries share a loaded key or value: as many as the registers hold.
-constexpr int kScoreQueries = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 3;
-constexpr int kValueQueries = kLanes == 16 ? 6 : kLanes == 8 ? 6 : 3;
+constexpr int kScoreQueries = kLanes == 16 ? 12 : kLanes == 8 ? 4 : 3;
+constexpr int kValueQueries = kLanes == 16 ? 6 : kLanes == 8 ? 4 : 3;
 constexpr int kScoreVectors = 16 / kLanes;  // a vector of slots is 16 wide for every instruction set
 constexpr int kValueVectors = kLanes == 16 ? 4 : kLanes == 8 ? 2 : 2;
 
@@ -111,6 +111,7 @@ template <int most, class Body>
   };
   run.template operator()<12>();
   run.template operator()<6>();
+  run.template operator()<4>();
   run.template operator()<3>();
   run.template operator()<2>();
   run.template operator()<1>();

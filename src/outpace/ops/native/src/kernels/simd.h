@@ -62,8 +62,9 @@ template <class V, class T>
 #endif
 }
 
-[[gnu::always_inline]] inline F32 splat(float x) { return F32{} + x; }
-[[gnu::always_inline]] inline F64 splat(double x) { return F64{} + x; }
+// Less zero, which the compiler leaves out; plus zero, it has to add, since that turns -0 into +0.
+[[gnu::always_inline]] inline F32 splat(float x) { return x - F32{}; }
+[[gnu::always_inline]] inline F64 splat(double x) { return x - F64{}; }
 
 // a * b + c, rounded once where the set has fused multiply-add (x86-64's baseline has not).
 [[gnu::always_inline]] inline F32 fma(F32 a, F32 b, F32 c) {
