@@ -181,6 +181,10 @@ def peers(
     strategies: Strategies = "auto",
     prompts: Prompts = None,
     per_category: PerCategory = None,
+    batch: Annotated[int, typer.Option(help="Texts at a time; their prompts are cut to the shortest.")] = 1,
+    length: Annotated[
+        int, typer.Option("--context", help="Tokens of a prompt, put in front of it or cut off; 0: as it is.")
+    ] = 0,
     num_tokens: NumTokens = 128,
     repeats: Repeats = 3,
     onnx: Annotated[Path | None, typer.Option(help="The model as onnxruntime-genai's builder makes it.")] = None,
@@ -200,6 +204,7 @@ def peers(
     from outpace.bench import files
     from outpace.bench import peers as engines
     from outpace.bench.peers import Absent, PeerSample
+    from outpace.bench.run import Lengthener
     from outpace.prompts import load_prompts, spread
     from outpace.provenance import provenance
 
@@ -207,8 +212,13 @@ def peers(
     if per_category is not None:
         chosen = spread(chosen, per_category)
     output.mkdir(parents=True, exist_ok=True)
-    longest = max(prompt.most_tokens for prompt in chosen) + num_tokens
-    lm = open_model(model, kv=kv, threads=threads, ops=ops, cache_tokens=max(2 * longest, 4096))
+    if batch < 1 or length < 0:
+        raise UsageError(f"--batch must be at least 1 and --context at least 0, got {batch} and {length}")
+    longest = max(prompt.most_tokens + length for prompt in chosen) + num_tokens
+    lm = open_model(model, kv=kv, threads=threads, ops=ops, cache_tokens=max(2 * longest * batch, 4096))
+    encoded = Lengthener(lm, chosen).encode(length)
+    batches = engines.batches_of(chosen, [tokens[-length:] for tokens in encoded], batch)
+    longest = max(len(own.prompts[0]) for own in batches) + num_tokens
     converted = {"onnxruntime_genai": onnx, "openvino_genai": openvino}
     folders = {engine: folder for engine, folder in converted.items() if folder is not None}
     found, absent = engines.find_peers(venvs, lm.path, folders, draft_model)
@@ -218,12 +228,12 @@ def peers(
     complete = False
     try:
         with ticking(len(found)) as tick:
-            for worker in engines.start_peers(found, lm.runner.ops.threads, longest, absent, tick):
+            for worker in engines.start_peers(found, lm.runner.ops.threads, longest, absent, tick, batch):
                 workers.append(worker)
         own = _words(strategies)
-        with ticking(engines.num_calls(chosen, own, workers, repeats)) as tick:
+        with ticking(engines.num_calls(batches, own, workers, repeats)) as tick:
             for seen in engines.measure_peers(
-                lm, workers, chosen, strategies=own, num_tokens=num_tokens, repeats=repeats, tick=tick
+                lm, workers, batches, strategies=own, num_tokens=num_tokens, repeats=repeats, tick=tick
             ):
                 if isinstance(seen, Absent):
                     absent.append(seen)
@@ -235,7 +245,13 @@ def peers(
             worker.close()
         if samples:
             about = {(w.peer.engine, w.peer.variant): w.about for w in workers}
-            rows = files.save_peers(output, samples, absent, about, origin, complete)
+            tokens = sorted(len(own.prompts[0]) for own in batches)
+            design = (
+                f"{len(batches)} batches of {batch}, prompts of {tokens[0]} to {tokens[-1]} tokens, "
+                f"{num_tokens} tokens written, {repeats} repeats."
+            )
+            name = "peers" + (f"-batch-{batch}" if batch > 1 else "") + (f"-context-{length}" if length else "")
+            rows = files.save_peers(output, samples, absent, about, origin, design, complete, name)
             _print_lines([f"{r.engine}, {r.variant}: {r.rate.median:.0f} tokens/s" for r in rows], output)
 
 

@@ -72,22 +72,29 @@ def save_peers(
     absent: Sequence[Absent],
     about: dict[tuple[str, str], dict[str, str]],
     provenance: dict[str, Any],
+    design: str,
     complete: bool,
+    name: str = "peers",
 ) -> list[PeerRow]:
-    """Write peers.json and peers.md into `folder`; return the rows. about: version and weights of each engine."""
+    """Write NAME.json and NAME.md into `folder`; return the rows.
+
+    about: version and weights of each engine. design: what was written, in a sentence.
+    """
     rows = summarise_peers(samples, about)
     write_json(
-        folder / "peers.json",
+        folder / f"{name}.json",
         {
             "schema": SCHEMA,
             "kind": "peers",
             "complete": complete,
             "provenance": provenance,
+            "design": design,
             **peers_dict(rows, absent),
             "samples": [asdict(sample) for sample in samples],
         },
     )
-    (folder / "peers.md").write_text(peers_markdown(rows, absent, provenance, complete), encoding="utf-8")
+    report = peers_markdown(rows, absent, provenance, design, complete)
+    (folder / f"{name}.md").write_text(report, encoding="utf-8")
     return rows
 
 

@@ -10,7 +10,7 @@ from outpace.bench.peers import OURS, Absent, PeerSample
 from outpace.bench.sample import PLAIN
 from outpace.bench.statistics import Spread, median, median_interval
 from outpace.bench.summary import Speedup
-from outpace.bench.tables import origin, table
+from outpace.bench.tables import origin, ratio_cell, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +25,31 @@ class PeerRow:
     variant: str
     calls: int
     rate: Spread
-    first_seconds: float
-    by_plain: Speedup  # its tokens/s by those of our plain decoding, same prompt and repeat
+    prefill_rate: Spread
+    by_plain: Speedup  # its tokens/s by those of our plain decoding, same batch and repeat
+    prefill_by_plain: Speedup
     agreed: float
     about: dict[str, str]
 
 
 def summarise_peers(samples: Sequence[PeerSample], about: dict[tuple[str, str], dict[str, str]]) -> list[PeerRow]:
     """Return a row per engine and variant; about: version and weights of each."""
-    plain = {(s.prompt, s.repeat): s.rate for s in samples if (s.engine, s.variant) == (OURS, PLAIN)}
+    plain = {(s.group, s.repeat): s for s in samples if (s.engine, s.variant) == (OURS, PLAIN)}
     rows = []
     for engine, variant in dict.fromkeys(sorted((s.engine, s.variant) for s in samples)):
         own = [s for s in samples if (s.engine, s.variant) == (engine, variant)]
-        ratios = [s.rate / plain[s.prompt, s.repeat] for s in own if (s.prompt, s.repeat) in plain]
-        if not ratios:
-            continue  # cut short before our own call of that prompt
+        pairs = [(s, plain[s.group, s.repeat]) for s in own if (s.group, s.repeat) in plain]
+        if not pairs:
+            continue  # cut short before our own call of that batch
         rows.append(
             PeerRow(
                 engine=engine,
                 variant=variant,
                 calls=len(own),
                 rate=Spread.of([s.rate for s in own]),
-                first_seconds=median(s.first_seconds for s in own),
-                by_plain=Speedup(median(ratios), median_interval(ratios)),
+                prefill_rate=Spread.of([s.prefill_rate for s in own]),
+                by_plain=_speedup([a.rate / b.rate for a, b in pairs]),
+                prefill_by_plain=_speedup([a.prefill_rate / b.prefill_rate for a, b in pairs]),
                 agreed=sum(s.agreed for s in own) / sum(s.tokens for s in own),
                 about=about.get((engine, variant), {}),
             )
@@ -55,21 +57,18 @@ def summarise_peers(samples: Sequence[PeerSample], about: dict[tuple[str, str], 
     return rows
 
 
+def _speedup(ratios: list[float]) -> Speedup:
+    return Speedup(median(ratios), median_interval(ratios))
+
+
 def peers_markdown(
-    rows: Sequence[PeerRow], absent: Sequence[Absent], provenance: dict[str, Any], complete: bool
+    rows: Sequence[PeerRow], absent: Sequence[Absent], provenance: dict[str, Any], design: str, complete: bool
 ) -> str:
-    """Return the report of a peers run."""
+    """Return the report of a peers run; design: what was written, in a sentence."""
     head = (
-        "engine",
-        "version",
-        "weights",
-        "variant",
-        "calls",
-        "tokens/s",
-        "by our plain decoding",
-        "first token, ms",
-        "agreed",
-    )
+        "engine", "version", "weights", "variant", "calls", "tokens/s", "by our plain decoding", "prefill, tokens/s",
+        "by ours", "agreed",
+    )  # fmt: skip
     lines = [
         (
             row.engine,
@@ -77,10 +76,10 @@ def peers_markdown(
             row.about.get("weights", ""),
             row.variant,
             row.calls,
-            f"{row.rate.median:.0f} ({row.rate.low:.0f} to {row.rate.high:.0f})",
-            f"{row.by_plain.median:.2f}"
-            + (f" ({row.by_plain.interval[0]:.2f} to {row.by_plain.interval[1]:.2f})" if row.by_plain.interval else ""),
-            f"{row.first_seconds * 1e3:.0f}",
+            _spread(row.rate),
+            ratio_cell(row.by_plain),
+            _spread(row.prefill_rate),
+            ratio_cell(row.prefill_by_plain),
             f"{row.agreed:.0%}",
         )
         for row in rows
@@ -88,9 +87,10 @@ def peers_markdown(
     parts = [
         "# Engines side by side",
         origin(provenance),
-        "Greedy, one text at a time, same prompt tokens, same number of threads; engines alternate on every prompt. "
-        "Tokens/s: after the first token, median and middle half. By our plain decoding: median of pairs, with the "
-        "95 % interval. Agreed: tokens before the first that differs from ours.",
+        f"{design} Greedy, same prompt tokens, same number of threads; engines alternate on every batch. "
+        "Tokens/s: after the first token, all texts of a batch together, median and middle half. By our plain "
+        "decoding: median of pairs, with the 95 % interval. Prefill: prompt tokens until the first token. Agreed: "
+        "tokens before the first that differs from ours.",
         table(head, lines),
     ]
     if not complete:
@@ -98,6 +98,10 @@ def peers_markdown(
     if absent:
         parts += ["## Not measured", "\n".join(f"* {a.engine}, {a.variant}: {a.reason}" for a in absent)]
     return "\n\n".join(parts) + "\n"
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.median:.0f} ({spread.low:.0f} to {spread.high:.0f})"
 
 
 def peers_dict(rows: Sequence[PeerRow], absent: Sequence[Absent]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 It imports nothing of Outpace. It speaks JSON lines: a first line on stdin says what to load (`engine`, `model`,
 `variant`, `draft`, `threads`, `context`), its answer names the engine's version and the weights' format, or an
-`error`. Each further line is a prompt (`prompt`: token ids, `max_new_tokens`), its answer the tokens and seconds.
-Greedy only.
+`error`. Each further line is a batch (`prompts`: as many token ids each, `max_new_tokens`), its answer the tokens and
+seconds. Greedy only.
 """
 
 from __future__ import annotations
@@ -16,26 +16,54 @@ import time
 from importlib import metadata
 from typing import Any
 
-Written = tuple[list[int], float]  # tokens, seconds until the first of them
+Written = tuple[list[list[int]], float]  # tokens of each text, seconds until all had their first
 
 
 class LlamaCpp:
-    """llama.cpp through llama-cpp-python, plain or with its prompt lookup. Reads GGUF as it is."""
+    """llama.cpp through llama-cpp-python, plain or with its prompt lookup. Reads GGUF as it is.
+
+    One text goes through its own loop; a batch through `llama_decode`, every text a sequence.
+    """
 
     package = "llama-cpp-python"
 
     def __init__(self, order: dict[str, Any]) -> None:
-        llama_cpp = importlib.import_module("llama_cpp")
-        draft = None
-        if order["variant"] == "lookup":
-            draft = importlib.import_module("llama_cpp.llama_speculative").LlamaPromptLookupDecoding(num_pred_tokens=8)
+        self.api = importlib.import_module("llama_cpp")
         self.weights = "as stored"
-        self.model = llama_cpp.Llama(
-            order["model"], n_ctx=order["context"], n_threads=order["threads"], n_threads_batch=order["threads"],
-            draft_model=draft, verbose=False,
+        self.order, self.lookup, self.batch = order, order["variant"] == "lookup", order["batch"]
+        if self.batch == 1:
+            self.model = self._single()
+        else:
+            self.context = self._several()
+
+    def _single(self) -> Any:
+        draft = None
+        if self.lookup:
+            draft = importlib.import_module("llama_cpp.llama_speculative").LlamaPromptLookupDecoding(num_pred_tokens=8)
+        return self.api.Llama(
+            self.order["model"], n_ctx=self.order["context"], n_threads=self.order["threads"],
+            n_threads_batch=self.order["threads"], draft_model=draft, verbose=False,
         )  # fmt: skip
 
-    def write(self, prompt: list[int], count: int) -> Written:
+    def _several(self) -> Any:
+        if self.lookup:
+            raise ValueError("looks up one text at a time")
+        api, threads = self.api, self.order["threads"]
+        api.llama_backend_init()
+        model = api.llama_model_load_from_file(self.order["model"].encode(), api.llama_model_default_params())
+        params = api.llama_context_default_params()
+        params.n_ctx = self.order["context"] * self.batch
+        params.n_seq_max = self.batch
+        params.n_threads = params.n_threads_batch = threads
+        self.num_words = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
+        self.room = params.n_batch
+        self.rows = api.llama_batch_init(self.room, 0, 1)
+        return api.llama_init_from_model(model, params)
+
+    def write(self, prompts: list[list[int]], count: int) -> Written:
+        return self._write_one(prompts[0], count) if self.batch == 1 else self._write_several(prompts, count)
+
+    def _write_one(self, prompt: list[int], count: int) -> Written:
         started, first, tokens = time.perf_counter(), 0.0, []
         self.model.reset()
         for token in self.model.generate(prompt, temp=0.0, repeat_penalty=1.0):
@@ -43,7 +71,35 @@ class LlamaCpp:
             tokens.append(int(token))
             if len(tokens) == count:
                 break
-        return tokens, first
+        return [tokens], first
+
+    def _write_several(self, prompts: list[list[int]], count: int) -> Written:
+        started = time.perf_counter()
+        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
+        texts: list[list[int]] = [[] for _ in prompts]
+        size = len(prompts[0])
+        rows = [(prompt[i], i, s, i == size - 1) for s, prompt in enumerate(prompts) for i in range(size)]
+        for begin in range(0, len(rows), self.room):
+            self._decode(rows[begin : begin + self.room], texts)
+        first = time.perf_counter() - started
+        for step in range(1, count):
+            self._decode([(text[-1], size + step - 1, s, True) for s, text in enumerate(texts)], texts)
+        return texts, first
+
+    def _decode(self, rows: list[tuple[int, int, int, bool]], texts: list[list[int]]) -> None:
+        """Run rows (token, position, sequence, wanted) and add the likeliest token behind every wanted one."""
+        numpy = importlib.import_module("numpy")
+        batch = self.rows
+        batch.n_tokens = len(rows)
+        for i, (token, position, sequence, wanted) in enumerate(rows):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, wanted
+            batch.seq_id[i][0] = sequence
+        if self.api.llama_decode(self.context, batch) != 0:
+            raise RuntimeError("llama_decode failed")
+        for i, (_, _, sequence, wanted) in enumerate(rows):
+            if wanted:
+                logits = self.api.llama_get_logits_ith(self.context, i)
+                texts[sequence].append(int(numpy.ctypeslib.as_array(logits, (self.num_words,)).argmax()))
 
 
 class Transformers:
@@ -57,6 +113,8 @@ class Transformers:
         self.transformers = importlib.import_module("transformers")
         torch.set_num_threads(order["threads"])
         variant, _, kind = order["variant"].partition("-")
+        if variant != "plain" and order["batch"] > 1:
+            raise ValueError("drafts for one text at a time")
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         self.weights = f"dequantised to {kind}" if order["model"].endswith(".gguf") else kind
         self.model = self._open(order["model"], dtype)
@@ -73,16 +131,16 @@ class Transformers:
             return automatic.from_pretrained(folder, gguf_file=name, dtype=dtype).eval()
         return automatic.from_pretrained(path, dtype=dtype).eval()
 
-    def write(self, prompt: list[int], count: int) -> Written:
+    def write(self, prompts: list[list[int]], count: int) -> Written:
         watch = _FirstPut()
-        ids = self.torch.tensor([prompt])
+        ids = self.torch.tensor(prompts)
         with self.torch.inference_mode():
             answer = self.model.generate(
                 ids, attention_mask=self.torch.ones_like(ids), do_sample=False, min_new_tokens=count,
                 max_new_tokens=count, repetition_penalty=1.0, temperature=None, top_p=None, top_k=None, streamer=watch,
                 pad_token_id=0, **self.extra,
             )  # fmt: skip
-        return answer[0, len(prompt) :].tolist(), watch.first
+        return answer[:, ids.shape[1] :].tolist(), watch.first
 
 
 class _FirstPut:
@@ -113,19 +171,21 @@ class OnnxRuntime:
         self.model = self.og.Model(config)
         self.weights = "as converted"
 
-    def write(self, prompt: list[int], count: int) -> Written:
+    def write(self, prompts: list[list[int]], count: int) -> Written:
         started, first = time.perf_counter(), 0.0
         params = self.og.GeneratorParams(self.model)
-        length = len(prompt) + count
-        params.set_search_options(do_sample=False, max_length=length, min_length=length, repetition_penalty=1.0)
+        length = len(prompts[0]) + count
+        params.set_search_options(
+            do_sample=False, max_length=length, min_length=length, repetition_penalty=1.0, batch_size=len(prompts)
+        )
         generator = self.og.Generator(self.model, params)
-        generator.append_tokens(prompt)
-        tokens: list[int] = []
-        while len(tokens) < count:
+        generator.append_tokens(importlib.import_module("numpy").array(prompts, dtype="int32"))
+        steps: list[list[int]] = []
+        while len(steps) < count:
             generator.generate_next_token()
-            tokens.append(int(generator.get_next_tokens()[0]))
+            steps.append(list(map(int, generator.get_next_tokens())))
             first = first or time.perf_counter() - started
-        return tokens, first
+        return [list(text) for text in zip(*steps, strict=True)], first
 
 
 class OpenVino:
@@ -138,21 +198,23 @@ class OpenVino:
         self.openvino = importlib.import_module("openvino")
         self.numpy = importlib.import_module("numpy")
         self.lookup = order["variant"] == "lookup"
+        if self.lookup and order["batch"] > 1:
+            raise ValueError("looks up for one text at a time")
         options: dict[str, Any] = {"INFERENCE_NUM_THREADS": order["threads"]}
         if self.lookup:
             options["prompt_lookup"] = True
         self.pipeline = self.genai.LLMPipeline(order["model"], "CPU", **options)
         self.weights = "as converted"
 
-    def write(self, prompt: list[int], count: int) -> Written:
+    def write(self, prompts: list[list[int]], count: int) -> Written:
         config = self.genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos, config.do_sample = count, True, False
         if self.lookup:
             config.num_assistant_tokens, config.max_ngram_size = 8, 3
-        ids = self.numpy.array([prompt], dtype=self.numpy.int64)
+        ids = self.numpy.array(prompts, dtype=self.numpy.int64)
         inputs = self.genai.TokenizedInputs(self.openvino.Tensor(ids), self.openvino.Tensor(self.numpy.ones_like(ids)))
         answer = self.pipeline.generate(inputs, config)
-        return list(map(int, answer.tokens[0])), answer.perf_metrics.get_ttft().mean / 1e3
+        return [list(map(int, text)) for text in answer.tokens], answer.perf_metrics.get_ttft().mean / 1e3
 
 
 ENGINES: dict[str, Any] = {
@@ -183,7 +245,7 @@ def main() -> None:
         task = json.loads(line)
         try:
             started = time.perf_counter()
-            tokens, first = engine.write(task["prompt"], task["max_new_tokens"])
+            tokens, first = engine.write(task["prompts"], task["max_new_tokens"])
             answer({"tokens": tokens, "seconds": time.perf_counter() - started, "first_seconds": first})
         except Exception as error:
             answer({"error": f"{type(error).__name__}: {error}"})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from outpace.api import LanguageModel
+from outpace.bench.run import full_batches
 from outpace.bench.sample import PLAIN, call
 from outpace.prompts import TaskPrompt
 
@@ -30,14 +31,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class PeerSample:
-    """One text by one engine. rate: tokens/s after the first token. agreed: leading tokens equal to our plain text."""
+    """A batch of texts by one engine. agreed: leading tokens equal to our plain texts'."""
 
     engine: str
     variant: str
     category: str
-    prompt: int
+    group: int
     repeat: int
-    prompt_tokens: int
+    batch: int
+    prompt_tokens: int  # of all texts, and so on
     tokens: int
     seconds: float
     first_seconds: float
@@ -45,8 +47,13 @@ class PeerSample:
 
     @property
     def rate(self) -> float:
-        """Tokens per second after the first token."""
-        return (self.tokens - 1) / (self.seconds - self.first_seconds)
+        """Tokens per second after the first token, all texts together."""
+        return (self.tokens - self.batch) / (self.seconds - self.first_seconds)
+
+    @property
+    def prefill_rate(self) -> float:
+        """Prompt tokens per second until the first token."""
+        return self.prompt_tokens / self.first_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,7 @@ def _installed(venv: Path) -> dict[str, Path]:
 class Worker:
     """A peer's process: it loads once and waits, idle, for prompts. Closing it ends the process."""
 
-    def __init__(self, peer: Peer, threads: int, context: int) -> None:
+    def __init__(self, peer: Peer, threads: int, context: int, batch: int = 1) -> None:
         self.peer = peer
         quiet = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
@@ -117,6 +124,7 @@ class Worker:
             {
                 "engine": peer.engine, "variant": peer.variant, "model": str(peer.model),
                 "draft": str(peer.draft) if peer.draft else None, "threads": threads, "context": context,
+                "batch": batch,
             }
         )  # fmt: skip
 
@@ -148,12 +156,20 @@ class Worker:
 
 
 def start_peers(
-    peers: Sequence[Peer], threads: int, context: int, absent: list[Absent], tick: Callable[[str], None]
+    peers: Sequence[Peer],
+    threads: int,
+    context: int,
+    absent: list[Absent],
+    tick: Callable[[str], None],
+    batch: int = 1,
 ) -> Iterator[Worker]:
-    """Start a worker per peer, one after another, and yield those that come up; the others are added to `absent`."""
+    """Start a worker per peer, one after another, and yield those that come up; the others are added to `absent`.
+
+    context: most tokens of a text, prompt included. batch: how many texts it will write at a time.
+    """
     for peer in peers:
         tick(f"starting {peer.engine}, {peer.variant}")
-        worker = Worker(peer, threads, context)
+        worker = Worker(peer, threads, context, batch)
         if "error" in worker.about:
             absent.append(Absent(peer.engine, peer.variant, worker.about["error"]))
             worker.close()
@@ -161,49 +177,71 @@ def start_peers(
             yield worker
 
 
-def num_calls(prompts: Sequence[TaskPrompt], strategies: Sequence[str], workers: Sequence[Worker], repeats: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts that are answered together, cut to the length of the shortest."""
+
+    category: str
+    prompts: list[list[int]]
+
+
+def batches_of(prompts: Sequence[TaskPrompt], encoded: Sequence[list[int]], size: int) -> list[Batch]:
+    """Return the prompts in batches of `size`, category by category; a short one starts from its front again."""
+    categories: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        categories.setdefault(prompt.category, []).append(index)
+    batches = []
+    for category, own in categories.items():
+        for indices in full_batches(own, size):
+            length = min(len(encoded[i]) for i in indices)
+            batches.append(Batch(category, [encoded[i][:length] for i in indices]))
+    return batches
+
+
+def num_calls(batches: Sequence[Batch], strategies: Sequence[str], workers: Sequence[Worker], repeats: int) -> int:
     """Return how many calls `measure_peers` makes while no engine fails (warm-up aside)."""
-    return repeats * len(prompts) * (len({PLAIN, *strategies}) + len(workers))
+    return repeats * len(batches) * (len({PLAIN, *strategies}) + len(workers))
 
 
 def measure_peers(
     lm: LanguageModel,
     workers: Sequence[Worker],
-    prompts: Sequence[TaskPrompt],
+    batches: Sequence[Batch],
     *,
     strategies: Sequence[str],
     num_tokens: int,
     repeats: int,
     tick: Callable[[str], None] = lambda what: None,
 ) -> Iterator[PeerSample | Absent]:
-    """Yield a sample per engine, variant, prompt and repeat, in an order that is drawn anew for each prompt.
+    """Yield a sample per engine, variant, batch and repeat, in an order that is drawn anew for each batch.
 
-    Greedy, one text at a time, past the end token, nothing cached from earlier calls. Our strategies appear as
-    variants of "outpace". An engine that fails is reported and left out from then on.
+    Greedy, past the end token, nothing cached from earlier calls. Our strategies appear as variants of "outpace". An
+    engine that fails is reported and left out from then on.
     """
     names = list(dict.fromkeys((PLAIN, *strategies)))
     ours = {name: _Own(lm, name) for name in names}
     writers: list[_Own | Worker] = [*ours.values(), *workers]
-    encoded = [prompt.encode(lm.tokenizer) for prompt in prompts]
     for writer in writers:
-        _write(writer, encoded[0], _WARM_UP)
+        _write(writer, batches[0], _WARM_UP)
     rng = random.Random(0)
-    texts: dict[int, list[int]] = {}  # what plain decoding writes
+    texts: dict[int, list[list[int]]] = {}  # what plain decoding writes
     for repeat in range(repeats):
-        for index, tokens in enumerate(encoded):
+        for index, batch in enumerate(batches):
             if index not in texts:
-                texts[index] = _write(ours[PLAIN], tokens, num_tokens)["tokens"]
+                texts[index] = _write(ours[PLAIN], batch, num_tokens)["tokens"]
             for writer in rng.sample(writers, len(writers)):
                 engine, variant = _name(writer)
-                tick(f"{prompts[index].category}, repeat {repeat + 1}: {engine}, {variant}")
-                answer = _write(writer, tokens, num_tokens)
+                tick(f"{batch.category}, repeat {repeat + 1}: {engine}, {variant}")
+                answer = _write(writer, batch, num_tokens)
                 if "error" in answer:
                     writers.remove(writer)
                     yield Absent(engine, variant, answer["error"])
                     continue
                 yield PeerSample(
-                    engine, variant, prompts[index].category, index, repeat, len(tokens), len(answer["tokens"]),
-                    answer["seconds"], answer["first_seconds"], _agreed(answer["tokens"], texts[index]),
+                    engine, variant, batch.category, index, repeat, len(batch.prompts),
+                    sum(map(len, batch.prompts)), sum(map(len, answer["tokens"])),
+                    answer["seconds"], answer["first_seconds"],
+                    sum(map(_agreed, answer["tokens"], texts[index])),
                 )  # fmt: skip
 
 
@@ -217,14 +255,14 @@ class _Own:
         self.calls += 1
         salt = f"peers {self.strategy} {self.calls}".encode()
         results, seconds = call(
-            self.lm, [order["prompt"]], self.strategy, "greedy", max_new_tokens=order["max_new_tokens"], salt=salt
+            self.lm, order["prompts"], self.strategy, "greedy", max_new_tokens=order["max_new_tokens"], salt=salt
         )
-        (result,) = results
-        return {"tokens": result.tokens, "seconds": seconds, "first_seconds": result.stats.prefill_seconds}
+        first = max(result.stats.prefill_seconds for result in results)
+        return {"tokens": [result.tokens for result in results], "seconds": seconds, "first_seconds": first}
 
 
-def _write(writer: _Own | Worker, tokens: list[int], count: int) -> dict[str, Any]:
-    return writer.ask({"prompt": tokens, "max_new_tokens": count})
+def _write(writer: _Own | Worker, batch: Batch, count: int) -> dict[str, Any]:
+    return writer.ask({"prompts": batch.prompts, "max_new_tokens": count})
 
 
 def _name(writer: _Own | Worker) -> tuple[str, str]:

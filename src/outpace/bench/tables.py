@@ -50,7 +50,7 @@ def headlines(rows: Sequence[Row]) -> list[str]:
 def _headline(row: Row) -> str:
     if row.numbers is None:
         return "NO call wrote plain decoding's text"
-    speedup = f", speed-up {_speedup(row.numbers.speedup)}" if row.numbers.speedup else ""
+    speedup = f", speed-up {ratio_cell(row.numbers.speedup)}" if row.numbers.speedup else ""
     unequal = f"; {row.unequal} calls wrote ANOTHER TEXT and do not count" if row.unequal else ""
     return f"{row.numbers.rate.median:.0f} tokens/s{speedup}{unequal}"
 
@@ -67,7 +67,7 @@ def _speedups(rows: Sequence[Row]) -> str:
     lines = []
     for category in dict.fromkeys(row.category for row in rows):
         plain, *others = (by_key.get((category, name)) for name in (PLAIN, *strategies))
-        cells = [_speedup(numbers.speedup) if numbers else "" for numbers in others]
+        cells = [ratio_cell(numbers.speedup) if numbers else "" for numbers in others]
         lines.append((_strong(category), f"{plain.rate.median:.0f}" if plain else "", *cells))
     return table(("category", "plain, tokens/s", *strategies), lines)
 
@@ -90,8 +90,8 @@ def _row(row: Row) -> tuple[Any, ...]:
         row.strategy,
         calls,
         f"{n.rate.median:.0f} ({n.rate.low:.0f} to {n.rate.high:.0f})",
-        _speedup(n.speedup),
-        _speedup(n.whole),
+        ratio_cell(n.speedup),
+        ratio_cell(n.whole),
         f"{n.tokens_per_step:.2f}",
         "" if n.acceptance is None else f"{n.acceptance:.0%}",
         " / ".join(f"{n.split[phase]:.0%}" for phase in PHASES),
@@ -101,7 +101,8 @@ def _row(row: Row) -> tuple[Any, ...]:
     )
 
 
-def _speedup(speedup: Speedup | None) -> str:
+def ratio_cell(speedup: Speedup | None) -> str:
+    """Return a speed-up with its interval, for a table."""
     if speedup is None:
         return ""
     interval = f" ({speedup.interval[0]:.2f} to {speedup.interval[1]:.2f})" if speedup.interval else ""

@@ -13,7 +13,17 @@ import outpace
 from outpace import cli
 from outpace.api import LanguageModel
 from outpace.bench.peer_tables import peers_markdown, summarise_peers
-from outpace.bench.peers import Absent, Peer, PeerSample, Worker, find_peers, measure_peers, start_peers
+from outpace.bench.peers import (
+    Absent,
+    Batch,
+    Peer,
+    PeerSample,
+    Worker,
+    batches_of,
+    find_peers,
+    measure_peers,
+    start_peers,
+)
 from outpace.prompts import TaskPrompt
 from tests.decoding import tiny_ops
 from tests.folder import make_folder
@@ -53,6 +63,10 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     return outpace.load(make_folder(tmp_path_factory.mktemp("model") / "tiny"), ops=tiny_ops())
 
 
+def singles(lm: LanguageModel, prompts: list[TaskPrompt]) -> list[Batch]:
+    return batches_of(prompts, [prompt.encode(lm.tokenizer) for prompt in prompts], 1)
+
+
 def test_what_a_venv_has_is_found_and_what_is_missing_is_told(venv: Path, tmp_path: Path) -> None:
     found, absent = find_peers([tmp_path, venv], Path("model.gguf"), {}, None)
     assert [(peer.engine, peer.variant) for peer in found] == [("llama_cpp", "plain"), ("llama_cpp", "lookup")]
@@ -64,7 +78,7 @@ def test_engines_alternate_with_ours_and_those_that_do_not_start_are_reported(ve
     workers = list(start_peers(found, 1, 64, absent, lambda what: None))
     prompts = [TaskPrompt("a", "the cat"), TaskPrompt("b", "the dog")]
     try:
-        seen = list(measure_peers(lm, workers, prompts, strategies=["ngram"], num_tokens=6, repeats=2))
+        seen = list(measure_peers(lm, workers, singles(lm, prompts), strategies=["ngram"], num_tokens=6, repeats=2))
     finally:
         for worker in workers:
             worker.close()
@@ -78,7 +92,7 @@ def test_engines_alternate_with_ours_and_those_that_do_not_start_are_reported(ve
     }
     assert all(s.agreed == s.tokens == 6 for s in samples if s.engine == "outpace")
     rows = summarise_peers(samples, {("llama_cpp", "plain"): workers[0].about})
-    report = peers_markdown(rows, absent, ORIGIN, complete=True)
+    report = peers_markdown(rows, absent, ORIGIN, "Two texts.", complete=True)
     assert "| llama_cpp | 7.0 | as stored | plain | 4 |" in report
     assert "no lookup here" in report
 
@@ -86,11 +100,11 @@ def test_engines_alternate_with_ours_and_those_that_do_not_start_are_reported(ve
 def test_an_engine_that_fails_or_dies_is_an_answer_not_an_exception(venv: Path) -> None:
     worker = Worker(Peer("llama_cpp", "plain", venv / "bin" / "python", Path("m.gguf")), 1, 64)
     assert worker.about == {"version": "7.0", "weights": "as stored"}
-    assert worker.ask({"prompt": [999], "max_new_tokens": 2}) == {"error": "RuntimeError: broke down"}
-    assert worker.ask({"prompt": [5], "max_new_tokens": 2})["tokens"] == [5, 5]
+    assert worker.ask({"prompts": [[999]], "max_new_tokens": 2}) == {"error": "RuntimeError: broke down"}
+    assert worker.ask({"prompts": [[5]], "max_new_tokens": 2})["tokens"] == [[5, 5]]
     worker._process.kill()
     worker._process.wait()
-    assert "its process ended" in worker.ask({"prompt": [5], "max_new_tokens": 2})["error"]
+    assert "its process ended" in worker.ask({"prompts": [[5]], "max_new_tokens": 2})["error"]
     worker.close()
 
 
@@ -101,21 +115,39 @@ def test_an_engine_that_fails_midway_is_left_out_from_then_on(
     prompts = [TaskPrompt("a", "the cat"), TaskPrompt("b", "the dog")]
     real, answers = worker.ask, iter([None, {"error": "gone"}])
     monkeypatch.setattr(worker, "ask", lambda order: next(answers, None) or real(order))
-    seen = list(measure_peers(lm, [worker], prompts, strategies=[], num_tokens=4, repeats=2))
+    seen = list(measure_peers(lm, [worker], singles(lm, prompts), strategies=[], num_tokens=4, repeats=2))
     worker.close()
     assert [s for s in seen if isinstance(s, Absent)] == [Absent("llama_cpp", "plain", "gone")]
     assert {s.engine for s in seen if isinstance(s, PeerSample)} == {"outpace"}
     assert len(seen) == 1 + 4
 
 
+def test_a_batch_has_prompts_of_one_category_and_one_length() -> None:
+    prompts = [TaskPrompt("a", "1"), TaskPrompt("b", "2"), TaskPrompt("a", "3"), TaskPrompt("a", "4")]
+    batches = batches_of(prompts, [[1, 1, 1], [2], [3, 3], [4, 4, 4, 4]], 2)
+    assert batches == [Batch("a", [[1, 1], [3, 3]]), Batch("a", [[4, 4, 4], [1, 1, 1]]), Batch("b", [[2], [2]])]
+
+
+def test_a_batch_of_ours_is_measured_beside_an_engine_that_cannot_write_batches(venv: Path, lm: LanguageModel) -> None:
+    found, absent = find_peers([venv], lm.path, {}, None)
+    assert list(start_peers(found, 1, 64, absent, lambda what: None, batch=2)) == []
+    assert {a.variant for a in absent if a.engine == "llama_cpp"} == {"plain", "lookup"}
+    batches = batches_of([TaskPrompt("a", "x"), TaskPrompt("a", "y")], [[5, 6, 7], [8, 9]], 2)
+    (sample,) = measure_peers(lm, [], batches, strategies=[], num_tokens=4, repeats=1)
+    assert isinstance(sample, PeerSample)
+    assert (sample.batch, sample.prompt_tokens, sample.tokens, sample.agreed) == (2, 4, 8, 8)
+    assert sample.rate * (sample.seconds - sample.first_seconds) == pytest.approx(6)
+    assert sample.prefill_rate * sample.first_seconds == pytest.approx(4)
+
+
 def test_the_command_writes_its_report(venv: Path, lm: LanguageModel, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"category": "x", "turns": ["the cat sat"]}\n')
     arguments = ["bench", "peers", "--venv", str(venv), "-m", str(lm.path), "--ops", "reference", "--threads", "1",
                  "-n", "6", "--repeats", "1", "--prompts", str(tmp_path / "p.jsonl"), "-o", str(tmp_path / "out"),
-                 "-s", "ngram"]  # fmt: skip
+                 "-s", "ngram", "--context", "5"]  # fmt: skip
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert end.value.code in (0, None)
-    saved = json.loads((tmp_path / "out" / "peers.json").read_text())
+    saved = json.loads((tmp_path / "out" / "peers-context-5.json").read_text())
     assert saved["complete"]
     assert {row["engine"] for row in saved["summary"]} == {"outpace", "llama_cpp"}
