@@ -19,8 +19,7 @@ from outpace.errors import (
 )
 from outpace.tree import EMPTY, Drafter, DraftTree, View
 from outpace.types import Constraint, LogitsProcessor, TokenLogprob
-
-__version__ = "0.1.0"
+from outpace.version import VERSION as __version__
 
 __all__ = [
     "EMPTY",

@@ -31,7 +31,7 @@ def lm(folder: Path) -> LanguageModel:
 def assert_all_free(lm: LanguageModel) -> None:
     lm.runner.cache.check()
     assert lm.runner.cache.num_available == lm.runner.cache.capacity
-    assert not lm._turn.locked()
+    assert not lm.turn.taken
 
 
 def test_every_kind_of_prompt_gives_a_result(lm: LanguageModel) -> None:
