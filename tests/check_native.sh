@@ -17,9 +17,10 @@ instrumented() {
 }
 
 best=$(instrumented -c 'from outpace.ops.native import _native as n; assert "/sanitize/" in n.__file__, n; print(n.isa())')
+# --capture=sys leaves the sanitizers their stderr: a report ends the process, and pytest would take it along.
 # With OUTPACE_ISA the tests do not run themselves again for other sets, which they would do without -S.
 for isa in baseline avx2 avx512; do
-  OUTPACE_ISA=$isa instrumented -m pytest -o pythonpath=. \
+  OUTPACE_ISA=$isa instrumented -m pytest -o pythonpath=. --capture=sys \
     -k 'not [reference' tests/contracts/test_ops.py tests/contracts/test_choosing.py tests/unit/ops/native
   if [ "$isa" = "$best" ]; then break; fi
 done
