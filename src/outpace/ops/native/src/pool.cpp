@@ -57,6 +57,13 @@ void wait_change_yielding(const std::atomic<uint32_t>& word, uint32_t seen, Cloc
   word.wait(seen, std::memory_order_acquire);
 }
 
+// Changes a word that others wait for. The store is sequentially consistent: notify_all first looks whether anybody is
+// parked, and that look may overtake a weaker store (on x86-64); a thread that parks just then would sleep for ever.
+void change(std::atomic<uint32_t>& word, uint32_t value) {
+  word.store(value, std::memory_order_seq_cst);
+  word.notify_all();
+}
+
 // The core that this thread is on, or -1 where nobody tells.
 int this_core() {
 #if defined(__linux__)
@@ -112,8 +119,7 @@ void Barrier::arrive_and_wait(int count) {
     return;
   }
   arrived_.store(0, std::memory_order_relaxed);
-  generation_.store(generation + 1, std::memory_order_release);
-  generation_.notify_all();
+  change(generation_, generation + 1);
 }
 
 Pool& Pool::get() {
@@ -148,8 +154,7 @@ void Pool::run_job(const Job& job) {
   start_workers(job.count - 1);
   job_ = job;
   team_ = 1 + gather(job.count - 1);
-  started_.store(called_.load(std::memory_order_relaxed), std::memory_order_release);
-  started_.notify_all();
+  change(started_, called_.load(std::memory_order_relaxed));
   run_member(0);
   // Now nobody reads job_: those who did not come in time never do.
   end_.arrive_and_wait(team_);
@@ -160,8 +165,7 @@ int Pool::gather(int wanted) {
   const uint32_t number = called_.load(std::memory_order_relaxed) + 1;
   caller_core_.store(this_core(), std::memory_order_relaxed);
   door_.store(door::open(number, wanted), std::memory_order_relaxed);
-  called_.store(number, std::memory_order_release);
-  called_.notify_all();
+  change(called_, number);
   const auto all_came = [&] { return door::came(door_.load(std::memory_order_acquire)) == wanted; };
   const auto patience = complete_ ? kPatience : kLittlePatience;
   for (const auto end = Clock::now() + patience; !all_came() && Clock::now() < end;) pause();

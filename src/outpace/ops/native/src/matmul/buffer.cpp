@@ -1,6 +1,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -12,6 +14,13 @@ namespace {
 
 constexpr size_t kLine = 64, kHugePage = size_t{2} << 20;
 constexpr size_t kSharedMapping = size_t{64} << 20;  // only what is written takes memory
+
+// AddressSanitizer watches the ends of what lies on the heap, but not those of mappings.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kOnHeap = true;
+#else
+constexpr bool kOnHeap = false;
+#endif
 
 size_t round_up(size_t bytes, size_t unit) {
   if (bytes > SIZE_MAX - unit) throw std::bad_alloc();
@@ -29,6 +38,13 @@ struct Piece {
   std::shared_ptr<void> mapping;
   uint8_t* start = nullptr;
 };
+
+Piece take_from_heap(size_t bytes) {
+  void* start = nullptr;
+  if (posix_memalign(&start, kLine, bytes) != 0) throw std::bad_alloc();
+  std::memset(start, 0, bytes);
+  return {{start, std::free}, static_cast<uint8_t*>(start)};
+}
 
 Piece map_pages(size_t bytes) {
   auto mapping = map(bytes);
@@ -77,7 +93,7 @@ class SharedMapping {
 
 AlignedBuffer::AlignedBuffer(size_t bytes) : size_(bytes) {
   if (bytes == 0) return;
-  Piece piece = bytes < kHugePage ? map_pages(bytes) : map_huge_pages(bytes);
+  Piece piece = kOnHeap ? take_from_heap(bytes) : bytes < kHugePage ? map_pages(bytes) : map_huge_pages(bytes);
   mapping_ = std::move(piece.mapping);
   data_ = piece.start;
 }
@@ -86,7 +102,7 @@ AlignedBuffer AlignedBuffer::in_huge_pages(size_t bytes) {
   static SharedMapping shared;
   AlignedBuffer buffer;
   if (bytes == 0) return buffer;
-  Piece piece = shared.take(round_up(bytes, kLine));
+  Piece piece = kOnHeap ? take_from_heap(bytes) : shared.take(round_up(bytes, kLine));
   buffer.mapping_ = std::move(piece.mapping);
   buffer.data_ = piece.start;
   buffer.size_ = bytes;
