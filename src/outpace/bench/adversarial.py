@@ -1,4 +1,7 @@
-"""Prompts on which drafting can only lose: tokens drawn at random, and texts in which no token comes back."""
+"""Prompts that no drafter expects: tokens drawn at random, and texts in which no token comes back.
+
+After random tokens a small model may soon repeat itself, and drafts pay; without repetition they can only lose.
+"""
 
 from __future__ import annotations
 
