@@ -92,6 +92,9 @@ def bench_strategies(
     contexts: Annotated[
         str, typer.Option("--context", help="Least tokens of a prompt, with commas; 0: prompts as they are.")
     ] = "0",
+    num_adversarial: Annotated[
+        int, typer.Option("--adversarial", help="Add so many prompts of random tokens, and of text without repetition.")
+    ] = 0,
     num_tokens: NumTokens = 128,
     repeats: Repeats = 3,
     draft_model: DraftModel = None,
@@ -106,6 +109,7 @@ def bench_strategies(
         _refuse_ignored(context)
         return
     from outpace.bench import files, run, tables
+    from outpace.bench.adversarial import adversarial
     from outpace.bench.sample import SAMPLINGS, Sample
     from outpace.prompts import load_prompts, spread
     from outpace.provenance import provenance
@@ -126,6 +130,7 @@ def bench_strategies(
     lm = open_model(model, kv=kv, threads=threads, ops=ops, cache_tokens=cache_tokens)
     draft = lm.companion(draft_model) if draft_model is not None else None
     run.check(lm, design, draft)
+    chosen += adversarial(lm.tokenizer, num_adversarial)
     origin = provenance(lm)
     samples: list[Sample] = []
     try:

@@ -22,6 +22,7 @@ from outpace.drafters.prediction import Prediction
 from outpace.drafters.suffix import Suffix
 from outpace.runner import Runner
 from outpace.tree import Drafter, DraftTree, TreeBuilder
+from outpace.tune import Auto, Experience
 from tests.decoding import decode, tiny_ops, tiny_runner
 
 VOCAB = 97
@@ -48,13 +49,27 @@ class Guesser:
     def forget(self, request: int) -> None: ...
 
 
+def nearly(text: list[int]) -> Prediction:
+    """Return a drafter that is wrong at every ninth place."""
+    return Prediction([t if i % 9 else (t + 1) % VOCAB for i, t in enumerate(text)])
+
+
+def auto(text: list[int]) -> Auto:
+    """Return a router over several drafters, on a machine where rows are believed to be cheap and asking free."""
+    experience = Experience()
+    experience.cost.observe([(1, 0)], 0.001)
+    experience.cost.base.learn(16, 1.2, 12.0)
+    return Auto([nearly(text), Suffix(remember=True), NGram(min_ngram=1), Guesser()], experience, lambda: 0.0)
+
+
 DRAFTERS: dict[str, Callable[[list[int]], Drafter]] = {
     "ngram": lambda text: NGram(min_ngram=1),
     "suffix": lambda text: Suffix(remember=True),
-    "prediction": lambda text: Prediction([t if i % 9 else (t + 1) % VOCAB for i, t in enumerate(text)]),
+    "prediction": nearly,
     "lookahead": lambda text: Lookahead(),
     "draft_model": lambda text: DraftModel(tiny_runner(vocab_size=VOCAB, seed=0, kv="int8"), VOCAB, branches=2),
     "combined": lambda text: Combined([Suffix(), NGram(), Lookahead()]),
+    "auto": auto,
     "guesser": lambda text: Guesser(),
 }
 SAMPLING: dict[str, dict[str, Any]] = {
@@ -145,3 +160,10 @@ def test_drafts_are_accepted() -> None:
     exact = Prediction(plain("greedy", "f32", 0))
     (g,) = decode(runner("f32"), prompts(1), drafter=exact, max_new_tokens=LENGTH)
     assert g.stats.tokens_per_step > 7
+
+
+def test_the_router_drafts_with_several_drafters() -> None:
+    """And little for a router that never drafts: what several drafters said is verified, and much of it accepted."""
+    (g,) = decode(runner("f32"), prompts(1), drafter=auto(plain("greedy", "f32", 0)), max_new_tokens=LENGTH)
+    assert {name for sources in g.sources for name in sources} >= {"prediction", "suffix", "ngram"}
+    assert g.stats.tokens_per_step > 2

@@ -15,6 +15,7 @@ from outpace.bench.peer_tables import PeerRow, peers_dict, peers_markdown, summa
 from outpace.bench.peers import Absent, PeerSample
 from outpace.bench.run import Design
 from outpace.bench.sample import SAMPLINGS, Sample
+from outpace.bench.standing import standings
 from outpace.bench.summary import Row, summarise
 from outpace.bench.tables import bench_markdown, growth_markdown
 
@@ -25,7 +26,7 @@ def save_bench(
     folder: Path, samples: Sequence[Sample], design: Design, provenance: dict[str, Any], complete: bool
 ) -> list[Row]:
     """Write bench.json, bench.md and the plots into `folder`; return the rows."""
-    rows = summarise(samples)
+    rows, standing = summarise(samples), standings(samples)
     write_json(
         folder / "bench.json",
         {
@@ -36,10 +37,11 @@ def save_bench(
             "design": asdict(design),
             "samplings": {name: dict(options) for name, options in SAMPLINGS.items()},
             "summary": [row.as_dict() for row in rows],
+            "standings": [asdict(one) for one in standing],
             "samples": [asdict(sample) for sample in samples],
         },
     )
-    (folder / "bench.md").write_text(bench_markdown(rows, provenance, complete), encoding="utf-8")
+    (folder / "bench.md").write_text(bench_markdown(rows, standing, provenance, complete), encoding="utf-8")
     if plots.available():
         plots.plot_bench(rows, folder)
     return rows

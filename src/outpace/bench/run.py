@@ -107,7 +107,8 @@ def measure(
             tick(f"{group.category}, {group.condition.sampling}, repeat {group.repeat + 1}: {name}")
             results, seconds = call(
                 lm, batch, name, group.condition.sampling,
-                max_new_tokens=design.num_tokens, salt=b"bench %d" % next(salts), **_extra(name, draft_model),
+                max_new_tokens=design.num_tokens, salt=b"bench %d" % next(salts),
+                presence_penalty=prompts[group.prompts[0]].presence_penalty, **_extra(name, draft_model),
             )  # fmt: skip
             sample = Sample(
                 condition=group.condition, strategy=name, category=group.category, group=number, repeat=group.repeat,
@@ -139,6 +140,8 @@ class Lengthener:
     def encode(self, context: int) -> list[list[int]]:
         """Return every prompt in tokens, those shorter than `context` behind about as much background as they lack.
 
+        Prompts that are given in tokens stay as they are.
+
         Raises UsageError when the prompts have less text than that.
         """
         return [self._encode(index, context) for index in range(len(self.prompts))]
@@ -147,7 +150,7 @@ class Lengthener:
         prompt, tokenizer = self.prompts[index], self.lm.tokenizer
         tokens = prompt.encode(tokenizer)
         lacking = context - len(tokens)
-        if lacking <= 0:
+        if lacking <= 0 or prompt.tokens:
             return tokens
         others = [*self.prompts[index + 1 :], *self.prompts[:index], *builtin()]
         texts = dict.fromkeys(other.text for other in others if other.text != prompt.text)

@@ -99,4 +99,9 @@ def _speedup(
 ) -> Speedup | None:
     """Return the median of paired ratios; None for plain decoding itself."""
     ratios = [ratio(s, plain[s.group]) for s in samples if s.strategy != PLAIN]
-    return Speedup(median(ratios), median_interval(ratios)) if ratios else None
+    return speedup_of(ratios) if ratios else None
+
+
+def speedup_of(ratios: Sequence[float]) -> Speedup:
+    """Return the median of paired ratios, at least one, with its interval."""
+    return Speedup(median(ratios), median_interval(ratios))

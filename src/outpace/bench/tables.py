@@ -7,6 +7,7 @@ from typing import Any
 
 from outpace.bench.growth import Growth
 from outpace.bench.sample import PLAIN, Condition
+from outpace.bench.standing import Standing
 from outpace.bench.summary import ALL, Row, Speedup
 from outpace.trace import PHASES
 
@@ -15,6 +16,10 @@ _LEGEND = (
     "interval of that median. Tokens/s: decoding, median and middle half. Split: shares of decoding time. "
     "Bandwidth: bytes read per second of decoding by what a streaming read gets on this machine in the same minute. "
     "Calls whose text was not plain decoding's do not count, and are named."
+)
+_STANDING = (
+    "The best fixed strategy of a category (plain decoding may be it) is chosen on one half of the repeats and "
+    "compared on the other, both ways round."
 )
 
 
@@ -30,7 +35,9 @@ def origin(provenance: dict[str, Any]) -> str:
     )
 
 
-def bench_markdown(rows: Sequence[Row], provenance: dict[str, Any], complete: bool) -> str:
+def bench_markdown(
+    rows: Sequence[Row], standings: Sequence[Standing], provenance: dict[str, Any], complete: bool
+) -> str:
     """Return the report of a bench run."""
     parts = ["# Bench", origin(provenance)]
     if not complete:
@@ -38,7 +45,10 @@ def bench_markdown(rows: Sequence[Row], provenance: dict[str, Any], complete: bo
     parts.append(_LEGEND)
     for condition in dict.fromkeys(row.condition for row in rows):
         own = [row for row in rows if row.condition == condition]
-        parts += [f"## {title(condition)}", _speedups(own), "### Everything", _everything(own)]
+        parts += [f"## {title(condition)}", _speedups(own)]
+        if routed := [standing for standing in standings if standing.condition == condition]:
+            parts += ["### Auto by plain, and by the best fixed", _STANDING, _standings(routed)]
+        parts += ["### Everything", _everything(own)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -70,6 +80,17 @@ def _speedups(rows: Sequence[Row]) -> str:
         cells = [ratio_cell(numbers.speedup) if numbers else "" for numbers in others]
         lines.append((_strong(category), f"{plain.rate.median:.0f}" if plain else "", *cells))
     return table(("category", "plain, tokens/s", *strategies), lines)
+
+
+def _standings(standings: Sequence[Standing]) -> str:
+    head = ("category", "pairs", "auto by plain", "auto by the best fixed", "which was, on each half")
+    return table(
+        head,
+        [
+            (_strong(s.category), s.pairs, _speedup(s.plain), _speedup(s.best), ", ".join(dict.fromkeys(s.chosen)))
+            for s in standings
+        ],
+    )
 
 
 def _everything(rows: Sequence[Row]) -> str:

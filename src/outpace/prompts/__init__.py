@@ -19,10 +19,15 @@ from outpace.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class TaskPrompt:
-    """One user message, and what kind of text it asks for."""
+    """One user message, and what kind of text it asks for.
+
+    tokens: the prompt itself, where it is not the text as a chat. presence_penalty: that it is answered with.
+    """
 
     category: str
     text: str
+    tokens: tuple[int, ...] = ()
+    presence_penalty: float = 0.0
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -32,10 +37,12 @@ class TaskPrompt:
     @property
     def most_tokens(self) -> int:
         """The most tokens it can have: no token is shorter than a byte, and a template adds few of its own."""
-        return len(self.text.encode()) + 256
+        return len(self.tokens) or len(self.text.encode()) + 256
 
     def encode(self, tokenizer: Tokenizer) -> list[int]:
         """Return its token ids: as a chat, or as raw text for a model without a chat template."""
+        if self.tokens:
+            return list(self.tokens)
         try:
             return tokenizer.encode_chat(self.messages)
         except TokenizerError:

@@ -21,7 +21,8 @@ _MOST_OPEN = 2  # proposals of a drafter that wait for the text's judgement
 _LONGEST_PAUSE = 16  # tokens between two questions to a drafter that does not pay
 _EXPLORING = 0.01  # of the time may go into such questions
 _GAIN = 0.06  # of the moving average of what asking saved
-_PLAIN_STEPS = 8  # for which one prediction of the plain pass serves while there are no guesses
+_PLAIN_STEPS = 4  # for which one prediction of the plain pass serves
+_LEAST_ROOM = 4  # nodes asked for while none is worth verifying; beyond that, twice as many as were worth it last
 _COSTLY = 0.2  # part of a plain pass: a drafter that takes longer for a whole budget gets a budget that pays
 
 
@@ -33,6 +34,7 @@ class _Standing:
     alone: float
     extra: float
     num_asked: int = 0
+    room: int = _LEAST_ROOM  # most nodes to ask for
     ask_at: int = 0  # length of the text from which it is asked again
     pause: int = 0
     open: list[OpenGuess] = field(default_factory=list)
@@ -115,7 +117,7 @@ class Auto:
             return [self._nothing("no drafter pays")] * len(views)
         answers, spent = self._ask(due, views, budgets, texts)
         if answers:
-            drafts = self._choose(views, texts, answers, spent)
+            drafts = self._choose(views, answers, spent)
         else:
             drafts = [self._nothing("no guess" if self._plain else "no pass was timed yet")] * len(views)
         for i in due:
@@ -161,7 +163,7 @@ class Auto:
         return text
 
     def _predict_plain(self, views: Sequence[View], texts: Sequence[_Text]) -> None:
-        """Predict the pass without a draft; while there is none, one prediction serves for a few steps."""
+        """Predict the pass without a draft, for a few steps."""
         self._size = len(views)
         cost, choosing = self._experience.cost, self._experience.choosing_curve(_demand(texts))
         self._plain = self._row_seconds = 0.0
@@ -207,7 +209,8 @@ class Auto:
         return answers, spent
 
     def _room(self, d: int, standing: _Standing, view: View, budget: int) -> int:
-        """Return how many nodes to ask for: all, unless the drafter is so slow that fewer pay better."""
+        """Return how many nodes to ask for: as many as may be kept, or fewer where a slow drafter pays better so."""
+        budget = min(budget, standing.room)
         node_seconds = self._costs[d].node_seconds
         if node_seconds * budget <= _COSTLY * self._plain:
             return budget
@@ -224,11 +227,8 @@ class Auto:
 
     # -- choosing ----------------------------------------------------------------------------------
 
-    def _choose(
-        self, views: Sequence[View], texts: Sequence[_Text], answers: dict[int, _Answers], spent: float
-    ) -> list[DraftTree]:
+    def _choose(self, views: Sequence[View], answers: dict[int, _Answers], spent: float) -> list[DraftTree]:
         """Return the drafts that pay best, together, with their forecasts."""
-        self._predict_plain(views, texts)
         seconds = plain = self._plain
         batch = [answers[i].guesses if i in answers else Guesses(len(view.tokens), 0) for i, view in enumerate(views)]
         if plain:
@@ -258,6 +258,7 @@ class Auto:
     def _credit(self, text: _Text, answers: _Answers | None, length: int) -> None:
         """Update what each asked drafter saves, and decide when to ask it next."""
         worth = answers.guesses.worth_by() if answers is not None else {}
+        room = _LEAST_ROOM + 2 * len(answers.guesses.kept) if answers is not None else _LEAST_ROOM
         standings, costs = text.standings, self._costs
         leader, most = 0, -math.inf
         for d, standing in enumerate(standings):
@@ -265,6 +266,7 @@ class Auto:
                 leader, most = d, saved
         for d in text.asked:
             standing, cost = standings[d], costs[d].seconds
+            standing.room = room
             alone = extra = 0.0
             for bits, saved in worth.items():
                 if bits >> d & 1:

@@ -1,6 +1,6 @@
 """Fill the cost table with throw-away passes, a few at a time, so that no request waits for a calibration.
 
-A probe is run only when the real steps so far have paid for it: all probes together take at most 3 % of the decoding
+A probe is run only when the real steps so far have paid for it: all probes together take at most 1 % of the decoding
 time, beyond an advance (0.1 s, or three passes of a slow model), and two seconds (or twelve passes) in all. Later one
 price after the other is checked again, at a five-hundredth of the time: a table measured on a busy machine, or read
 from disk, may be wrong where no real step would ever find out.
@@ -22,11 +22,11 @@ _WANTED = ((2, 0), (4, 0), (8, 0), (8, 1), (5, 0), (16, 0), (16, 1), (1, 1), (9,
 _REPEATS = 2  # of the two passes that are compared, by turns: the quicker of each counts
 _LASTING = 0.1  # seconds: a pair that takes longer is not repeated, it averages by itself
 _ADVANCE, _ADVANCE_PASSES = 0.1, 3.0  # seconds, in several pieces; at least the first probe of a slow model
-_SHARE = 0.03  # of the decoding time
+_SHARE = 0.01  # of the decoding time
 _IN_ALL, _IN_ALL_PASSES = 2.0, 12.0  # seconds
 _LATER_SHARE = 0.002
 _DEAR = 0.7  # of a pass: where a row costs that much, drafts of more rows can hardly pay
-_LONG = 1024  # positions
+_LONG = 512  # positions
 _LONG_BYTES = 64 << 20  # most memory of the probe's own cache
 
 _ANY = Request((0,), 1)  # probes are never sampled
@@ -103,7 +103,7 @@ class Calibration:
         return curve.samples[curve.knots.index(rows)] >= 1.0
 
     def _price(self, rows: int, far: int) -> float:
-        """Return the predicted seconds of a probe; a long one has a block of context to compute first."""
+        """Return the predicted seconds of a probe; a long one has a context to fill first."""
         cost = self._cost
         pair = cost.seconds([(rows, far * self._long)]) + cost.seconds([(rows if far else 1, 0)])
         return _repeats(pair) * pair + far * cost.seconds([(32, 0)])
@@ -135,7 +135,7 @@ def _repeats(seconds: float) -> int:
 class PassProbe:
     """Time passes of a model on a cache of its own: texts and their shared prefixes do not notice.
 
-    The long context is filled with copies of one block, since only its size matters.
+    The long context is filled with copies of one token, since only its size matters.
     """
 
     def __init__(self, runner: Runner, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -173,12 +173,11 @@ class PassProbe:
         runner = self._runner()
         table = self._tables[context] = runner.cache.open(())
         if context:
+            runner.forward([Share(table, _ANY, [0], 1)])
+            table.commit([0], [0])
+            table.reserve(context - 1)
             size = runner.cache.block_size
-            runner.forward([Share(table, _ANY, [0] * size, size)])
-            table.commit(range(size), [0] * size)
-            first = table.blocks[0] * size
-            table.reserve(context - size)
-            for block in table.blocks[1:]:
-                runner.ops.kv_move(runner.cache.kv, range(first, first + size), range(block * size, (block + 1) * size))
-            table.commit(range(context - size), [0] * (context - size))
+            slots = [slot for block in table.blocks for slot in range(block * size, (block + 1) * size)]
+            runner.ops.kv_move(runner.cache.kv, slots[:1] * (context - 1), slots[1:context])
+            table.commit(range(context - 1), [0] * (context - 1))
         return table

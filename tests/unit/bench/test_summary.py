@@ -8,6 +8,7 @@ import pytest
 
 from outpace.bench import files, plots
 from outpace.bench.run import Design
+from outpace.bench.standing import standings
 from outpace.bench.statistics import Spread
 from outpace.bench.summary import Row, summarise
 from outpace.bench.tables import bench_markdown, headlines, table
@@ -55,7 +56,7 @@ def test_a_call_that_wrote_another_text_does_not_count_and_is_named() -> None:
     assert (row.calls, row.unequal) == (1, 1)
     assert row.numbers is not None
     assert row.numbers.rate.median == pytest.approx(120)
-    assert "1, 1 UNEQUAL" in bench_markdown(list(rows.values()), ORIGIN, True)
+    assert "1, 1 UNEQUAL" in bench_markdown(list(rows.values()), standings(samples), ORIGIN, True)
     alone = rows_of(samples[0], samples[1])["all", "auto"]
     assert alone.numbers is None
     assert "NO call" in headlines([alone])[0]

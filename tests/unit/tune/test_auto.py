@@ -35,6 +35,15 @@ def false_friends(seed: int, length: int) -> list[int]:
     return text[:length]
 
 
+def idioms(seed: int, length: int) -> list[int]:
+    """Text as code is: four phrases of six tokens in any order, each with a new name behind it."""
+    dice, text = random.Random(seed), []
+    while len(text) < length:
+        first = 200_000 + 10 * dice.randrange(4)
+        text += [*range(first, first + 6), dice.randrange(10, 100_000)]
+    return text[:length]
+
+
 PASSAGE = noise(99, 160)
 COPY = (PASSAGE, PASSAGE * 2)
 PROSE = (noise(1, 60), noise(2, 320))
@@ -110,6 +119,25 @@ def test_auto_turns_with_the_text_within_32_tokens(slope: float) -> None:
     assert verified(begins - 60, begins) < 0.3, "prose: hardly any draft"
     assert sum(begins + 32 <= position < ends - 16 for position in drafted) < (len(PASSAGE) - 48) / 3, "long drafts"
     assert verified(ends + 32, ends + 100) < 0.3, "and hardly any again"
+
+
+@pytest.mark.parametrize("slope", [0.05, 0.2])
+def test_auto_turns_within_32_tokens_from_prose_to_code_to_a_copied_passage(slope: float) -> None:
+    prompt = [*PASSAGE, *noise(11, 20)]
+    prose = [token for i in range(16) for token in (1, 2, *noise(20 + i, 6))]  # "of the": seen before, never the same
+    parts = {"prose": prose, "code": idioms(13, 128), "passage": PASSAGE[:128]}
+    machine = Machine(slope=slope)
+    outcome = routed(machine, [(prompt, [*parts["prose"], *parts["code"], *parts["passage"]])])
+    seen = {}
+    for number, name in enumerate(parts):
+        first = len(prompt) + 128 * number
+        steps = [step for step in outcome.steps if first + 32 <= step.position < first + 112]
+        tokens, nodes = sum(len(step.tokens) for step in steps), sum(len(step.tree) for step in steps)
+        seen[name] = tokens / len(steps), nodes / len(steps)
+    assert seen["prose"][1] < 0.6, "hardly any draft"
+    assert 1.7 < seen["code"][0] < 7, "what is left of a phrase"
+    assert seen["code"][1] < 6, "and no more"
+    assert seen["passage"][0] > 5, "long drafts, which come true"
 
 
 def test_noise_and_outliers_of_the_machine_cost_little() -> None:

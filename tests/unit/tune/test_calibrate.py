@@ -36,25 +36,25 @@ def test_the_first_tokens_wait_for_less_than_a_tenth_of_a_second() -> None:
 
 def test_probes_take_a_small_part_of_the_time_and_end() -> None:
     machine = Machine()
-    _, calibration, probes = calibrated(machine, steps=3000)
+    _, calibration, probes = calibrated(machine, steps=9000)
     assert calibration.is_done
-    assert probes < 0.03 * machine.now
+    assert probes < 0.1 + 0.01 * machine.now
     assert calibration.num_probes >= 10
 
 
 def test_what_is_found_is_the_machines_price_of_rows_and_context() -> None:
     machine = Machine(slope=0.05)
-    cost, _, _ = calibrated(machine, steps=3000)
+    cost, _, _ = calibrated(machine, steps=9000)
     for part in ((1, 0), (4, 0), (12, 0), (8, 800)):
         assert cost.seconds([part]) == pytest.approx(machine.pass_seconds([part]), rel=0.1)
 
 
 def test_where_rows_are_as_dear_as_passes_large_probes_are_left_out() -> None:
     machine = Machine(slope=1.0)
-    cost, calibration, probes = calibrated(machine, steps=4000)
+    cost, calibration, probes = calibrated(machine, steps=12000)
     assert calibration.is_done
     assert cost.seconds([(8, 0)]) > 6 * PLAIN
-    cheap = calibrated(Machine(slope=0.05), steps=4000)[1]
+    cheap = calibrated(Machine(slope=0.05), steps=12000)[1]
     assert calibration.num_probes < cheap.num_probes
     assert probes < 0.05 * machine.now
 
@@ -63,7 +63,7 @@ def test_where_rows_are_as_dear_as_passes_large_probes_are_left_out() -> None:
 def test_a_calibration_ends_after_two_seconds_or_a_dozen_passes(plain: float, limit: float) -> None:
     machine = Machine()
     machine.pass_seconds = lambda parts: plain * (0.7 + 0.3 * sum(rows for rows, _ in parts))  # type: ignore[method-assign]
-    cost, calibration, probes = calibrated(machine, steps=3000)
+    cost, calibration, probes = calibrated(machine, steps=9000)
     assert calibration.is_done
     assert 0.0 < probes < limit + 0.002 * machine.now
     assert cost.seconds([(8, 100)]) < 4 * plain, "what matters most was found out"
@@ -71,7 +71,7 @@ def test_a_calibration_ends_after_two_seconds_or_a_dozen_passes(plain: float, li
 
 def test_a_table_from_disk_needs_no_probes() -> None:
     machine = Machine()
-    known, _, _ = calibrated(machine, steps=3000)
+    known, _, _ = calibrated(machine, steps=9000)
     cost = PassCost()
     assert cost.restore(known.as_dict())
     calibration = Calibration(cost, machine.probe, 1024, clock=machine.clock)
@@ -95,7 +95,7 @@ def test_a_calibration_that_was_cut_short_goes_on_where_it_was() -> None:
 def test_a_wrong_table_from_disk_is_put_right_in_time() -> None:
     machine = Machine(slope=0.05)
     cost = PassCost()
-    assert cost.restore(calibrated(Machine(slope=0.9), steps=3000)[0].as_dict())
+    assert cost.restore(calibrated(Machine(slope=0.9), steps=9000)[0].as_dict())
     rests: list[float] = []
     calibration = Calibration(cost, machine.probe, 1024, lambda: rests.append(machine.now), machine.clock)
     for _ in range(30_000):
@@ -114,7 +114,7 @@ def test_a_real_probe_leaves_the_texts_cache_alone(options) -> None:
     runner = tiny_runner(ops=ReferenceOps(), **options)
     expected = decode(tiny_runner(ops=ReferenceOps(), **options), [[1, 2, 3]], max_new_tokens=40)[0].tokens
     probe = PassProbe(runner)
-    assert probe.long == 1024
+    assert probe.long == 512
     free = runner.cache.num_available
     for rows, context in ((8, 0), (1, probe.long), (8, probe.long), (32, 0), (16, probe.long)):
         assert probe(rows, context) > 0.0
