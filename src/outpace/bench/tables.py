@@ -87,7 +87,7 @@ def _standings(standings: Sequence[Standing]) -> str:
     return table(
         head,
         [
-            (_strong(s.category), s.pairs, _speedup(s.plain), _speedup(s.best), ", ".join(dict.fromkeys(s.chosen)))
+            (_strong(s.category), s.pairs, ratio_cell(s.plain), ratio_cell(s.best), ", ".join(dict.fromkeys(s.chosen)))
             for s in standings
         ],
     )
