@@ -399,6 +399,22 @@ def test_an_rms_norm_is_the_formula(ops: Ops) -> None:
     assert close(found, expected, 1e-6)
 
 
+def test_arrays_stand_side_by_side(ops: Ops) -> None:
+    rng = np.random.default_rng(0)
+    a, b, c = (rng.standard_normal((5, width), np.float32) for width in (7, 1, 16))
+    joined = ops.numpy(ops.concat([ops.array(a), ops.array(b), ops.array(c)]))
+    assert same(joined, np.concatenate([a, b, c], axis=1))
+    assert same(ops.numpy(ops.concat([ops.array(a)])), a)
+
+
+def test_arrays_of_other_lengths_do_not_stand_side_by_side(ops: Ops) -> None:
+    one, two = (ops.array(np.zeros((rows, 3), np.float32)) for rows in (1, 2))
+    with pytest.raises(ValueError, match=r"side by side|must match"):
+        ops.concat([one, two])
+    with pytest.raises(ValueError, match="at least one array"):
+        ops.concat([])
+
+
 def test_arrays_go_there_and_back(ops: Ops) -> None:
     x = np.random.default_rng(0).standard_normal((3, 17), np.float32)
     assert same(ops.numpy(ops.array(x)), x)

@@ -110,6 +110,12 @@ class Ops(Protocol):
     def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
         """Return x @ weight.T + bias, [T, out]."""
 
+    def concat(self, parts: Sequence[Array]) -> Array:
+        """Return arrays of T rows side by side, [T, D1 + D2 + ...]: what a drafter network reads of several layers.
+
+        Raises ValueError for no array, or for arrays of different numbers of rows.
+        """
+
     def rope_store(self, q: Array, k: Array, v: Array, layer: Any, kv: KV, plan: Plan) -> Array:
         """Rotate q and k by the plan's positions, write k and v into their slots; return the rotated q.
 

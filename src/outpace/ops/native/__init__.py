@@ -103,6 +103,9 @@ class NativeOps:
     def rms_norm(self, x: Array, weight: Vector, eps: float) -> Array:
         return self._context.rms_norm(x, weight, eps)
 
+    def concat(self, parts: Sequence[Array]) -> Array:
+        return _native.concat(parts)
+
     def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
         return self._context.linear(x, weight, bias)
 

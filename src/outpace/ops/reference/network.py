@@ -80,6 +80,9 @@ class ReferenceOps:
         mean = np.sum(x * x, axis=-1, keepdims=True) / self.dtype(x.shape[-1])
         return np.asarray(x / np.sqrt(mean + self.dtype(eps)) * weight)
 
+    def concat(self, parts: Sequence[Floats]) -> Floats:
+        return np.asarray(np.concatenate(parts, axis=1))
+
     def linear(self, x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
         result = multiply(x, weight, self._pool, self.threads)
         return result if bias is None else result + bias

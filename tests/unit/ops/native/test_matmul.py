@@ -135,6 +135,23 @@ def test_a_product_is_that_of_float64_but_for_float32_sums(format: str, out: int
     assert np.all(error <= 1e-6 * (np.abs(seen) @ np.abs(w).T))
 
 
+@pytest.mark.parametrize("byte", [0x00, 0x7F, 0x80, 0xFF])
+@pytest.mark.parametrize("format", QUANTISED)
+def test_the_largest_codes_and_activations_do_not_overflow(format: str, byte: int) -> None:
+    """Every code at one end of its range, all activations of a row at the ends of theirs."""
+    tensor = random_tensor(format, TILE, 512)
+    ends = np.full_like(tensor.data, byte)
+    blocks, halves = (data.reshape(TILE, -1, BLOCKS[format].bytes) for data in (ends, tensor.data))
+    for offset in (208,) if format == "Q6_K" else (0, 2) if format in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (0,):
+        blocks[..., offset : offset + 2] = halves[..., offset : offset + 2]
+    tensor = RawTensor("w", ends, format, (TILE, 512))
+    x = np.ones((3, 512), np.float32)
+    x[1], x[2, ::2] = -1, -1
+    exact = x.astype(np.float64) @ dequantise(tensor).astype(np.float64).T
+    scale = np.abs(x).astype(np.float64) @ np.abs(dequantise(tensor)).astype(np.float64).T
+    assert np.all(np.abs(linear(x, pack(tensor)) - exact) <= 1e-5 * scale + 1e-30)
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_rounded_activations_cost_little_accuracy(format: str) -> None:
     """int8 with a scale per 32 numbers: an error of 1 / 254 of the largest of 32 at most, so about 0.7 % of a sum."""

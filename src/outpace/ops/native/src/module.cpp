@@ -13,6 +13,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "array.h"
 #include "choose.h"
@@ -204,6 +205,24 @@ Array rms_norm(Context& context, const Array& x, const FloatVector& weight, doub
   return y;
 }
 
+Array concat(const std::vector<const Array*>& parts) {
+  check(!parts.empty(), "concat needs at least one array");
+  int64_t cols = 0;
+  for (const Array* part : parts) {
+    check(part != nullptr, "concat takes arrays, got None");
+    check(part->rows() == parts[0]->rows(),
+          "arrays of " + shape_of(*parts[0]) + " and " + shape_of(*part) + " do not fit side by side");
+    cols += part->cols();
+  }
+  Array y(parts[0]->rows(), cols);
+  int64_t at = 0;
+  for (const Array* part : parts) {
+    for (int64_t r = 0; r < y.rows(); ++r) std::copy_n(part->row(r), part->cols(), y.row(r) + at);
+    at += part->cols();
+  }
+  return y;
+}
+
 Array linear_op(Context& context, const Array& x, const Matrix& weight, const FloatVector* bias) {
   check(x.cols() == weight.in, "a matrix of " + std::to_string(weight.out) + " x " + std::to_string(weight.in) +
                                    " does not fit x, which is " + shape_of(x));
@@ -389,6 +408,7 @@ NB_MODULE(_native, m) {
   m.def("layer", [](nb::handle layer) { return std::const_pointer_cast<Layer>(read_layer(layer)); }, "layer"_a);
   m.def("array", array, "values"_a.noconvert());
   m.def("numpy", numpy, "x"_a);
+  m.def("concat", concat, "parts"_a);
   nb::class_<Context>(m, "Context", "What the kernels of one NativeOps need.")
       .def(nb::init<int>(), "threads"_a)
       .def("pack", pack, "raw"_a.noconvert(), "raw_format"_a, "out"_a, "in_"_a, "format"_a)

@@ -45,18 +45,18 @@ void rope_store_share(const Member& m, float* q, float* k, const float* v, const
   }
 }
 
-// silu(gate(x)) * up(x) into `gate`: each thread the columns that it computed.
+// silu(gate(x)) * up(x) into `gate`: each thread the columns that it takes.
 void gate_up_share(const Member& m, const Operand& x, int64_t rows, const Layer& layer, float* gate, float* up) {
-  const int64_t width = layer.gate->out;
-  const auto [begin, end] = m.share(layer.gate->num_tiles());
-  if (begin == end || rows == 0) return;
-  matmul_tiles(*layer.gate, x.of(m, layer.gate->act), gate, width, begin, end);
-  matmul_tiles(*layer.up, x.of(m, layer.up->act), up, width, begin, end);
-  const int64_t first = begin * kTileWidth, last = std::min(width, end * kTileWidth);
-  for (int64_t r = 0; r < rows; ++r) {
-    float* row = gate + r * width + first;
-    row_kernels().silu_mul(row, up + r * width + first, row, last - first);
-  }
+  const int64_t width = layer.gate->out, tiles = rows == 0 ? 0 : layer.gate->num_tiles();
+  m.take_pieces(tiles, tiles_together(*layer.gate), [&](int64_t begin, int64_t end) {
+    matmul_tiles(*layer.gate, x.of(m, layer.gate->act), gate, width, begin, end);
+    matmul_tiles(*layer.up, x.of(m, layer.up->act), up, width, begin, end);
+    const int64_t first = begin * kTileWidth, last = std::min(width, end * kTileWidth);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* row = gate + r * width + first;
+      row_kernels().silu_mul(row, up + r * width + first, row, last - first);
+    }
+  });
 }
 
 // y = x + the product, where `projected` takes the product.

@@ -153,6 +153,7 @@ void Pool::run_job(const Job& job) {
   const std::scoped_lock lock(turn_);
   start_workers(job.count - 1);
   job_ = job;
+  pieces_.reset(job.count);
   team_ = 1 + gather(job.count - 1);
   change(started_, called_.load(std::memory_order_relaxed));
   run_member(0);
@@ -176,7 +177,7 @@ int Pool::gather(int wanted) {
 
 void Pool::run_member(int index) {
   const FloatMode mode;
-  job_.call(job_.body, Member{index, team_, &inside_});
+  job_.call(job_.body, Member{index, team_, &inside_, &pieces_});
 }
 
 void Pool::work(uint32_t seen) {

@@ -6,6 +6,8 @@
 #include <mutex>
 #include <type_traits>
 
+#include "pieces.h"
+
 namespace outpace {
 
 // Where a number of threads wait for each other: spins briefly, then parks.
@@ -24,6 +26,8 @@ struct Member {
   int index;  // in [0, count)
   int count;  // threads that run the job
   Barrier* meeting;
+  Pieces* pieces = nullptr;
+  mutable uint64_t round = 0;  // calls of `take_pieces` so far
 
   // Waits until all threads of the job are here.
   void barrier() const {
@@ -35,6 +39,18 @@ struct Member {
     int64_t begin, end;
   };
   Share share(int64_t n) const { return {n * index / count, n * (index + 1) / count}; }
+
+  // Calls body(begin, end) for pieces of [0, n), at most `most` long, that the threads take as they come to it. All
+  // threads of the job call this alike, with a barrier between one call and the next.
+  template <class Body>
+  void take_pieces(int64_t n, int64_t most, Body body) const {
+    ++round;
+    if (count == 1) {
+      if (n > 0) body(int64_t{0}, n);
+      return;
+    }
+    for (int64_t begin, end; pieces->take(round, index, count, n, most, begin, end);) body(begin, end);
+  }
 };
 
 // Threads that spin briefly for work and then park. Never destroyed: workers end with the process.
@@ -76,6 +92,7 @@ class Pool {
   int workers_ = 0;
   bool complete_ = true;  // whether all workers came to the last job
   Barrier inside_, end_;
+  Pieces pieces_;
   // Each on a cache line of its own: they are read in loops.
   alignas(64) std::atomic<uint32_t> called_{0};   // number of the last job that workers were called for
   alignas(64) std::atomic<uint64_t> door_{0};     // who came for it: see pool.cpp

@@ -1,4 +1,4 @@
-// Products of one operand with one or more matrices, the tiles shared out over threads by their bytes.
+// Products of one operand with one or more matrices: threads take tiles until none is left.
 #pragma once
 
 #include <algorithm>
@@ -15,33 +15,37 @@ struct Product {
   float* y;           // [rows, out]
 };
 
-// Computes y = x W^T + bias of all products, each thread its tiles. Then calls after(product, first, last), on the same
-// thread, for the columns [first, last) that the thread has just computed.
+// Tiles that a thread takes at a time: little enough to share work out evenly, enough to stream.
+inline int64_t tiles_together(const Matrix& w) { return std::max<int64_t>(1, (32 << 10) / w.tile_bytes); }
+
+// Computes y = x W^T + bias of all products (of one width), each thread the tiles that it takes. Then calls
+// after(product, first, last), on the same thread, for the columns [first, last) that the thread has just computed.
 template <class After>
 void multiply(const Member& m, const Operand& x, int64_t rows, std::initializer_list<Product> products, After after) {
-  int64_t total = 0;
-  for (const Product& p : products) total += p.matrix->num_tiles() * p.matrix->tile_bytes;
-  const auto [low, high] = m.share(total);
-  int64_t offset = 0;
+  int64_t total = 0, most = INT64_MAX;
   for (const Product& p : products) {
-    const Matrix& w = *p.matrix;
-    // A tile belongs to the thread in whose share its first byte lies.
-    const auto first_tile = [&](int64_t byte) {
-      const int64_t inside = std::max<int64_t>(byte - offset, 0);
-      return std::min((inside + w.tile_bytes - 1) / w.tile_bytes, w.num_tiles());
-    };
-    const int64_t begin = first_tile(low), end = first_tile(high);
-    offset += w.num_tiles() * w.tile_bytes;
-    if (begin >= end || rows == 0) continue;
-    matmul_tiles(w, x.of(m, w.act), p.y, w.out, begin, end);
-    const int64_t first = begin * kTileWidth, last = std::min(w.out, end * kTileWidth);
-    if (p.bias != nullptr) {
-      for (int64_t r = 0; r < rows; ++r) {
-        row_kernels().add(p.y + r * w.out + first, p.bias + first, p.y + r * w.out + first, last - first);
-      }
-    }
-    after(p, first, last);
+    total += p.matrix->num_tiles();
+    most = std::min(most, tiles_together(*p.matrix));
   }
+  if (rows == 0) total = 0;
+  m.take_pieces(total, most, [&](int64_t begin, int64_t end) {
+    int64_t offset = 0;
+    for (const Product& p : products) {
+      const Matrix& w = *p.matrix;
+      const int64_t tiles = w.num_tiles();
+      const int64_t from = std::max<int64_t>(begin - offset, 0), to = std::min(end - offset, tiles);
+      offset += tiles;
+      if (from >= to) continue;
+      matmul_tiles(w, x.of(m, w.act), p.y, w.out, from, to);
+      const int64_t first = from * kTileWidth, last = std::min(w.out, to * kTileWidth);
+      if (p.bias != nullptr) {
+        for (int64_t r = 0; r < rows; ++r) {
+          row_kernels().add(p.y + r * w.out + first, p.bias + first, p.y + r * w.out + first, last - first);
+        }
+      }
+      after(p, first, last);
+    }
+  });
 }
 
 inline void multiply(const Member& m, const Operand& x, int64_t rows, std::initializer_list<Product> products) {
