@@ -114,6 +114,8 @@ def bench_strategies(
     from outpace.prompts import load_prompts, spread
     from outpace.provenance import provenance
 
+    if num_adversarial < 0:
+        raise UsageError(f"--adversarial must be at least 0, got {num_adversarial}")
     chosen = load_prompts(prompts)
     if per_category is not None:
         chosen = spread(chosen, per_category)
@@ -213,12 +215,15 @@ def peers(
     from outpace.prompts import load_prompts, spread
     from outpace.provenance import provenance
 
+    if batch < 1 or length < 0 or num_tokens < 2 or repeats < 1:
+        raise UsageError(
+            "needs --batch and --repeats of at least 1, --num-tokens of at least 2 and --context of at least 0, got "
+            f"{batch}, {repeats}, {num_tokens} and {length}"
+        )
     chosen = load_prompts(prompts)
     if per_category is not None:
         chosen = spread(chosen, per_category)
     output.mkdir(parents=True, exist_ok=True)
-    if batch < 1 or length < 0:
-        raise UsageError(f"--batch must be at least 1 and --context at least 0, got {batch} and {length}")
     longest = max(prompt.most_tokens + length for prompt in chosen) + num_tokens
     lm = open_model(model, kv=kv, threads=threads, ops=ops, cache_tokens=max(2 * longest * batch, 4096))
     encoded = Lengthener(lm, chosen).encode(length)

@@ -1,6 +1,7 @@
-"""Prompts that no drafter expects: tokens drawn at random, and texts in which no token comes back.
+"""Prompts that no drafter expects: tokens drawn at random, and texts that write no token twice.
 
-After random tokens a small model may soon repeat itself, and drafts pay; without repetition they can only lose.
+After random tokens a small model may soon repeat itself, and drafts pay. Where no token comes back, only a copy of the
+prompt, once, could still be foreseen: drafts can do little but lose.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from outpace.prompts import TaskPrompt
 from outpace.tokenizer import Tokenizer
 
 _LENGTH = 128  # tokens
-_NEVER_AGAIN = 100.0  # off the logit of every token that the text already has
+_NEVER_AGAIN = 100.0  # off the logit of every token that was written before
 
 
 def adversarial(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[TaskPrompt]:

@@ -25,9 +25,9 @@ class PeerRow:
     variant: str
     calls: int
     rate: Spread
-    prefill_rate: Spread
+    prefill_rate: Spread | None  # None: of batches
     by_plain: Speedup  # its tokens/s by those of our plain decoding, same batch and repeat
-    prefill_by_plain: Speedup
+    prefill_by_plain: Speedup | None
     agreed: float
     about: dict[str, str]
 
@@ -41,15 +41,17 @@ def summarise_peers(samples: Sequence[PeerSample], about: dict[tuple[str, str], 
         pairs = [(s, plain[s.group, s.repeat]) for s in own if (s.group, s.repeat) in plain]
         if not pairs:
             continue  # cut short before our own call of that batch
+        prefill = [s.prefill_rate for s in own if s.prefill_rate is not None]
+        by_ours = [a.prefill_rate / b.prefill_rate for a, b in pairs if a.prefill_rate and b.prefill_rate]
         rows.append(
             PeerRow(
                 engine=engine,
                 variant=variant,
                 calls=len(own),
                 rate=Spread.of([s.rate for s in own]),
-                prefill_rate=Spread.of([s.prefill_rate for s in own]),
+                prefill_rate=Spread.of(prefill) if prefill else None,
                 by_plain=_speedup([a.rate / b.rate for a, b in pairs]),
-                prefill_by_plain=_speedup([a.prefill_rate / b.prefill_rate for a, b in pairs]),
+                prefill_by_plain=_speedup(by_ours) if by_ours else None,
                 agreed=sum(s.agreed for s in own) / sum(s.tokens for s in own),
                 about=about.get((engine, variant), {}),
             )
@@ -88,9 +90,9 @@ def peers_markdown(
         "# Engines side by side",
         origin(provenance),
         f"{design} Greedy, same prompt tokens, same number of threads; engines alternate on every batch. "
-        "Tokens/s: after the first token, all texts of a batch together, median and middle half. By our plain "
-        "decoding: median of pairs, with the 95 % interval. Prefill: prompt tokens until the first token. Agreed: "
-        "tokens before the first that differs from ours.",
+        "Tokens/s: after the first token; of batches, all texts together and over the whole call, prompts included; "
+        "median and middle half. By our plain decoding: median of pairs, with the 95 % interval. Prefill: prompt "
+        "tokens until the first token. Agreed: tokens before the first that differs from ours.",
         table(head, lines),
     ]
     if not complete:
@@ -100,7 +102,9 @@ def peers_markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _spread(spread: Spread) -> str:
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return ""
     return f"{spread.median:.0f} ({spread.low:.0f} to {spread.high:.0f})"
 
 

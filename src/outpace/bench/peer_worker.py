@@ -48,9 +48,12 @@ class LlamaCpp:
     def _several(self) -> Any:
         if self.lookup:
             raise ValueError("looks up one text at a time")
+        self.numpy = importlib.import_module("numpy")
         api, threads = self.api, self.order["threads"]
         api.llama_backend_init()
         model = api.llama_model_load_from_file(self.order["model"].encode(), api.llama_model_default_params())
+        if not model:
+            raise ValueError(f"cannot load {self.order['model']}")
         params = api.llama_context_default_params()
         params.n_ctx = self.order["context"] * self.batch
         params.n_seq_max = self.batch
@@ -58,7 +61,10 @@ class LlamaCpp:
         self.num_words = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
         self.room = params.n_batch
         self.rows = api.llama_batch_init(self.room, 0, 1)
-        return api.llama_init_from_model(model, params)
+        context = api.llama_init_from_model(model, params)
+        if not context:
+            raise ValueError(f"no context for {self.batch} texts of {self.order['context']} tokens")
+        return context
 
     def write(self, prompts: list[list[int]], count: int) -> Written:
         return self._write_one(prompts[0], count) if self.batch == 1 else self._write_several(prompts, count)
@@ -88,7 +94,6 @@ class LlamaCpp:
 
     def _decode(self, rows: list[tuple[int, int, int, bool]], texts: list[list[int]]) -> None:
         """Run rows (token, position, sequence, wanted) and add the likeliest token behind every wanted one."""
-        numpy = importlib.import_module("numpy")
         batch = self.rows
         batch.n_tokens = len(rows)
         for i, (token, position, sequence, wanted) in enumerate(rows):
@@ -99,7 +104,7 @@ class LlamaCpp:
         for i, (_, _, sequence, wanted) in enumerate(rows):
             if wanted:
                 logits = self.api.llama_get_logits_ith(self.context, i)
-                texts[sequence].append(int(numpy.ctypeslib.as_array(logits, (self.num_words,)).argmax()))
+                texts[sequence].append(int(self.numpy.ctypeslib.as_array(logits, (self.num_words,)).argmax()))
 
 
 class Transformers:

@@ -47,13 +47,19 @@ class PeerSample:
 
     @property
     def rate(self) -> float:
-        """Tokens per second after the first token, all texts together."""
-        return (self.tokens - self.batch) / (self.seconds - self.first_seconds)
+        """Tokens per second after the first token; of a batch, over the whole call.
+
+        Ours begins to write the first texts of a batch while it still reads the last prompts, others do not: where
+        reading ends and writing begins is no moment that all have.
+        """
+        if self.batch > 1:
+            return self.tokens / self.seconds
+        return (self.tokens - 1) / (self.seconds - self.first_seconds)
 
     @property
-    def prefill_rate(self) -> float:
-        """Prompt tokens per second until the first token."""
-        return self.prompt_tokens / self.first_seconds
+    def prefill_rate(self) -> float | None:
+        """Prompt tokens per second until the first token; None for a batch."""
+        return self.prompt_tokens / self.first_seconds if self.batch == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +227,11 @@ def measure_peers(
     names = list(dict.fromkeys((PLAIN, *strategies)))
     ours = {name: _Own(lm, name) for name in names}
     writers: list[_Own | Worker] = [*ours.values(), *workers]
-    for writer in writers:
-        _write(writer, batches[0], _WARM_UP)
+    for writer in list(writers):
+        answer = _write(writer, batches[0], min(_WARM_UP, num_tokens))
+        if "error" in answer:
+            writers.remove(writer)
+            yield Absent(*_name(writer), answer["error"])
     rng = random.Random(0)
     texts: dict[int, list[list[int]]] = {}  # what plain decoding writes
     for repeat in range(repeats):

@@ -153,7 +153,7 @@ class Lengthener:
         if lacking <= 0 or prompt.tokens:
             return tokens
         others = [*self.prompts[index + 1 :], *self.prompts[:index], *builtin()]
-        texts = dict.fromkeys(other.text for other in others if other.text != prompt.text)
+        texts = dict.fromkeys(other.text for other in others if not other.tokens and other.text != prompt.text)
         background = tokenizer.encode_text("\n\n".join(texts))
         if len(background) < lacking:
             raise UsageError(

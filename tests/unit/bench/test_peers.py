@@ -30,7 +30,44 @@ from tests.folder import make_folder
 from tests.unit.bench.test_summary import ORIGIN
 
 FAKE = """
+import ctypes, os
 print("engines are talkative")
+
+class Params:
+    n_batch = 5
+
+class Rows:
+    def __init__(self, room):
+        self.room, self.n_tokens = room, 0
+        self.token, self.pos, self.n_seq_id, self.logits = ([0] * room for _ in range(4))
+        self.seq_id = [[0] for _ in range(room)]
+
+llama_backend_init = lambda: None
+llama_model_default_params = llama_context_default_params = Params
+llama_model_load_from_file = lambda path, params: None if b"missing" in path else "model"
+llama_model_get_vocab = lambda model: "vocab"
+llama_vocab_n_tokens = lambda vocab: 50
+llama_batch_init = lambda room, embd, sequences: Rows(room)
+llama_init_from_model = lambda model, params: {"positions": {}}
+llama_get_memory = lambda context: context
+def llama_memory_clear(memory, data):
+    memory["positions"] = {}
+def llama_decode(context, rows):
+    if rows.n_tokens > rows.room:
+        return 1
+    context["rows"] = rows
+    for i in range(rows.n_tokens):
+        if rows.pos[i] != context["positions"].get(rows.seq_id[i][0], 0):
+            return 2
+        context["positions"][rows.seq_id[i][0]] = rows.pos[i] + 1
+    return 0
+def llama_get_logits_ith(context, i):
+    rows = context["rows"]
+    assert rows.logits[i]
+    logits = (ctypes.c_float * 50)()
+    logits[(rows.token[i] + rows.seq_id[i][0] + 1) % 50] = 1.0
+    return ctypes.cast(logits, ctypes.POINTER(ctypes.c_float))
+
 class Llama:
     def __init__(self, path, n_ctx, n_threads, n_threads_batch, draft_model, verbose):
         if draft_model:
@@ -38,10 +75,19 @@ class Llama:
     def reset(self):
         pass
     def generate(self, prompt, temp, repeat_penalty):
-        if prompt[0] == 999:
+        if prompt[0] == 299:
             raise RuntimeError("broke down")
         while True:
             yield prompt[-1]
+"""
+
+NUMPY = """
+class ctypeslib:
+    class as_array(list):
+        def __init__(self, pointer, shape):
+            super().__init__(pointer[i] for i in range(*shape))
+        def argmax(self):
+            return self.index(max(self))
 """
 
 
@@ -53,6 +99,7 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (packages / "llama_cpp").mkdir()
     (packages / "llama_cpp" / "__init__.py").write_text(FAKE)
     (packages / "llama_cpp" / "llama_speculative.py").write_text("LlamaPromptLookupDecoding = dict\n")
+    (packages / "numpy.py").write_text(NUMPY)
     (packages / "llama_cpp_python-7.0.dist-info").mkdir()
     (packages / "llama_cpp_python-7.0.dist-info" / "METADATA").write_text("Name: llama-cpp-python\nVersion: 7.0\n")
     return home
@@ -100,7 +147,7 @@ def test_engines_alternate_with_ours_and_those_that_do_not_start_are_reported(ve
 def test_an_engine_that_fails_or_dies_is_an_answer_not_an_exception(venv: Path) -> None:
     worker = Worker(Peer("llama_cpp", "plain", venv / "bin" / "python", Path("m.gguf")), 1, 64)
     assert worker.about == {"version": "7.0", "weights": "as stored"}
-    assert worker.ask({"prompts": [[999]], "max_new_tokens": 2}) == {"error": "RuntimeError: broke down"}
+    assert worker.ask({"prompts": [[299]], "max_new_tokens": 2}) == {"error": "RuntimeError: broke down"}
     assert worker.ask({"prompts": [[5]], "max_new_tokens": 2})["tokens"] == [[5, 5]]
     worker._process.kill()
     worker._process.wait()
@@ -130,14 +177,53 @@ def test_a_batch_has_prompts_of_one_category_and_one_length() -> None:
 
 def test_a_batch_of_ours_is_measured_beside_an_engine_that_cannot_write_batches(venv: Path, lm: LanguageModel) -> None:
     found, absent = find_peers([venv], lm.path, {}, None)
-    assert list(start_peers(found, 1, 64, absent, lambda what: None, batch=2)) == []
-    assert {a.variant for a in absent if a.engine == "llama_cpp"} == {"plain", "lookup"}
+    started = list(start_peers(found, 1, 64, absent, lambda what: None, batch=2))
+    for worker in started:
+        worker.close()
+    assert [worker.peer.variant for worker in started] == ["plain"]
+    assert Absent("llama_cpp", "lookup", "ValueError: looks up one text at a time") in absent
     batches = batches_of([TaskPrompt("a", "x"), TaskPrompt("a", "y")], [[5, 6, 7], [8, 9]], 2)
     (sample,) = measure_peers(lm, [], batches, strategies=[], num_tokens=4, repeats=1)
     assert isinstance(sample, PeerSample)
     assert (sample.batch, sample.prompt_tokens, sample.tokens, sample.agreed) == (2, 4, 8, 8)
-    assert sample.rate * (sample.seconds - sample.first_seconds) == pytest.approx(6)
-    assert sample.prefill_rate * sample.first_seconds == pytest.approx(4)
+    assert sample.rate * sample.seconds == pytest.approx(8)
+    assert sample.prefill_rate is None
+    (row,) = summarise_peers([sample], {})
+    assert (row.prefill_rate, row.prefill_by_plain, row.by_plain.median) == (None, None, 1.0)
+
+
+def test_llama_cpp_writes_a_batch_sequence_by_sequence(venv: Path) -> None:
+    """Seven prompt tokens twice through passes of five rows; the fake's text is t + s + 1 behind token t of text s."""
+    worker = Worker(Peer("llama_cpp", "plain", venv / "bin" / "python", Path("m.gguf")), 1, 64, batch=2)
+    for _ in range(2):  # the second call begins anew
+        answer = worker.ask({"prompts": [[1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1]], "max_new_tokens": 3})
+        assert answer.get("tokens") == [[8, 9, 10], [3, 5, 7]]
+    worker.close()
+    gone = Worker(Peer("llama_cpp", "plain", venv / "bin" / "python", Path("missing.gguf")), 1, 64, batch=2)
+    assert gone.about == {"error": "ValueError: cannot load missing.gguf"}
+    gone.close()
+
+
+def test_the_speed_of_one_text_counts_from_its_first_token() -> None:
+    sample = PeerSample("x", "plain", "a", 0, 0, 1, 100, 11, seconds=3.0, first_seconds=1.0, agreed=11)
+    assert (sample.rate, sample.prefill_rate) == (5.0, 100.0)
+
+
+def test_an_engine_that_fails_at_once_is_left_out(venv: Path, lm: LanguageModel) -> None:
+    worker = Worker(Peer("llama_cpp", "plain", venv / "bin" / "python", Path("m.gguf")), 1, 64)
+    seen = list(measure_peers(lm, [worker], [Batch("a", [[299]])], strategies=[], num_tokens=4, repeats=1))
+    worker.close()
+    assert seen[0] == Absent("llama_cpp", "plain", "RuntimeError: broke down")
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("wrong", [["-n", "1"], ["--repeats", "0"], ["--batch", "0"], ["--context", "-1"]])
+def test_a_design_that_measures_nothing_is_refused(wrong: list[str], venv: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as end:
+        cli.main(["bench", "peers", "--venv", str(venv), "-o", str(out), *wrong])
+    assert end.value.code == 2
+    assert not out.exists()
 
 
 def test_the_command_writes_its_report(venv: Path, lm: LanguageModel, tmp_path: Path) -> None:
