@@ -28,4 +28,4 @@ check-native: setup
 	bash tests/check_native.sh
 
 bench: setup
-	$(BIN)/outpace bench -o benchmarks/results && $(BIN)/outpace bench growth -o benchmarks/results
+	$(BIN)/outpace bench -o outpace-bench && $(BIN)/outpace bench growth -o outpace-bench

@@ -3,7 +3,7 @@
 Teacher-forced over the built-in English prompts (or --text FILE), in chunks as prefill does it; also the
 Kullback-Leibler divergence of each token's law from the reference's, and how often the most likely token agrees.
 
-    python benchmarks/perplexity.py [-m MODEL] [--tokens 2000] [-o benchmarks/results]
+    python benchmarks/perplexity.py [-m MODEL] [--tokens 2000] [-o FOLDER]
 """
 
 from __future__ import annotations

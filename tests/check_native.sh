@@ -24,3 +24,7 @@ for isa in baseline avx2 avx512; do
     -k 'not [reference' tests/contracts/test_ops.py tests/contracts/test_choosing.py tests/unit/ops/native
   if [ "$isa" = "$best" ]; then break; fi
 done
+
+# Where threads race for work, under ThreadSanitizer.
+g++ -std=c++20 -O1 -g -fsanitize=thread -pthread -Isrc/outpace/ops/native/src tests/unit/ops/native/pieces.cpp -o build/pieces
+build/pieces

@@ -45,8 +45,9 @@ void rope_store_share(const Member& m, float* q, float* k, const float* v, const
   }
 }
 
-// silu(gate(x)) * up(x) into `gate`: each thread the columns that it takes.
-void gate_up_share(const Member& m, const Operand& x, int64_t rows, const Layer& layer, float* gate, float* up) {
+// silu(gate(x)) * up(x) into `gate`: each thread the columns that it takes. Threads meet at a barrier before the next
+// call that takes pieces.
+void gate_up_share(Member& m, const Operand& x, int64_t rows, const Layer& layer, float* gate, float* up) {
   const int64_t width = layer.gate->out, tiles = rows == 0 ? 0 : layer.gate->num_tiles();
   m.take_pieces(tiles, tiles_together(*layer.gate), [&](int64_t begin, int64_t end) {
     matmul_tiles(*layer.gate, x.of(m, layer.gate->act), gate, width, begin, end);
@@ -60,7 +61,7 @@ void gate_up_share(const Member& m, const Operand& x, int64_t rows, const Layer&
 }
 
 // y = x + the product, where `projected` takes the product.
-void residual_share(const Member& m, const Operand& operand, int64_t rows, const Matrix& weight, const float* x,
+void residual_share(Member& m, const Operand& operand, int64_t rows, const Matrix& weight, const float* x,
                     float* projected, float* y) {
   multiply(m, operand, rows, {{&weight, nullptr, projected}}, [&](const Product& p, int64_t first, int64_t last) {
     for (int64_t r = 0; r < rows; ++r) {
@@ -135,14 +136,14 @@ void add_rows(const float* a, const float* b, float* y, int64_t size) {
 
 void norm_rows(int threads, const float* x, const FloatVector& weight, float eps, float* y, int64_t rows) {
   const int64_t cols = weight.size();
-  Pool::get().run(threads_for(threads, rows * cols), [&](const Member& m) {
+  Pool::get().run(threads_for(threads, rows * cols), [&](Member& m) {
     const auto [begin, end] = m.share(rows);
     for (int64_t r = begin; r < end; ++r) row_kernels().rms_norm(x + r * cols, weight.data(), y + r * cols, cols, eps);
   });
 }
 
 void embed_rows(int threads, const Matrix& weight, const Plan& plan, float* y) {
-  Pool::get().run(threads_for(threads, plan.num_rows() * weight.in), [&](const Member& m) {
+  Pool::get().run(threads_for(threads, plan.num_rows() * weight.in), [&](Member& m) {
     const auto [begin, end] = m.share(plan.num_rows());
     for (int64_t r = begin; r < end; ++r) dequantise_row(weight, plan.rows[r].token, y + r * weight.in);
   });
@@ -151,7 +152,7 @@ void embed_rows(int threads, const Matrix& weight, const Plan& plan, float* y) {
 void linear(int threads, Workspace& w, const float* x, int64_t rows, const Matrix& weight, const FloatVector* bias,
             float* y) {
   w.operands[0].resize(kinds_of(weight.act), rows, weight.in, threads);
-  Pool::get().run(threads, [&](const Member& m) {
+  Pool::get().run(threads, [&](Member& m) {
     w.operands[0].fill(m, x, weight.in);
     multiply(m, w.operands[0], rows, {{&weight, bias == nullptr ? nullptr : bias->data(), y}});
   });
@@ -160,13 +161,13 @@ void linear(int threads, Workspace& w, const float* x, int64_t rows, const Matri
 void rope_store(int threads, float* q, float* k, const float* v, const Layer& layer, KvStore& kv, const Plan& plan) {
   const int64_t numbers = plan.num_rows() * layer.heads.num_heads * layer.heads.width;
   Pool::get().run(threads_for(threads, numbers),
-                  [&](const Member& m) { rope_store_share(m, q, k, v, layer, kv, plan); });
+                  [&](Member& m) { rope_store_share(m, q, k, v, layer, kv, plan); });
 }
 
 void attend(int threads, Workspace& w, const float* q, const Layer& layer, const KvStore& kv, const Plan& plan,
             float* y) {
   w.attend.set(layer.heads, kv, plan, q, y, threads);
-  Pool::get().run(threads, [&](const Member& m) { w.attend.run(m); });
+  Pool::get().run(threads, [&](Member& m) { w.attend.run(m); });
 }
 
 void gated_mlp(int threads, Workspace& w, const float* x, int64_t rows, const Layer& layer, float* y) {
@@ -175,7 +176,7 @@ void gated_mlp(int threads, Workspace& w, const float* x, int64_t rows, const La
   inner.resize(kinds_of(layer.down->act), rows, layer.down->in, threads);
   float* gate = room(w.gate, rows * layer.gate->out);
   float* up = room(w.up, rows * layer.gate->out);
-  Pool::get().run(threads, [&](const Member& m) {
+  Pool::get().run(threads, [&](Member& m) {
     input.fill(m, x, layer.width());
     gate_up_share(m, input, rows, layer, gate, up);
     m.barrier();
@@ -199,7 +200,7 @@ void decoder_layer(int threads, Workspace& w, const float* x, const Layer& layer
   mlp_inner.resize(kinds_of(layer.down->act), rows, inner, threads);
   w.attend.set(h, kv, plan, q, attended, threads);
 
-  Pool::get().run(threads, [&](const Member& m) {
+  Pool::get().run(threads, [&](Member& m) {
     attn_in.fill_normed(m, x, width, layer.attn_norm->data(), layer.eps);
     multiply(m, attn_in, rows,
              {{layer.wq.get(), data_or_null(layer.bq), q},
@@ -229,7 +230,7 @@ void logits(int threads, Workspace& w, const float* x, const FloatVector& norm, 
     std::memcpy(scored + r * weight.in, x + plan.scored[r] * weight.in, static_cast<size_t>(weight.in) * sizeof(float));
   }
   w.operands[0].resize(kinds_of(weight.act), rows, weight.in, threads);
-  Pool::get().run(threads, [&](const Member& m) {
+  Pool::get().run(threads, [&](Member& m) {
     w.operands[0].fill_normed(m, scored, weight.in, norm.data(), eps);
     multiply(m, w.operands[0], rows, {{&weight, nullptr, y}});
   });

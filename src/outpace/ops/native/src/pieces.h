@@ -26,7 +26,7 @@ class Pieces {
   // Takes a piece [begin, end) of [0, n), at most `most` long, for thread `taker` of `count`; false: none is left.
   // `round` numbers the phases of a job from 1; between two of them all threads meet at a barrier.
   bool take(uint64_t round, int taker, int count, int64_t n, int64_t most, int64_t& begin, int64_t& end) {
-    assert(n < int64_t{1} << kBits && round < uint64_t{1} << 16);
+    assert(n < int64_t{1} << kBits && round < uint64_t{1} << 8);
     for (int i = 0; i < count; ++i) {
       const int owner = (taker + i) % count;
       std::atomic<uint64_t>& word = shares_[owner].word;
@@ -47,7 +47,7 @@ class Pieces {
   }
 
  private:
-  static constexpr int kBits = 24;
+  static constexpr int kBits = 28;  // more than the tiles of all matrices of a phase: each has at most 2^26
   static constexpr uint64_t kMask = (uint64_t{1} << kBits) - 1;
 
   // What is left of a thread's share: round, first and last, in one word. On a cache line of its own.

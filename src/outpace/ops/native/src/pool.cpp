@@ -147,7 +147,8 @@ int came(uint64_t door) { return static_cast<int>(door & 0xFFFF); }
 void Pool::run_job(const Job& job) {
   if (job.count <= 1) {  // alone: no turn to wait for
     const FloatMode mode;
-    job.call(job.body, Member{0, 1, nullptr});
+    Member alone{0, 1, nullptr};
+    job.call(job.body, alone);
     return;
   }
   const std::scoped_lock lock(turn_);
@@ -177,7 +178,8 @@ int Pool::gather(int wanted) {
 
 void Pool::run_member(int index) {
   const FloatMode mode;
-  job_.call(job_.body, Member{index, team_, &inside_, &pieces_});
+  Member member{index, team_, &inside_, &pieces_};
+  job_.call(job_.body, member);
 }
 
 void Pool::work(uint32_t seen) {

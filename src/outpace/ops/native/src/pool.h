@@ -27,7 +27,7 @@ struct Member {
   int count;  // threads that run the job
   Barrier* meeting;
   Pieces* pieces = nullptr;
-  mutable uint64_t round = 0;  // calls of `take_pieces` so far
+  uint64_t round = 0;  // calls of `take_pieces` so far
 
   // Waits until all threads of the job are here.
   void barrier() const {
@@ -43,7 +43,7 @@ struct Member {
   // Calls body(begin, end) for pieces of [0, n), at most `most` long, that the threads take as they come to it. All
   // threads of the job call this alike, with a barrier between one call and the next.
   template <class Body>
-  void take_pieces(int64_t n, int64_t most, Body body) const {
+  void take_pieces(int64_t n, int64_t most, Body body) {
     ++round;
     if (count == 1) {
       if (n > 0) body(int64_t{0}, n);
@@ -64,17 +64,17 @@ class Pool {
  public:
   static Pool& get();
 
-  // Runs body(const Member&) on at most `count` threads, the caller among them, in the standard floating-point mode;
+  // Runs body(Member&) on at most `count` threads, the caller among them, in the standard floating-point mode;
   // returns when all have returned. One job at a time: others wait for their turn. `body` must not throw.
   template <class Body>
   void run(int count, Body&& body) {
     using Plain = std::remove_reference_t<Body>;
-    run_job({[](void* b, const Member& m) { (*static_cast<Plain*>(b))(m); }, &body, count});
+    run_job({[](void* b, Member& m) { (*static_cast<Plain*>(b))(m); }, &body, count});
   }
 
  private:
   struct Job {
-    void (*call)(void*, const Member&) = nullptr;
+    void (*call)(void*, Member&) = nullptr;
     void* body = nullptr;
     int count = 0;
   };

@@ -20,8 +20,9 @@ inline int64_t tiles_together(const Matrix& w) { return std::max<int64_t>(1, (32
 
 // Computes y = x W^T + bias of all products (of one width), each thread the tiles that it takes. Then calls
 // after(product, first, last), on the same thread, for the columns [first, last) that the thread has just computed.
+// Threads meet at a barrier before the next call.
 template <class After>
-void multiply(const Member& m, const Operand& x, int64_t rows, std::initializer_list<Product> products, After after) {
+void multiply(Member& m, const Operand& x, int64_t rows, std::initializer_list<Product> products, After after) {
   int64_t total = 0, most = INT64_MAX;
   for (const Product& p : products) {
     total += p.matrix->num_tiles();
@@ -48,7 +49,7 @@ void multiply(const Member& m, const Operand& x, int64_t rows, std::initializer_
   });
 }
 
-inline void multiply(const Member& m, const Operand& x, int64_t rows, std::initializer_list<Product> products) {
+inline void multiply(Member& m, const Operand& x, int64_t rows, std::initializer_list<Product> products) {
   multiply(m, x, rows, products, [](const Product&, int64_t, int64_t) {});
 }
 

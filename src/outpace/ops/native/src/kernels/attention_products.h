@@ -105,7 +105,7 @@ template <int most, class Body>
 [[gnu::always_inline]] inline void in_blocks(int64_t n, Body&& body) {
   int64_t first = 0;
   const auto run = [&]<int Q>() {
-    if constexpr (Q <= most) {
+    if constexpr (Q <= most && (Q != 4 || most == 4)) {
       for (; n - first >= Q; first += Q) body.template operator()<Q>(first);
     }
   };

@@ -11,7 +11,8 @@
 namespace outpace {
 namespace {
 
-// Bytes of weights that stay in a core's second-level cache while all blocks of rows pass over them.
+// Bytes of weights that stay in a core's second-level cache while all blocks of rows pass over them, where one thread has
+// all tiles to itself. (Several take pieces that are smaller.)
 constexpr int64_t kPanelBytes = 384 << 10;
 
 // Blocks of rows of one Activations.
