@@ -256,10 +256,8 @@ def peers(
         if samples:
             about = {(w.peer.engine, w.peer.variant): w.about for w in workers}
             tokens = sorted(len(own.prompts[0]) for own in batches)
-            design = (
-                f"{len(batches)} batches of {batch}, prompts of {tokens[0]} to {tokens[-1]} tokens, "
-                f"{num_tokens} tokens written, {repeats} repeats."
-            )
+            texts = f"{len(batches)} prompts" if batch == 1 else f"{len(batches)} batches of {batch} prompts"
+            design = f"{texts}, {tokens[0]} to {tokens[-1]} tokens each, {num_tokens} written, {repeats} repeats."
             name = "peers" + (f"-batch-{batch}" if batch > 1 else "") + (f"-context-{length}" if length else "")
             rows = files.save_peers(output, samples, absent, about, origin, design, complete, name)
             _print_lines([f"{r.engine}, {r.variant}: {r.rate.median:.0f} tokens/s" for r in rows], output)

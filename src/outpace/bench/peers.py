@@ -19,6 +19,7 @@ from outpace.prompts import TaskPrompt
 WORKER = Path(__file__).with_name("peer_worker.py")
 OURS = "outpace"
 _WARM_UP = 8  # tokens
+_DRAFT_ROOM = 16  # tokens past a text's end that an engine may draft
 
 # Engine -> variants. A variant's part behind "-" is the number format that weights are turned into.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -129,7 +130,8 @@ class Worker:
         self.about = self.ask(
             {
                 "engine": peer.engine, "variant": peer.variant, "model": str(peer.model),
-                "draft": str(peer.draft) if peer.draft else None, "threads": threads, "context": context,
+                "draft": str(peer.draft) if peer.draft else None, "threads": threads,
+                "context": context + _DRAFT_ROOM,
                 "batch": batch,
             }
         )  # fmt: skip
