@@ -205,7 +205,9 @@ class OpenVino:
         self.lookup = order["variant"] == "lookup"
         if self.lookup and order["batch"] > 1:
             raise ValueError("looks up for one text at a time")
-        options: dict[str, Any] = {"INFERENCE_NUM_THREADS": order["threads"]}
+        scheduler = self.genai.SchedulerConfig()
+        scheduler.enable_prefix_caching = False  # every call computes its prompt, as everybody's
+        options: dict[str, Any] = {"INFERENCE_NUM_THREADS": order["threads"], "scheduler_config": scheduler}
         if self.lookup:
             options["prompt_lookup"] = True
         self.pipeline = self.genai.LLMPipeline(order["model"], "CPU", **options)
