@@ -92,6 +92,14 @@ constexpr bool kPairs = false;
 [[gnu::always_inline]] inline void store_pairs(uint32_t*, F32) {}
 #endif
 
+// Asks for the next lines of a stream; returns where it goes on.
+template <int lines>
+[[gnu::always_inline]] inline const uint8_t* prefetch_lines(const uint8_t* p) {
+#pragma GCC unroll 4
+  for (int i = 0; i < lines; ++i) __builtin_prefetch(p + 64 * i);
+  return p + 64 * lines;
+}
+
 // -- the two products ----------------------------------------------------------------------------------------------
 
 // How many queries share a loaded key or value: as many as the registers hold.
@@ -118,12 +126,13 @@ template <int most, class Body>
 }
 
 // scores[i * stride + lane] = q[i] . key of slot + lane, over kLanes * vectors slots; channels in ascending order.
-// q: [Q][K] floats; with pairs, the first half of each is used.
+// q: [Q][K] floats; with pairs, the first half of each is used. `ahead` is what will be read next: asked for on the way.
 template <KvFormat format, int Q, int vectors>
 inline void score_slots(const KvLayout& l, const uint8_t* head, int64_t slot, const float* q, float* scores,
-                        int64_t stride) {
+                        int64_t stride, const uint8_t* ahead) {
   F32 sums[Q][vectors] = {};
   for (int64_t c = 0; c < l.width; c += 2) {
+    ahead = prefetch_lines<kLanes * vectors / 16>(ahead);
     if constexpr (kPairs<format>) {
       U32 keys[vectors];
 #pragma GCC unroll 16
@@ -153,10 +162,11 @@ inline void score_slots(const KvLayout& l, const uint8_t* head, int64_t slot, co
 
 // sums[i] += weights[i * stride + n] * value of slot begin + n, over the slots [begin, end) of a block in ascending
 // order, for kLanes * vectors channels from c on. With pairs, begin and end are even, and so are weights[i * stride + n
-// / 2].
+// / 2]. `ahead` is what will be read next: asked for on the way.
 template <KvFormat format, int Q, int vectors>
 inline void weigh_slots(const KvLayout& l, const uint8_t* head, int64_t begin, int64_t end, int64_t c,
-                        const float* weights, int64_t stride, float* sums, int64_t sums_stride) {
+                        const float* weights, int64_t stride, float* sums, int64_t sums_stride, const uint8_t* ahead) {
+  constexpr int lines = kLanes * vectors / 16 > 0 ? kLanes * vectors / 16 : 1;
   F32 s[Q][vectors];
   for (int i = 0; i < Q; ++i) {
     for (int v = 0; v < vectors; ++v) s[i][v] = load(sums + i * sums_stride + c + v * kLanes);
@@ -178,6 +188,7 @@ inline void weigh_slots(const KvLayout& l, const uint8_t* head, int64_t begin, i
   int64_t slot = begin;
   if constexpr (kPairs<format>) {
     for (; slot < end; slot += 2) {
+      ahead = prefetch_lines<lines>(ahead);
       U32 values[vectors];
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) {
@@ -195,7 +206,10 @@ inline void weigh_slots(const KvLayout& l, const uint8_t* head, int64_t begin, i
     step(slot - 1, false, true);
     ++slot;
   }
-  for (; slot + 2 <= end; slot += 2) step(slot, true, true);
+  for (; slot + 2 <= end; slot += 2) {
+    ahead = prefetch_lines<lines>(ahead);
+    step(slot, true, true);
+  }
   if (slot < end) step(slot, true, false);
   for (int i = 0; i < Q; ++i) {
     for (int v = 0; v < vectors; ++v) store(sums + i * sums_stride + c + v * kLanes, s[i][v]);

@@ -71,13 +71,16 @@ class RangePass {
       const uint8_t* keys = head(slot);
       for (int64_t offset = (slot - block) / 16 * 16; offset < end - block;) {
         const bool two = end - block - offset > 16;
+        // The first queries ask for the block's values, a line of them with every line of keys.
+        const uint8_t* values = keys + l_.values + offset / 16 * 32 * l_.width;
         in_blocks<kScoreQueries>(t_.queries(), [&]<int Q>(int64_t i) {
+          const uint8_t* ahead = i == 0 ? values : keys;
           float* to = out + i * stride + block + offset;
           const float* q = t_.q + i * l_.width;
           if (kLanes == 16 && two) {
-            score_slots<format, Q, 2 * kScoreVectors>(l_, keys, offset, q, to, stride);
+            score_slots<format, Q, 2 * kScoreVectors>(l_, keys, offset, q, to, stride, ahead);
           } else {
-            score_slots<format, Q, kScoreVectors>(l_, keys, offset, q, to, stride);
+            score_slots<format, Q, kScoreVectors>(l_, keys, offset, q, to, stride, ahead);
           }
         });
         offset += kLanes == 16 && two ? 32 : 16;
@@ -203,18 +206,21 @@ class RangePass {
   void add_slots(int64_t query, int64_t count, int64_t position, int64_t slot, int64_t end) {
     const uint8_t* values = head(slot);
     const int64_t block = slot / l_.block_size * l_.block_size;
+    // The first queries ask for the keys that the next range begins with.
+    const uint8_t* next = block + kRange < t_.draft_end ? head(block + kRange) : values;
     in_blocks<kValueQueries>(count, [&]<int Q>(int64_t i) {
+      const uint8_t* ahead = query + i == 0 ? next : values;
       const float* weights = scores(query + i, position);
       if constexpr (kPairs<format>) weights = reinterpret_cast<const float*>(pairs(query + i, position));
       float* sums = partials_ + (query + i) * partial_stride_;
       int64_t c = 0;
       for (; c + kLanes * kValueVectors <= l_.padded_width; c += kLanes * kValueVectors) {
         weigh_slots<format, Q, kValueVectors>(l_, values, slot - block, end - block, c, weights, kScoreStride, sums,
-                                              partial_stride_);
+                                              partial_stride_, ahead + 64 * c);
       }
       for (; c < l_.padded_width; c += kLanes) {
         weigh_slots<format, Q, 1>(l_, values, slot - block, end - block, c, weights, kScoreStride, sums,
-                                  partial_stride_);
+                                  partial_stride_, ahead + 64 * c);
       }
     });
   }
