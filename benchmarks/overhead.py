@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from outpace.cache import Cache
-from outpace.decode import Decoder
+from outpace.engine.decode import Decoder
+from outpace.engine.stop import Output
 from outpace.runner import Runner
-from outpace.stop import Output
 from outpace.tree import DraftTree
 from outpace.types import KVSpec, Request, SamplingParams
 

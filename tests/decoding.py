@@ -7,13 +7,13 @@ from dataclasses import fields
 from typing import Any
 
 from outpace.cache import Cache
-from outpace.decode import Decoder, Generation
+from outpace.drafters.protocol import Drafter
+from outpace.engine.decode import Decoder, Generation
+from outpace.engine.stop import Output
+from outpace.engine.verify import Rule
 from outpace.ops.protocol import Ops
 from outpace.ops.reference import ReferenceOps
-from outpace.rules import Rule
 from outpace.runner import Runner
-from outpace.stop import Output
-from outpace.tree import Drafter
 from outpace.types import KVFormat, Request, SamplingParams
 from tests.tiny import tiny_model
 

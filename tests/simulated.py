@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from outpace.drafters.protocol import Drafter
 from outpace.trace import Step, Times
-from outpace.tree import Drafter, DraftTree, walk
+from outpace.tree import DraftTree, walk
 from outpace.types import Request
 
 # The target's token after a text: any pure function.
@@ -42,26 +43,26 @@ class Run:
         return len(self.output) / len(self.trees)
 
 
-def verify(view: SimulatedView, tree: DraftTree, target: Target) -> Step:
-    """Do one step's forward, verify and commit: the view's tokens grow."""
-    position = len(view.tokens)
-    picks = [target(view.tokens + [tree.tokens[n] for n in tree.path(node)]) for node in range(-1, len(tree))]
+def verify(sequence: SimulatedView, tree: DraftTree, target: Target) -> Step:
+    """Do one step's forward, verify and commit: the sequence's tokens grow."""
+    position = len(sequence.tokens)
+    picks = [target(sequence.tokens + [tree.tokens[n] for n in tree.path(node)]) for node in range(-1, len(tree))]
     path, last = walk(tree, picks)
     written = [*(tree.tokens[node] for node in path), last]
-    view.tokens += written
-    return Step(view.id, position, 1, tree, picks, path, written, Times(0.0, 0.0, 0.0, 0.0))
+    sequence.tokens += written
+    return Step(sequence.id, position, 1, tree, picks, path, written, Times(0.0, 0.0, 0.0, 0.0))
 
 
 def simulate(drafter: Drafter, target: Target, prompt: Sequence[int], num_tokens: int, budget: int = 8) -> Run:
     """Generate with the drafter; budgets shrink towards the end as the real loop's do."""
-    view = SimulatedView.start(1, prompt, num_tokens)
+    sequence = SimulatedView.start(1, prompt, num_tokens)
     run = Run()
-    while (left := num_tokens - len(view.output)) > 0:
-        [tree] = drafter.propose([view], [min(budget, left - 1)])
+    while (left := num_tokens - len(sequence.output)) > 0:
+        [tree] = drafter.propose([sequence], [min(budget, left - 1)])
         run.trees.append(tree)
-        drafter.observe([verify(view, tree, target)])
-    drafter.forget(view.id)
-    run.output = view.output
+        drafter.observe([verify(sequence, tree, target)])
+    drafter.forget(sequence.id)
+    run.output = sequence.output
     return run
 
 

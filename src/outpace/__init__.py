@@ -7,6 +7,7 @@ print(lm.generate("The capital of France is", max_new_tokens=20, strategy="ngram
 """
 
 from outpace.api import Chat, Chunk, LanguageModel, Result, Stream, load
+from outpace.drafters.protocol import Drafter, SequenceView
 from outpace.errors import (
     CacheError,
     ContextError,
@@ -17,7 +18,7 @@ from outpace.errors import (
     UsageError,
     WeightsError,
 )
-from outpace.tree import EMPTY, Drafter, DraftTree, View
+from outpace.tree import EMPTY, DraftTree
 from outpace.types import Constraint, LogitsProcessor, TokenLogprob
 from outpace.version import VERSION as __version__
 
@@ -36,11 +37,11 @@ __all__ = [
     "LogitsProcessor",
     "OutpaceError",
     "Result",
+    "SequenceView",
     "Stream",
     "TokenLogprob",
     "TokenizerError",
     "UsageError",
-    "View",
     "WeightsError",
     "__version__",
     "load",

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import DrafterError
-from outpace.types import Request
-
-if TYPE_CHECKING:
-    from outpace.trace import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,40 +221,3 @@ def _best_nodes(union: TreeBuilder, reserved: set[int], budget: int) -> Sequence
     # a stable sort puts it before its child.
     order = sorted(range(len(union)), key=lambda node: (node not in reserved, -score[node]))
     return sorted(order[: max(budget, 0)])
-
-
-class View(Protocol):
-    """What a drafter may see of a request that is being decoded. Read only."""
-
-    @property
-    def id(self) -> int:
-        """A number of its own among all requests of a decoder."""
-
-    @property
-    def request(self) -> Request:
-        """What was asked for."""
-
-    @property
-    def tokens(self) -> list[int]:
-        """Prompt and output so far; the next token is written at position len(tokens)."""
-
-
-class Drafter(Protocol):
-    """Who guesses. Guesses never change the text, only how many steps it takes.
-
-    A drafter keeps its state per request id between `propose` and `forget`; it may not keep the lists it is given.
-    """
-
-    name: str
-
-    def propose(self, views: Sequence[View], budgets: Sequence[int]) -> Sequence[DraftTree]:
-        """Return one tree per view with at most `budget` nodes each (0: return `EMPTY`).
-
-        Budgets are already capped by the request's length, its context and the free blocks.
-        """
-
-    def observe(self, steps: Sequence[Step]) -> None:
-        """Learn from what the target did: the path, and its pick at every node."""
-
-    def forget(self, request: int) -> None:
-        """Drop all state of a request: it has ended. May be called for an unknown id."""

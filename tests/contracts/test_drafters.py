@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outpace.drafters import Combined, Lookahead, NGram, Prediction, Suffix
-from outpace.tree import EMPTY, Drafter, DraftTree, merge
+from outpace.drafters.protocol import Drafter
+from outpace.tree import EMPTY, DraftTree, merge
 from tests.simulated import SimulatedView, hashing, plain, reciting, simulate, verify
 
 MELODY = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]  # what the reciting target repeats, and what prediction expects
@@ -44,11 +45,11 @@ budgets = st.integers(0, 12)
 
 def run_together(drafter: Drafter, targets, prompts, step_budgets: Sequence[int]) -> list[list[DraftTree]]:
     """Return each request's trees when all are decoded in one batch."""
-    views = [SimulatedView.start(number, prompt) for number, prompt in enumerate(prompts)]
-    seen: list[list[DraftTree]] = [[] for _ in views]
+    sequences = [SimulatedView.start(number, prompt) for number, prompt in enumerate(prompts)]
+    seen: list[list[DraftTree]] = [[] for _ in sequences]
     for budget in step_budgets:
-        trees = drafter.propose(views, [budget] * len(views))
-        drafter.observe([verify(*each) for each in zip(views, trees, targets, strict=True)])
+        trees = drafter.propose(sequences, [budget] * len(sequences))
+        drafter.observe([verify(*each) for each in zip(sequences, trees, targets, strict=True)])
         for trees_of_one, tree in zip(seen, trees, strict=True):
             trees_of_one.append(tree)
     return seen
@@ -60,24 +61,24 @@ def run_together(drafter: Drafter, targets, prompts, step_budgets: Sequence[int]
 def test_drafts_stay_within_their_budgets_and_within_the_words_of_text_and_prediction(kind, text, prompt, step_budgets):
     drafter = DRAFTERS[kind]()
     names = {drafter.name, *(owned.name for owned in getattr(drafter, "drafters", ()))}
-    view = SimulatedView.start(1, prompt)
+    sequence = SimulatedView.start(1, prompt)
     for budget in step_budgets:
-        known = {*view.tokens, *MELODY} if "prediction" in names else {*view.tokens}
+        known = {*sequence.tokens, *MELODY} if "prediction" in names else {*sequence.tokens}
         if "lookahead" in names:
             known |= {*text}  # it drafts what the target picked in the contexts that it made up
-        [tree] = drafter.propose([view], [budget])
+        [tree] = drafter.propose([sequence], [budget])
         assert len(tree) <= budget
         assert {*tree.tokens} <= known
         assert all(credits and {*credits} <= names for credits in tree.sources)
-        drafter.observe([verify(view, tree, reciting(text))])
+        drafter.observe([verify(sequence, tree, reciting(text))])
 
 
 def test_a_budget_of_zero_gives_the_empty_draft(make):
     drafter = make()
-    view = SimulatedView.start(1, MELODY * 4)
+    sequence = SimulatedView.start(1, MELODY * 4)
     for _ in range(3):
-        assert list(drafter.propose([view, view], [0, 0])) == [EMPTY, EMPTY]
-        drafter.observe([verify(view, EMPTY, reciting(MELODY))])
+        assert list(drafter.propose([sequence, sequence], [0, 0])) == [EMPTY, EMPTY]
+        drafter.observe([verify(sequence, EMPTY, reciting(MELODY))])
     assert list(drafter.propose([], [])) == []
     drafter.observe([])
 
@@ -99,14 +100,14 @@ def test_what_a_batch_neighbour_does_changes_no_draft(kind, text, other, prompt,
 @forgetting_drafter
 def test_a_request_that_comes_and_goes_in_between_changes_no_draft(kind):
     def trees(disturbed):
-        drafter, view, seen = DRAFTERS[kind](), SimulatedView.start(1, MELODY), []
+        drafter, sequence, seen = DRAFTERS[kind](), SimulatedView.start(1, MELODY), []
         for step in range(12):
             if disturbed:
                 guest = SimulatedView.start(100 + step, MELODY[::-1] * 2)
                 drafter.observe([verify(guest, drafter.propose([guest], [8])[0], reciting(MELODY[::-1]))])
                 drafter.forget(guest.id)
-            seen.append(drafter.propose([view], [8])[0])
-            drafter.observe([verify(view, seen[-1], reciting(MELODY))])
+            seen.append(drafter.propose([sequence], [8])[0])
+            drafter.observe([verify(sequence, seen[-1], reciting(MELODY))])
         return seen
 
     assert trees(disturbed=True) == trees(disturbed=False)
@@ -118,24 +119,26 @@ def test_the_same_history_gives_the_same_drafts(make):
 
 
 def test_proposing_again_without_a_step_in_between_gives_the_same_draft(make):
-    drafter, view = make(), SimulatedView.start(1, MELODY * 2)
+    drafter, sequence = make(), SimulatedView.start(1, MELODY * 2)
     for _ in range(8):
-        trees = [drafter.propose([view], [8])[0] for _ in range(3)]
+        trees = [drafter.propose([sequence], [8])[0] for _ in range(3)]
         assert trees[0] == trees[1] == trees[2]
-        drafter.observe([verify(view, trees[0], reciting(MELODY))])
+        drafter.observe([verify(sequence, trees[0], reciting(MELODY))])
 
 
 @forgetting_drafter
 def test_forgetting_a_request_leaves_nothing_of_it(kind):
     drafter = DRAFTERS[kind]()
     fresh = len(pickle.dumps(drafter))
-    views = [SimulatedView.start(number, MELODY * 5) for number in range(3)]
+    sequences = [SimulatedView.start(number, MELODY * 5) for number in range(3)]
     for _ in range(5):
-        trees = drafter.propose(views, [8, 3, 1])
-        drafter.observe([verify(view, tree, reciting(MELODY)) for view, tree in zip(views, trees, strict=True)])
+        trees = drafter.propose(sequences, [8, 3, 1])
+        drafter.observe(
+            [verify(sequence, tree, reciting(MELODY)) for sequence, tree in zip(sequences, trees, strict=True)]
+        )
     assert len(pickle.dumps(drafter)) > fresh
-    for view in views:
-        drafter.forget(view.id)
+    for sequence in sequences:
+        drafter.forget(sequence.id)
     assert len(pickle.dumps(drafter)) == fresh
     drafter.forget(12345)  # unknown: nothing happens
 
@@ -149,13 +152,13 @@ def test_a_number_that_is_used_again_starts_afresh(kind):
 
 def test_no_list_of_the_loop_is_kept(make):
     lent, own = make(), make()
-    view = SimulatedView.start(1, MELODY * 2)
+    sequence = SimulatedView.start(1, MELODY * 2)
     for _ in range(10):
-        tokens = list(view.tokens)
-        [tree] = lent.propose([SimulatedView(1, view.request, tokens)], [8])
+        tokens = list(sequence.tokens)
+        [tree] = lent.propose([SimulatedView(1, sequence.request, tokens)], [8])
         tokens.clear()
-        assert own.propose([view], [8]) == [tree]
-        step = verify(view, tree, reciting(MELODY))
+        assert own.propose([sequence], [8]) == [tree]
+        step = verify(sequence, tree, reciting(MELODY))
         lent.observe([step])
         own.observe([step])
 
@@ -177,14 +180,14 @@ class CountedList(list):
 
 def test_a_step_reads_what_is_new_not_the_whole_text(make):
     drafter = make()
-    view = SimulatedView.start(1, MELODY * 400)
-    view.tokens = CountedList(view.tokens)
-    drafter.propose([view], [8])
+    sequence = SimulatedView.start(1, MELODY * 400)
+    sequence.tokens = CountedList(sequence.tokens)
+    drafter.propose([sequence], [8])
     for _ in range(5):
-        view.tokens.append(reciting(MELODY)(view.tokens))
-        view.tokens.num_read = 0
-        drafter.propose([view], [8])
-        assert 0 < view.tokens.num_read < 200
+        sequence.tokens.append(reciting(MELODY)(sequence.tokens))
+        sequence.tokens.num_read = 0
+        drafter.propose([sequence], [8])
+        assert 0 < sequence.tokens.num_read < 200
 
 
 @every_drafter
@@ -196,12 +199,12 @@ def test_a_step_reads_what_is_new_not_the_whole_text(make):
 )
 def test_the_text_is_the_targets_whatever_else_was_merged_in_or_cut_away(kind, text, prompt, steps):
     drafter, target = DRAFTERS[kind](), reciting(text)
-    view = SimulatedView.start(1, prompt)
+    sequence = SimulatedView.start(1, prompt)
     for budget, others, room in steps:
-        [tree] = drafter.propose([view], [budget])
+        [tree] = drafter.propose([sequence], [budget])
         tree = merge([DraftTree.chain(others, "other", 0.6), tree], room)
-        drafter.observe([verify(view, tree, target)])
-    assert view.output == plain(target, prompt, len(view.output))
+        drafter.observe([verify(sequence, tree, target)])
+    assert sequence.output == plain(target, prompt, len(sequence.output))
 
 
 @pytest.mark.parametrize("budget", [1, 3, 8, 16])

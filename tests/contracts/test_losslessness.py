@@ -19,9 +19,10 @@ from outpace.drafters.draft_model import DraftModel
 from outpace.drafters.lookahead import Lookahead
 from outpace.drafters.ngram import NGram
 from outpace.drafters.prediction import Prediction
+from outpace.drafters.protocol import Drafter
 from outpace.drafters.suffix import Suffix
 from outpace.runner import Runner
-from outpace.tree import Drafter, DraftTree, TreeBuilder
+from outpace.tree import DraftTree, TreeBuilder
 from outpace.tune import Auto, Experience
 from tests.decoding import decode, tiny_ops, tiny_runner
 
@@ -34,11 +35,11 @@ class Guesser:
 
     name = "guesser"
 
-    def propose(self, views: Any, budgets: Any) -> list[DraftTree]:
-        return [self._tree(view, budget) for view, budget in zip(views, budgets, strict=True)]
+    def propose(self, sequences: Any, budgets: Any) -> list[DraftTree]:
+        return [self._tree(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
 
-    def _tree(self, view: Any, budget: int) -> DraftTree:
-        rng = np.random.default_rng([len(view.tokens), view.id])
+    def _tree(self, sequence: Any, budget: int) -> DraftTree:
+        rng = np.random.default_rng([len(sequence.tokens), sequence.id])
         tree = TreeBuilder()
         for _ in range(budget):
             tree.add(int(rng.integers(-1, len(tree))), int(rng.integers(VOCAB)), 0.1)

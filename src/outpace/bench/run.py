@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from outpace.api import LanguageModel
+from outpace.api.options import Settings
+from outpace.api.strategies import drafter_for
 from outpace.bench.sample import PLAIN, Condition, Sample, call, numbers
 from outpace.bench.traffic import read_bandwidth, weight_bytes
 from outpace.errors import UsageError
-from outpace.options import Settings
 from outpace.prompts import TaskPrompt, builtin
-from outpace.strategies import drafter_for
 
 _WARM_UP = 16  # tokens
 

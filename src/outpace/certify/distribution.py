@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from outpace.certify.scoring import score, softmax
 from outpace.certify.statistics import ChiSquare, chi_square
-from outpace.decode import Decoder, Generation
+from outpace.drafters.protocol import Drafter, SequenceView
+from outpace.engine.decode import Decoder, Generation
+from outpace.engine.stop import Output
+from outpace.engine.verify import Rejection, Rule, Verdict
 from outpace.ops.protocol import Array
-from outpace.rules import Rejection, Rule, Verdict
 from outpace.runner import Runner, Share
-from outpace.stop import Output
 from outpace.trace import Step
-from outpace.tree import EMPTY, Drafter, DraftTree, View
+from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request, SamplingParams
 
 _TOP_K = 5  # candidates: few, so that pairs of tokens are counted often
@@ -78,8 +79,8 @@ class Contrary:
         self.q_second = np.stack([_contrary(law) for law in question.second])
         self.places = {token: place for place, token in enumerate(question.tokens.tolist())}
 
-    def propose(self, views: Sequence[View], budgets: Sequence[int]) -> list[DraftTree]:
-        return [self._draft(view, budget) for view, budget in zip(views, budgets, strict=True)]
+    def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
+        return [self._draft(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
 
     def observe(self, steps: Sequence[Step]) -> None:
         """Nothing to learn."""
@@ -87,9 +88,9 @@ class Contrary:
     def forget(self, request: int) -> None:
         """Nothing is remembered."""
 
-    def _draft(self, view: View, budget: int) -> DraftTree:
-        written = view.tokens[len(self.question.prompt) :]
-        rng = np.random.default_rng([view.request.seed, len(written)])
+    def _draft(self, sequence: SequenceView, budget: int) -> DraftTree:
+        written = sequence.tokens[len(self.question.prompt) :]
+        rng = np.random.default_rng([sequence.request.seed, len(written)])
         if not written and budget >= 3:
             first, sibling = rng.choice(len(self.q_first), 2, replace=False, p=self.q_first).tolist()
             if first not in self.places:  # a token that the target never writes: nothing is drafted behind it

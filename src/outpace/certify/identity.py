@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from outpace.api import LanguageModel, Result
+from outpace.api.strategies import STRATEGIES
 from outpace.certify.divergence import Divergence, explain
-from outpace.strategies import STRATEGIES
 
 PLAIN = "none"
 SAMPLINGS: Mapping[str, Mapping[str, Any]] = {

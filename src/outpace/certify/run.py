@@ -11,10 +11,10 @@ from outpace.certify.certificate import Certificate, Plan, RuleTest
 from outpace.certify.distribution import Careless, Contrary, Question, examine
 from outpace.certify.identity import SAMPLINGS, Identity, IdentityRun, default_strategies, wrong_stream
 from outpace.certify.loss import Loss, measure_loss
+from outpace.drafters.protocol import Drafter
+from outpace.engine.verify import Rejection, Rule, Walk
 from outpace.prompts import TaskPrompt, varied
 from outpace.provenance import provenance
-from outpace.rules import Rejection, Rule, Walk
-from outpace.tree import Drafter
 from outpace.types import KVFormat
 
 FORMATS: tuple[KVFormat, ...] = ("f32", "bf16", "int8")

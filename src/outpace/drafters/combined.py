@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from outpace.drafters.protocol import Drafter, SequenceView
 from outpace.errors import DrafterError, UsageError
 from outpace.trace import Step
-from outpace.tree import EMPTY, Drafter, DraftTree, View, merge
+from outpace.tree import EMPTY, DraftTree, merge
 
 
 class Combined:
@@ -29,14 +30,16 @@ class Combined:
         self.name = "combined"
         self.drafters = tuple(drafters)
 
-    def propose(self, views: Sequence[View], budgets: Sequence[int]) -> list[DraftTree]:
-        """Return the merged tree of every view; raise `DrafterError` if a drafter returned too few or too many."""
+    def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
+        """Return the merged tree of every sequence; raise `DrafterError` if a drafter returned too few or too many."""
         if not any(budgets):
-            return [EMPTY] * len(views)
-        proposals = [drafter.propose(views, budgets) for drafter in self.drafters]
+            return [EMPTY] * len(sequences)
+        proposals = [drafter.propose(sequences, budgets) for drafter in self.drafters]
         for drafter, trees in zip(self.drafters, proposals, strict=True):
-            if len(trees) != len(views):
-                raise DrafterError(f"drafter {drafter.name!r} returned {len(trees)} drafts for {len(views)} requests")
+            if len(trees) != len(sequences):
+                raise DrafterError(
+                    f"drafter {drafter.name!r} returned {len(trees)} drafts for {len(sequences)} requests"
+                )
         return [merge(trees, budget) for trees, budget in zip(zip(*proposals, strict=True), budgets, strict=True)]
 
     def observe(self, steps: Sequence[Step]) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.cache import BlockTable
+from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.runner import Runner, Share
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree, View
+from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request
 
 
@@ -82,8 +83,8 @@ class DraftModel:
         self.branches, self.min_confidence, self.with_law = branches, min_confidence, with_law
         self._known: dict[int, _Known] = {}
 
-    def propose(self, views: Sequence[View], budgets: Sequence[int]) -> list[DraftTree]:
-        drafts = [self._start(view, budget) for view, budget in zip(views, budgets, strict=True)]
+    def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
+        drafts = [self._start(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
         while growing := [d for d in drafts if d is not None and d.room > 0 and len(d.text) < self.runner.context]:
             for draft in self._grow(growing):
                 draft.budget = len(draft.tokens)  # its chain has ended
@@ -96,22 +97,22 @@ class DraftModel:
         if request in self._known:
             self._known.pop(request).table.close()
 
-    def _start(self, view: View, budget: int) -> _Draft | None:
-        """Return an empty draft on a table that holds what it already knows of the view's text."""
-        if budget == 0 or len(view.tokens) >= self.runner.context:
+    def _start(self, sequence: SequenceView, budget: int) -> _Draft | None:
+        """Return an empty draft on a table that holds what it already knows of the sequence's text."""
+        if budget == 0 or len(sequence.tokens) >= self.runner.context:
             return None
-        known = self._known.get(view.id)
+        known = self._known.get(sequence.id)
         if known is None:
             # Masks and processors are written for the target's vocabulary; a guess may do without them.
-            request = dataclasses.replace(view.request, constraint=None, logits_processors=(), logprobs=None)
-            known = self._known[view.id] = _Known(request, self.runner.cache.open((), request.salt))
+            request = dataclasses.replace(sequence.request, constraint=None, logits_processors=(), logprobs=None)
+            known = self._known[sequence.id] = _Known(request, self.runner.cache.open((), request.salt))
         same = known.agreed
-        most = min(known.table.length, len(view.tokens) - 1)
-        while same < most and known.text[same] == view.tokens[same]:
+        most = min(known.table.length, len(sequence.tokens) - 1)
+        while same < most and known.text[same] == sequence.tokens[same]:
             same += 1
         if same < known.table.length:
             known.table.truncate(same)
-        known.text, known.agreed = list(view.tokens), len(view.tokens)
+        known.text, known.agreed = list(sequence.tokens), len(sequence.tokens)
         return _Draft(known.request, known.table, known.text, budget)
 
     def _grow(self, drafts: Sequence[_Draft]) -> list[_Draft]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree, TreeBuilder, View
+from outpace.tree import EMPTY, DraftTree, TreeBuilder
 
 # First estimates of acceptance; whoever weighs drafters against each other learns better ones. A pooled n-gram is
 # what the target said after the same token in a guessed context; a window node has only its own token to stand on.
@@ -57,9 +58,9 @@ class Lookahead:
         self._guesses = guesses
         self._windows: dict[int, _Window] = {}
 
-    def propose(self, views: Sequence[View], budgets: Sequence[int]) -> list[DraftTree]:
-        """Return one tree per view: the window, and what the pool holds for the last token."""
-        return [self._draft(view, budget) for view, budget in zip(views, budgets, strict=True)]
+    def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
+        """Return one tree per sequence: the window, and what the pool holds for the last token."""
+        return [self._draft(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
 
     def observe(self, steps: Sequence[Step]) -> None:
         """Move the diagonals on by the target's picks at their ends, wherever in the step's tree they are."""
@@ -72,11 +73,11 @@ class Lookahead:
         """Drop the window and the pool of a request."""
         self._windows.pop(request, None)
 
-    def _draft(self, view: View, budget: int) -> DraftTree:
+    def _draft(self, sequence: SequenceView, budget: int) -> DraftTree:
         if budget <= 0:
             return EMPTY
-        tokens = view.tokens
-        window = self._windows.setdefault(view.id, _Window())
+        tokens = sequence.tokens
+        window = self._windows.setdefault(sequence.id, _Window())
         pooled = window.pool.get(tokens[-1], [])[::-1]
         width = min(self._width, (budget - min(budget // 2, len(pooled) * self._levels)) // self._levels)
         end = len(tokens)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from outpace.drafters.matching import trust
+from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree, View
+from outpace.tree import EMPTY, DraftTree
 
 
 @dataclass(slots=True)
@@ -37,9 +38,9 @@ class NGram:
         self._lengths = range(max_ngram, min_ngram - 1, -1)
         self._indices: dict[int, _Index] = {}
 
-    def propose(self, views: Sequence[View], budgets: Sequence[int]) -> list[DraftTree]:
-        """Return one chain per view, empty where nothing matches."""
-        return [self._draft(view, budget) for view, budget in zip(views, budgets, strict=True)]
+    def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
+        """Return one chain per sequence, empty where nothing matches."""
+        return [self._draft(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
 
     def observe(self, steps: Sequence[Step]) -> None:
         """Do nothing: the text itself says all there is to know."""
@@ -48,11 +49,11 @@ class NGram:
         """Drop the index of a request."""
         self._indices.pop(request, None)
 
-    def _draft(self, view: View, budget: int) -> DraftTree:
+    def _draft(self, sequence: SequenceView, budget: int) -> DraftTree:
         if budget <= 0:
             return EMPTY
-        tokens = view.tokens
-        index = self._indices.setdefault(view.id, _Index())
+        tokens = sequence.tokens
+        index = self._indices.setdefault(sequence.id, _Index())
         self._extend(index, tokens)
         for length in self._lengths:
             # An n-gram is filed when a token follows it, so this finds an earlier one, never the end itself.

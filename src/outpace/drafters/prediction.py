@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from outpace.drafters.matching import trust
+from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree, TreeBuilder, View
+from outpace.tree import EMPTY, DraftTree, TreeBuilder
 
 _SYNC_TOKENS = 3  # output tokens that must stand in the prediction to take up the place after them
 _NEAR = 32  # a deletion is looked for among that many tokens after the expected place
@@ -56,9 +57,9 @@ class Prediction:
             self._ends.setdefault(tuple(tokens[end - _SYNC_TOKENS : end]), []).append(end)
         self._places: dict[int, _Place] = {}
 
-    def propose(self, views: Sequence[View], budgets: Sequence[int]) -> list[DraftTree]:
-        """Return one tree per view: a chain while the output agrees, else a chain per guessed edit."""
-        return [self._draft(view, budget) for view, budget in zip(views, budgets, strict=True)]
+    def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
+        """Return one tree per sequence: a chain while the output agrees, else a chain per guessed edit."""
+        return [self._draft(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
 
     def observe(self, steps: Sequence[Step]) -> None:
         """Do nothing: the text itself says all there is to know."""
@@ -67,12 +68,12 @@ class Prediction:
         """Drop the place of a request."""
         self._places.pop(request, None)
 
-    def _draft(self, view: View, budget: int) -> DraftTree:
+    def _draft(self, sequence: SequenceView, budget: int) -> DraftTree:
         if budget <= 0:
             return EMPTY
-        place = self._places.setdefault(view.id, _Place())
-        self._read(place, view.tokens, len(view.request.prompt))
-        starts = self._continuations(place, view.tokens)
+        place = self._places.setdefault(sequence.id, _Place())
+        self._read(place, sequence.tokens, len(sequence.request.prompt))
+        starts = self._continuations(place, sequence.tokens)
         tree = TreeBuilder()
         for rank, (start, match) in enumerate(starts):
             share = -(-(budget - len(tree)) // (len(starts) - rank))  # rounded up: the best guess first

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from outpace.drafters.automaton import SuffixAutomaton
 from outpace.drafters.matching import trust
+from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree, TreeBuilder, View
+from outpace.tree import EMPTY, DraftTree, TreeBuilder
 
 _MEMORY_TOKENS = 65_536  # of past requests, about 30 MB
 _LONGEST_REMEMBERED_MATCH = 32  # tokens of the text's end that are looked up in past requests
@@ -145,9 +146,9 @@ class Suffix:
         self._memory = _Memory(_MEMORY_TOKENS) if remember else None
         self._texts: dict[int, _Text] = {}
 
-    def propose(self, views: Sequence[View], budgets: Sequence[int]) -> list[DraftTree]:
-        """Return one tree per view, empty where nothing matches."""
-        return [self._draft(view, budget) for view, budget in zip(views, budgets, strict=True)]
+    def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
+        """Return one tree per sequence, empty where nothing matches."""
+        return [self._draft(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
 
     def observe(self, steps: Sequence[Step]) -> None:
         """Note what was written where it will be remembered: there may be no `propose` after it."""
@@ -162,14 +163,14 @@ class Suffix:
         if text and self._memory:
             self._memory.add(text.tokens)
 
-    def _draft(self, view: View, budget: int) -> DraftTree:
+    def _draft(self, sequence: SequenceView, budget: int) -> DraftTree:
         if budget <= 0:
             return EMPTY
-        text = self._texts.setdefault(view.id, _Text())
-        self._extend(text, view.tokens)
-        matches = [_Match(text.automaton, text.automaton.last, len(view.tokens))]
+        text = self._texts.setdefault(sequence.id, _Text())
+        self._extend(text, sequence.tokens)
+        matches = [_Match(text.automaton, text.automaton.last, len(sequence.tokens))]
         if self._memory:
-            matches += self._memory.matches(view.tokens[-_LONGEST_REMEMBERED_MATCH:])
+            matches += self._memory.matches(sequence.tokens[-_LONGEST_REMEMBERED_MATCH:])
         growth = _Growth(self._min_match, self._max_branches, self._min_score)
         for match in matches:
             growth.follow(match, -1, 1.0, 1.0)

@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from outpace.drafters.protocol import Drafter
+from outpace.drafters.protocol import SequenceView as View
 from outpace.errors import DrafterError, UsageError
 from outpace.trace import Step
-from outpace.tree import EMPTY, Drafter, DraftTree, Forecast, View
+from outpace.tree import EMPTY, DraftTree, Forecast
 from outpace.tune.acceptance import Acceptance, Habits, OpenGuess
 from outpace.tune.choose import Guesses, choose
 from outpace.tune.experience import DrafterCost, Experience, demand_of

@@ -83,7 +83,7 @@ def test_a_text_that_is_not_plain_decodings_ends_with_exit_code_1(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong: Callable[..., tuple[list[int], int]] = lambda tree, picks: ([0], picks[1]) if len(tree) else ([], picks[0])  # noqa: E731
-    monkeypatch.setattr("outpace.rules.walk", wrong)
+    monkeypatch.setattr("outpace.engine.verify.walk", wrong)
     own = ["--prompts", prompts_file(tmp_path / "p.jsonl"), "-s", "lookahead", "-o", str(tmp_path / "out")]
     assert run("bench", "-m", folder, *SMALL, *own) == 1
 

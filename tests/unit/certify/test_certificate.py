@@ -10,11 +10,11 @@ import pytest
 import outpace
 from outpace import cli
 from outpace.api import LanguageModel
+from outpace.api.strategies import STRATEGIES
 from outpace.certify import Certificate, Plan, certify, markdown, num_parts, verdict_lines
 from outpace.certify.divergence import Divergence
 from outpace.certify.identity import Identity
 from outpace.prompts import TaskPrompt
-from outpace.strategies import STRATEGIES
 from outpace.tree import DraftTree
 from tests.decoding import tiny_ops
 from tests.folder import make_folder
@@ -119,7 +119,7 @@ def test_an_engine_that_believes_its_drafts_is_caught(folder: Path, monkeypatch:
     def credulous(tree: DraftTree, picks: list[int]) -> tuple[list[int], int]:
         return ([0], picks[1]) if len(tree) else ([], picks[0])
 
-    monkeypatch.setattr("outpace.rules.walk", credulous)
+    monkeypatch.setattr("outpace.engine.verify.walk", credulous)
     found = certify(opener(folder), PROMPTS, SMALL)
     assert found.verdict == "fail"
     assert {"prediction", "lookahead"} & {run.case.strategy for run in found.broken}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from outpace.certify.distribution import Careless, Contrary, Question, examine
-from outpace.rules import Rejection, Walk
+from outpace.engine.verify import Rejection, Walk
 from outpace.runner import Runner
 from tests.decoding import decode, request, tiny_ops, tiny_runner
 

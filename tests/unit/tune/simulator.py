@@ -6,8 +6,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from outpace.drafters.protocol import Drafter
+from outpace.drafters.protocol import SequenceView as View
 from outpace.trace import Step, Times
-from outpace.tree import EMPTY, Drafter, DraftTree, View
+from outpace.tree import EMPTY, DraftTree
 from outpace.tune.calibrate import Calibration
 from outpace.tune.experience import Experience
 from tests.simulated import SimulatedView, verify

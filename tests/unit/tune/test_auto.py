@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from outpace.drafters import NGram, Prediction, Suffix
+from outpace.drafters.protocol import Drafter
 from outpace.errors import DrafterError, UsageError
 from outpace.trace import Step
-from outpace.tree import EMPTY, Drafter, DraftTree
+from outpace.tree import EMPTY, DraftTree
 from outpace.tune import Auto, Experience
 from outpace.types import Request, SamplingParams
 from tests.decoding import decode, tiny_runner

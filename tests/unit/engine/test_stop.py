@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from outpace.engine.stop import Output
 from outpace.errors import UsageError
-from outpace.stop import Output
 from outpace.tokenizer import Detokenizer, Tokenizer
 from tests.vocabularies import byte_level_metadata
 

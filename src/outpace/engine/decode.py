@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from outpace.cache import BlockTable
+from outpace.drafters.protocol import Drafter
+from outpace.engine.stop import Output
+from outpace.engine.verify import Rule, Verdict, Walk
 from outpace.errors import CacheError, ContextError, DrafterError
-from outpace.rules import Rule, Verdict, Walk
 from outpace.runner import Runner, Share
-from outpace.stop import Output
 from outpace.trace import Stats, Step, Times
-from outpace.tree import EMPTY, Drafter, DraftTree
+from outpace.tree import EMPTY, DraftTree
 from outpace.types import FinishReason, Request, TokenLogprob
 
 
@@ -25,7 +26,7 @@ class Generation:
     """One request while it is decoded, and its result once `finish` is set.
 
     tokens: prompt and output so far; tokens[table.length:] is pending. sources[i]: who drafted output token i
-    (empty: the target wrote it). A drafter sees it as its `View`.
+    (empty: the target wrote it). A drafter sees it as its `SequenceView`.
     """
 
     def __init__(self, number: int, request: Request, output: Output, context: int) -> None:
@@ -187,11 +188,11 @@ class Decoder:
         scored = [i for i, share in enumerate(shares) if share.scored]
         if self.drafter is None or not scored:
             return trees
-        views = [self.running[i] for i in scored]
-        budgets = [max(0, min(g.request.max_draft, g.num_left - 1)) for g in views]
-        drafts = self.drafter.propose(views, budgets)
-        if len(drafts) != len(views):
-            raise DrafterError(f"{self.drafter.name} returned {len(drafts)} drafts for {len(views)} requests")
+        sequences = [self.running[i] for i in scored]
+        budgets = [max(0, min(g.request.max_draft, g.num_left - 1)) for g in sequences]
+        drafts = self.drafter.propose(sequences, budgets)
+        if len(drafts) != len(sequences):
+            raise DrafterError(f"{self.drafter.name} returned {len(drafts)} drafts for {len(sequences)} requests")
         for i, budget, tree in zip(scored, budgets, drafts, strict=True):
             self._check(tree, budget)
             trees[i] = tree

@@ -7,12 +7,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
-from outpace.decode import Decoder, Generation
+from outpace.api.options import Options, Settings
+from outpace.api.strategies import drafter_for, names_of
+from outpace.engine.decode import Decoder, Generation
+from outpace.engine.stop import Output
+from outpace.engine.verify import Rejection, Rule, Walk
 from outpace.errors import UsageError
-from outpace.options import Options, Settings
-from outpace.rules import Rejection, Rule, Walk
-from outpace.stop import Output
-from outpace.strategies import drafter_for, names_of
 from outpace.trace import Stats, Step, Trace
 from outpace.types import FinishReason, TokenLogprob
 from outpace.version import VERSION

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, cast, overload
 
 from outpace import models
+from outpace.api.calls import Call, Chat, Result, Stream, Turn
+from outpace.api.options import Options
 from outpace.cache import Cache
-from outpace.calls import Call, Chat, Chunk, Result, Stream, Turn
 from outpace.errors import UsageError, unknown
 from outpace.ops.protocol import Ops
-from outpace.options import Options
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
 from outpace.tune import Experience
@@ -22,8 +22,6 @@ from outpace.types import KVFormat, KVSpec
 from outpace.version import VERSION
 from outpace.weights.catalog import DEFAULT, cache_folder, resolve
 from outpace.weights.checkpoint import Checkpoint, open_checkpoint
-
-__all__ = ["Batch", "Chat", "Chunk", "LanguageModel", "Message", "Prompt", "Result", "Stream", "default_ops", "load"]
 
 Quantize = Literal["q8_0", "q4_0"]
 Message = Mapping[str, Any]

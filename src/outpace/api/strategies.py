@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from outpace.api.options import Settings
 from outpace.cache import Cache
 from outpace.drafters.combined import Combined
 from outpace.drafters.draft_model import DraftModel
 from outpace.drafters.lookahead import Lookahead
 from outpace.drafters.ngram import NGram
 from outpace.drafters.prediction import Prediction
+from outpace.drafters.protocol import Drafter
 from outpace.drafters.suffix import Suffix
 from outpace.errors import UsageError, unknown
-from outpace.options import Settings
 from outpace.runner import Runner
-from outpace.tree import Drafter
 from outpace.tune import Auto
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
+from outpace.drafters.protocol import Drafter
 from outpace.errors import UsageError, unknown
-from outpace.tree import Drafter
 from outpace.types import Constraint, LogitsProcessor, Request, SamplingParams
 
 

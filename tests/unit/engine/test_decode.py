@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from outpace.decode import Decoder
 from outpace.drafters.ngram import NGram
 from outpace.drafters.prediction import Prediction
+from outpace.engine.decode import Decoder
 from outpace.errors import CacheError, ContextError, DrafterError
 from outpace.ops.reference import ReferenceOps
 from outpace.tree import EMPTY, DraftTree
