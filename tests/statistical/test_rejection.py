@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from outpace.certify.statistics import chi_square
 from outpace.drafters.draft_model import DraftModel
 from outpace.drafters.ngram import NGram
 from outpace.errors import DrafterError
+from outpace.measure.certify.chi_square import chi_square
 from outpace.rules import PhiloxChance, Rejection, reject
 from outpace.runner import Runner
 from outpace.tree import DraftTree, merge
