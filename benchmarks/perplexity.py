@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import outpace
-from outpace.prompts import load_prompts
+from outpace.measure.prompts import load_prompts
 from outpace.types import Segment
 
 CHUNK = 128

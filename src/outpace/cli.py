@@ -117,7 +117,7 @@ def generate(
         assert result.trace is not None
         result.trace.save(trace)
     if page is not None:
-        from outpace.explain import save_page
+        from outpace.measure.explain import save_page
 
         assert result.trace is not None
         save_page(result.trace.as_dict(), page)
@@ -184,7 +184,7 @@ def explain(
     debug: Debug = False,
 ) -> None:
     """Turn a trace into a web page that shows how the text came about; it works offline. Prints where it lies."""
-    from outpace.explain import read_trace, save_page
+    from outpace.measure.explain import read_trace, save_page
 
     page = output or trace.with_suffix(".html")
     _check_outputs(trace, page)

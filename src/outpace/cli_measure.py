@@ -1,4 +1,4 @@
-"""The commands that measure: `certify` and `bench` (with `bench growth` and `bench peers`)."""
+"""The commands that measure: `certify` and `bench` (with `bench growth`)."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def certify(
     """Prove on this machine that no strategy changes what the model writes. Exit code 1 if it is not proven."""
     import json
 
-    from outpace.certify import FULL, QUICK, markdown, num_parts, verdict_lines
-    from outpace.certify import certify as examine
-    from outpace.prompts import load_prompts
+    from outpace.measure.certify import FULL, QUICK, markdown, num_parts, verdict_lines
+    from outpace.measure.certify import certify as examine
+    from outpace.measure.prompts import load_prompts
 
     if output.suffix != ".json" or not output.absolute().parent.is_dir():
         raise UsageError(f"--output must be a .json file in a folder that exists, got {str(output)!r}")
@@ -108,18 +108,18 @@ def bench_strategies(
     if context.invoked_subcommand is not None:
         _refuse_ignored(context)
         return
-    from outpace.bench import files, run, tables
-    from outpace.bench.adversarial import adversarial
-    from outpace.bench.sample import SAMPLINGS, Sample
-    from outpace.prompts import load_prompts, spread
-    from outpace.provenance import provenance
+    from outpace.measure.bench import alternate, files, tables
+    from outpace.measure.bench.adversarial import adversarial
+    from outpace.measure.bench.sample import SAMPLINGS, Sample
+    from outpace.measure.prompts import load_prompts, spread
+    from outpace.measure.provenance import provenance
 
     if num_adversarial < 0:
         raise UsageError(f"--adversarial must be at least 0, got {num_adversarial}")
     chosen = load_prompts(prompts)
     if per_category is not None:
         chosen = spread(chosen, per_category)
-    design = run.Design(
+    design = alternate.Design(
         strategies=tuple(_words(strategies)),
         samplings=tuple(_known(samplings, SAMPLINGS, "sampling")),
         batches=tuple(_numbers(batches, "--batch")),
@@ -128,18 +128,18 @@ def bench_strategies(
         repeats=repeats,
     )
     output.mkdir(parents=True, exist_ok=True)
-    cache_tokens = max(2 * run.longest(chosen, design) * max(design.batches), 4096)
+    cache_tokens = max(2 * alternate.longest(chosen, design) * max(design.batches), 4096)
     lm = open_model(model, kv=kv, threads=threads, ops=ops, cache_tokens=cache_tokens)
     draft = lm.companion(draft_model) if draft_model is not None else None
-    run.check(lm, design, draft)
+    alternate.check(lm, design, draft)
     chosen += adversarial(lm.tokenizer, num_adversarial)
     origin = provenance(lm)
     samples: list[Sample] = []
     try:
-        with ticking(run.num_calls(chosen, design)) as tick:
-            samples.extend(run.measure(lm, chosen, design, draft_model=draft, tick=tick))
+        with ticking(alternate.num_calls(chosen, design)) as tick:
+            samples.extend(alternate.measure(lm, chosen, design, draft_model=draft, tick=tick))
     finally:
-        complete = len(samples) == run.num_calls(chosen, design)
+        complete = len(samples) == alternate.num_calls(chosen, design)
         rows = files.save_bench(output, samples, design, origin, complete)
         _print_lines(tables.headlines(rows), output)
     if any(row.unequal for row in rows):
@@ -160,9 +160,9 @@ def growth(
     debug: Debug = False,
 ) -> None:
     """Measure what the n-th token costs, with the KV cache and without it. Ctrl-C keeps what there is."""
-    from outpace.bench import files
-    from outpace.bench.growth import WAYS, Point, measure_growth
-    from outpace.provenance import provenance
+    from outpace.measure.bench import files
+    from outpace.measure.bench.growth import WAYS, Point, measure_growth
+    from outpace.measure.provenance import provenance
 
     counts = sorted(set(_numbers(sizes, "--sizes")))
     output.mkdir(parents=True, exist_ok=True)
@@ -177,90 +177,6 @@ def growth(
     finally:
         if points:
             _print_lines(files.save_growth(output, points, origin, complete), output)
-
-
-@bench.command()
-def peers(
-    venvs: Annotated[
-        list[Path], typer.Option("--venv", help="A virtual environment with engines; may be given again.")
-    ],
-    model: Model = "smollm2-135m",
-    strategies: Strategies = "auto",
-    prompts: Prompts = None,
-    per_category: PerCategory = None,
-    batch: Annotated[int, typer.Option(help="Texts at a time; their prompts are cut to the shortest.")] = 1,
-    length: Annotated[
-        int, typer.Option("--context", help="Tokens of a prompt, put in front of it or cut off; 0: as it is.")
-    ] = 0,
-    num_tokens: NumTokens = 128,
-    repeats: Repeats = 3,
-    onnx: Annotated[Path | None, typer.Option(help="The model as onnxruntime-genai's builder makes it.")] = None,
-    openvino: Annotated[
-        Path | None, typer.Option(help="The model as OpenVINO has it.  [default: the GGUF file]")
-    ] = None,
-    draft_model: Annotated[
-        Path | None, typer.Option(help="A smaller model's file, for transformers' assisted.")
-    ] = None,
-    output: Folder = Path("outpace-bench"),
-    threads: Threads = None,
-    ops: Ops = None,
-    kv: KV = "bf16",
-    debug: Debug = False,
-) -> None:
-    """Measure other engines on the same prompts, in turn with ours. Ctrl-C keeps what there is."""
-    from outpace.bench import files
-    from outpace.bench import peers as engines
-    from outpace.bench.peers import Absent, PeerSample
-    from outpace.bench.run import Lengthener
-    from outpace.prompts import load_prompts, spread
-    from outpace.provenance import provenance
-
-    if batch < 1 or length < 0 or num_tokens < 2 or repeats < 1:
-        raise UsageError(
-            "needs --batch and --repeats of at least 1, --num-tokens of at least 2 and --context of at least 0, got "
-            f"{batch}, {repeats}, {num_tokens} and {length}"
-        )
-    chosen = load_prompts(prompts)
-    if per_category is not None:
-        chosen = spread(chosen, per_category)
-    output.mkdir(parents=True, exist_ok=True)
-    longest = max(prompt.most_tokens + length for prompt in chosen) + num_tokens
-    lm = open_model(model, kv=kv, threads=threads, ops=ops, cache_tokens=max(2 * longest * batch, 4096))
-    encoded = Lengthener(lm, chosen).encode(length)
-    batches = engines.batches_of(chosen, [tokens[-length:] for tokens in encoded], batch)
-    longest = max(len(own.prompts[0]) for own in batches) + num_tokens
-    converted = {"onnxruntime_genai": onnx, "openvino_genai": openvino}
-    folders = {engine: folder for engine, folder in converted.items() if folder is not None}
-    found, absent = engines.find_peers(venvs, lm.path, folders, draft_model)
-    origin = provenance(lm)
-    workers: list[engines.Worker] = []
-    samples: list[PeerSample] = []
-    complete = False
-    try:
-        with ticking(len(found)) as tick:
-            for worker in engines.start_peers(found, lm.runner.ops.threads, longest, absent, tick, batch):
-                workers.append(worker)
-        own = _words(strategies)
-        with ticking(engines.num_calls(batches, own, workers, repeats)) as tick:
-            for seen in engines.measure_peers(
-                lm, workers, batches, strategies=own, num_tokens=num_tokens, repeats=repeats, tick=tick
-            ):
-                if isinstance(seen, Absent):
-                    absent.append(seen)
-                else:
-                    samples.append(seen)
-        complete = True
-    finally:
-        for worker in workers:
-            worker.close()
-        if samples:
-            about = {(w.peer.engine, w.peer.variant): w.about for w in workers}
-            tokens = sorted(len(own.prompts[0]) for own in batches)
-            texts = f"{len(batches)} prompts" if batch == 1 else f"{len(batches)} batches of {batch} prompts"
-            design = f"{texts}, {tokens[0]} to {tokens[-1]} tokens each, {num_tokens} written, {repeats} repeats."
-            name = "peers" + (f"-batch-{batch}" if batch > 1 else "") + (f"-context-{length}" if length else "")
-            rows = files.save_peers(output, samples, absent, about, origin, design, complete, name)
-            _print_lines([f"{r.engine}, {r.variant}: {r.rate.median:.0f} tokens/s" for r in rows], output)
 
 
 def _refuse_ignored(context: typer.Context) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import outpace
 from outpace import cli
-from outpace.explain import save_page
+from outpace.measure.explain import save_page
 from tests.browser import Browser, find_or_install
 from tests.folder import make_folder
 from tests.traces import Story, small_story

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from outpace.certify.statistics import chi_square
 from outpace.drafters.draft_model import DraftModel
 from outpace.drafters.ngram import NGram
 from outpace.engine.verify import PhiloxChance, Rejection, reject
 from outpace.errors import DrafterError
+from outpace.measure.certify.chi_square import chi_square
 from outpace.runner import Runner
 from outpace.tree import DraftTree, merge
 from tests.decoding import decode, tiny_runner

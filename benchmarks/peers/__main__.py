@@ -1,0 +1,158 @@
+"""Measure other engines on the same prompts, in turn with ours. Ctrl-C keeps what there is.
+
+python -m benchmarks.peers --venv ~/peers [--context 128 -n 48 --repeats 5] [-o FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import outpace
+from benchmarks.peers import engines
+from benchmarks.peers.engines import Absent, PeerSample
+from benchmarks.peers.tables import save_peers
+from outpace.errors import OutpaceError
+from outpace.measure.bench.alternate import Lengthener
+from outpace.measure.prompts import load_prompts, spread
+from outpace.measure.provenance import provenance
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        run(options)
+    except OutpaceError as error:
+        parser.error(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--venv", type=Path, action="append", required=True, dest="venvs", metavar="FOLDER",
+        help="a virtual environment with engines; may be given again")  # fmt: skip
+    add("-m", "--model", default="smollm2-135m", help="a known name, a GGUF file or a Hugging Face folder")
+    add("-s", "--strategies", default="auto", type=_names, help="ours, comma-separated; none is always measured")
+    add("--prompts", type=Path, help="a file in Spec-Bench's format [default: the built-in prompts]")
+    add("--per-category", type=_at_least(1), help="maximum number of prompts of a category [default: all]")
+    add("--batch", type=_at_least(1), default=1, help="sequences at a time; their prompts are cut to the shortest")
+    add(
+        "--context",
+        type=_at_least(0),
+        default=0,
+        help="tokens of every prompt, padded or cut; 0 leaves them",
+    )
+    add("-n", "--num-tokens", type=_at_least(2), default=128, help="tokens that each sequence gets")
+    add("--repeats", type=_at_least(1), default=3)
+    add("--onnx", type=Path, help="the model as onnxruntime-genai's builder makes it")
+    add("--openvino", type=Path, help="the model as OpenVINO has it [default: the GGUF file]")
+    add("--draft-model", type=Path, help="a smaller model's file, for transformers' assisted generation")
+    add("-o", "--output", type=Path, default=Path("outpace-peers"), help="folder for the JSON and Markdown files")
+    add("--threads", type=_at_least(1), help="[default: all cores]")
+    add("--ops", choices=("native", "reference"), help="our arithmetic [default: the best there is]")
+    add("--kv", choices=("f32", "bf16", "int8"), default="bf16", help="how our keys and values are stored")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"needs at least one name, comma-separated (auto,ngram); got {text!r}")
+    return names
+
+
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, got {text!r}")
+        return value
+
+    return number
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what the options ask for and write the report."""
+    prompts = load_prompts(options.prompts)
+    if options.per_category is not None:
+        prompts = spread(prompts, options.per_category)
+    options.output.mkdir(parents=True, exist_ok=True)
+    longest = max(prompt.most_tokens + options.context for prompt in prompts) + options.num_tokens
+    lm = outpace.load(
+        options.model, kv=options.kv, threads=options.threads, ops=options.ops,
+        cache_tokens=max(2 * longest * options.batch, 4096),
+    )  # fmt: skip
+    encoded = Lengthener(lm, prompts).encode(options.context)
+    batches = engines.batches_of(prompts, [tokens[-options.context :] for tokens in encoded], options.batch)
+    longest = max(len(own.prompts[0]) for own in batches) + options.num_tokens
+    converted = {"onnxruntime_genai": options.onnx, "openvino_genai": options.openvino}
+    folders = {engine: folder for engine, folder in converted.items() if folder is not None}
+    found, absent = engines.find_peers(options.venvs, lm.path, folders, options.draft_model)
+    origin = provenance(lm)
+    workers: list[engines.Worker] = []
+    samples: list[PeerSample] = []
+    complete = False
+    tick = _ticker()
+    try:
+        for worker in engines.start_peers(found, lm.runner.ops.threads, longest, absent, tick, options.batch):
+            workers.append(worker)
+        for seen in engines.measure_peers(
+            lm, workers, batches,
+            strategies=options.strategies, num_tokens=options.num_tokens, repeats=options.repeats, tick=tick,
+        ):  # fmt: skip
+            if isinstance(seen, Absent):
+                absent.append(seen)
+            else:
+                samples.append(seen)
+        complete = True
+    finally:
+        for worker in workers:
+            worker.close()
+        if samples:
+            about = {(w.peer.engine, w.peer.variant): w.about for w in workers}
+            rows = save_peers(
+                options.output, samples, absent, about, origin, _design(batches, options), complete, _name(options)
+            )
+            for row in rows:
+                print(f"{row.engine}, {row.variant}: {row.rate.median:.0f} tokens/s")
+            print(f"all numbers and tables: {options.output}")
+
+
+def _design(batches: Sequence[engines.Batch], options: argparse.Namespace) -> str:
+    """Say in a sentence what was written."""
+    tokens = sorted(len(own.prompts[0]) for own in batches)
+    count = f"{len(batches)} prompts" if options.batch == 1 else f"{len(batches)} batches of {options.batch} prompts"
+    return f"{count}, {tokens[0]} to {tokens[-1]} tokens each, {options.num_tokens} written, {options.repeats} repeats."
+
+
+def _name(options: argparse.Namespace) -> str:
+    batch = f"-batch-{options.batch}" if options.batch > 1 else ""
+    return f"peers{batch}" + (f"-context-{options.context}" if options.context else "")
+
+
+def _ticker() -> Callable[[str], None]:
+    last = 0.0
+
+    def tick(what: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(what, file=sys.stderr, flush=True)
+
+    return tick
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""The certificate: proof, on the user's own model and machine, that faster decoding leaves the text alone.
+
+Three questions, each with what would make the answer worthless:
+
+* *Same text?* Every strategy x batch x KV format x cached prefix x sampling writes, token by token, what plain decoding
+  writes (`identity.py`). Control: a text with one wrong token must be caught.
+* *Same law?* Each sampling rule's first two tokens over many seeds fit the target's law, which is computed apart from
+  the sampler (`distribution.py`, `statistics.py`). Control: a rule with the textbook mistake must be caught.
+* *How lossy?* What changes the text on purpose (KV formats below float32) is measured, not proven (`loss.py`).
+
+A certificate whose controls are not caught is void. `report.py` writes it for people.
+"""
+
+from outpace.measure.certify.certificate import FULL, QUICK, Certificate, Plan
+from outpace.measure.certify.examination import certify, num_parts
+from outpace.measure.certify.report import markdown, verdict_lines
+
+__all__ = ["FULL", "QUICK", "Certificate", "Plan", "certify", "markdown", "num_parts", "verdict_lines"]

@@ -1,0 +1,114 @@
+"""The certificate: what was examined, what came of it, and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from outpace.measure.certify.chi_square import ChiSquare
+from outpace.measure.certify.divergence import Divergence
+from outpace.measure.certify.identity import IdentityRun
+from outpace.measure.certify.loss import Loss
+
+SCHEMA = 1
+Verdict = Literal["pass", "fail", "void"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is examined.
+
+    num_prompts: texts per case; num_tokens: their length (num_recomputed: for "recompute"); most_groups: batches of
+    each case (None: all); draws: seeds per sampling rule; false_alarm: odds that the chi-square tests together
+    accuse rules that are right.
+    """
+
+    num_prompts: int = 6
+    num_tokens: int = 128
+    num_recomputed: int = 16
+    batches: tuple[int, ...] = (1, 4)
+    most_groups: int | None = None
+    draws: int = 10_000
+    false_alarm: float = 1e-6
+
+
+FULL = Plan()
+QUICK = Plan(num_prompts=4, num_tokens=24, num_recomputed=4, most_groups=1, draws=1000)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTest:
+    """The chi-square of one sampling rule."""
+
+    rule: str
+    result: ChiSquare
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """All results. The controls are deliberate faults: unless both are caught, the rest means nothing."""
+
+    provenance: dict[str, Any]
+    plan: Plan
+    prompts: tuple[str, ...]
+    identity: tuple[IdentityRun, ...]
+    wrong_stream: Divergence | None  # the control of identity: None would mean that it was not caught
+    distribution: tuple[RuleTest, ...]
+    biased_rule: RuleTest  # the control of chi-square
+    losses: tuple[Loss, ...]
+    seconds: float
+
+    @property
+    def controls_caught(self) -> bool:
+        """Whether both deliberate faults were found, and the wrong token not taken for rounding."""
+        found = self.wrong_stream is not None and not self.wrong_stream.within_rounding
+        return found and not self.biased_rule.result.passed
+
+    @property
+    def broken(self) -> list[IdentityRun]:
+        """The cases whose text is not plain decoding's."""
+        return [run for run in self.identity if not run.identical]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Pass: identical everywhere and no law refused. Void: a control was not caught."""
+        if not self.controls_caught:
+            return "void"
+        return "fail" if self.broken or not all(test.result.passed for test in self.distribution) else "pass"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the certificate as plain JSON values."""
+        return {
+            "schema": SCHEMA,
+            "kind": "certificate",
+            "verdict": self.verdict,
+            "provenance": self.provenance,
+            "plan": asdict(self.plan),
+            "prompts": list(self.prompts),
+            "identity": [_identity(run) for run in self.identity],
+            "identity_control": _divergence(self.wrong_stream),
+            "distribution": [_rule(test) for test in self.distribution],
+            "distribution_control": _rule(self.biased_rule),
+            "losses": [asdict(loss) for loss in self.losses],
+            "seconds": self.seconds,
+        }
+
+
+def _identity(run: IdentityRun) -> dict[str, Any]:
+    return {
+        **asdict(run.case),
+        "texts": run.texts,
+        "tokens": run.tokens,
+        "cached_tokens": run.cached_tokens,
+        "tokens_per_step": run.tokens_per_step,
+        "identical": run.identical,
+        "divergences": [_divergence(d) for d in run.divergences],
+    }
+
+
+def _divergence(divergence: Divergence | None) -> dict[str, Any] | None:
+    return None if divergence is None else {**asdict(divergence), "within_rounding": divergence.within_rounding}
+
+
+def _rule(test: RuleTest) -> dict[str, Any]:
+    return {"rule": test.rule, **asdict(test.result), "passed": test.result.passed}

@@ -1,0 +1,171 @@
+"""The certificate for people: a Markdown report and the verdict in a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from outpace.measure.certify.certificate import Certificate, RuleTest
+from outpace.measure.certify.divergence import Divergence
+from outpace.measure.certify.identity import IdentityRun
+
+_WORDS = {
+    "pass": "PASS: every strategy wrote plain decoding's text, and every rule kept the target's law.",
+    "fail": "FAIL: see below what differs.",
+    "void": "VOID: a deliberate fault was not caught, so nothing here is proven.",
+}
+
+
+def verdict_lines(certificate: Certificate) -> list[str]:
+    """Return the verdict, and what it rests on, in a few lines of plain text."""
+    c = certificate
+    tokens = sum(run.tokens for run in c.identity)
+    good = len(c.identity) - len(c.broken)
+    cached = sum(run.cached_tokens for run in c.identity)
+    biased = c.biased_rule.result
+    return [
+        _WORDS[c.verdict],
+        f"identity: {good} of {len(c.identity)} cases, {tokens} tokens compared with plain decoding "
+        f"({cached} prompt tokens came from the cache)",
+        *(f"  {_case(run)}: {_difference(d)}" for run in c.broken[:5] for d in run.divergences[:1]),
+        *(f"law of {_test(test)}" for test in c.distribution),
+        f"controls: a wrong token was {'' if c.wrong_stream else 'NOT '}caught; "
+        f"a biased rule was {'NOT ' if biased.passed else ''}caught (p = {biased.p_value:.1e})",
+        *(
+            f"lossy: {loss.mode} against {loss.target}: total variation {loss.tv_mean:.4f}, same first choice "
+            f"{loss.top1:.1%}, perplexity {loss.perplexity:.3f} (the target's own texts: {loss.own_perplexity:.3f})"
+            for loss in c.losses
+        ),
+    ]
+
+
+def markdown(certificate: Certificate) -> str:
+    """Return the whole report."""
+    c = certificate
+    p = c.provenance
+    parts = [
+        "# Certificate",
+        f"**{_WORDS[c.verdict]}**",
+        _table(
+            ("what", "value"),
+            [
+                ("model", f"{p['model']['name']}, SHA-256 {p['model']['sha256']}"),
+                ("Outpace", f"{p['outpace']}, commit {p['commit'] or 'unknown (no checkout)'}"),
+                ("arithmetic", f"{p['ops']} ops, {p['isa'] or 'no'} instruction set extension, {p['threads']} threads"),
+                ("machine", f"{p['machine']['cpu']}, {p['machine']['system']}"),
+                ("date, duration", f"{p['date']}, {c.seconds:.0f} s"),
+            ],
+        ),
+        "## Same text?",
+        f"Each case wrote up to {c.plan.num_tokens} tokens (`recompute`: {c.plan.num_recomputed}) after the prompts "
+        "listed at the end, past the model's own end token, and was compared token by token with plain decoding of "
+        "each prompt alone with nothing cached. Sampled texts have a fixed seed.",
+        _table(("strategy", "KV", "sampling", "identical", "tokens", "tokens per step"), _identity_rows(c.identity)),
+        *_divergences(c.broken),
+        "Control: a text with one wrong token was "
+        + (f"caught ({_difference(c.wrong_stream)})." if c.wrong_stream else "**not caught**."),
+        "## Same law?",
+        f"The first two tokens after the first prompt, with {c.plan.draws} seeds, against the target's law of the "
+        "pair, computed from raw logits apart from the sampler. The drafter prefers what the target finds unlikely: "
+        f"most drafts are rejected. Right rules would be accused with odds of {c.plan.false_alarm:g}, all tests "
+        "together (Bonferroni). Seeds are fixed, so the same machine gives the same result again.",
+        _table(
+            ("rule", "cells", "chi-square", "p-value", "fails below", "would have caught (99 %)", "result"),
+            [_test_row(test) for test in (*c.distribution, c.biased_rule)],
+        ),
+        "The last rule is the control: after a rejection it draws from p instead of what p has beyond q. It must fail.",
+        "## How lossy?",
+        "KV formats change the text on purpose (identity above holds within each format). Measured along "
+        "sampled texts that the format itself wrote, against f32:",
+        _table(
+            (
+                "mode",
+                "positions",
+                "total variation: mean",
+                "max",
+                "same first choice",
+                "perplexity under the target",
+                "target's own texts",
+            ),
+            [
+                (
+                    loss.mode,
+                    loss.positions,
+                    f"{loss.tv_mean:.5f}",
+                    f"{loss.tv_max:.4f}",
+                    f"{loss.top1:.2%}",
+                    f"{loss.perplexity:.3f}",
+                    f"{loss.own_perplexity:.3f}",
+                )
+                for loss in c.losses
+            ],
+        ),
+        "## Prompts",
+        "\n".join(f"{i}. {' '.join(text.split())[:100]}" for i, text in enumerate(c.prompts, 1)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _identity_rows(runs: Iterable[IdentityRun]) -> list[tuple[Any, ...]]:
+    """Return a row per strategy, KV format and sampling: how many of its batch and cache cases are identical."""
+    groups: dict[tuple[str, str, str], list[IdentityRun]] = {}
+    for run in runs:
+        groups.setdefault((run.case.strategy, run.case.kv, run.case.sampling), []).append(run)
+    return [
+        (
+            *key,
+            f"{sum(run.identical for run in group)} of {len(group)} cases",
+            sum(run.tokens for run in group),
+            f"{sum(run.tokens for run in group) / sum(run.tokens / run.tokens_per_step for run in group):.2f}",
+        )
+        for key, group in groups.items()
+    ]
+
+
+def _divergences(broken: Sequence[IdentityRun]) -> list[str]:
+    if not broken:
+        return []
+    rows = [(_case(run), d.text + 1, _difference(d)) for run in broken for d in run.divergences]
+    return ["### Where texts part", _table(("case", "text", "first difference"), rows)]
+
+
+def _case(run: IdentityRun) -> str:
+    case = run.case
+    return f"{case.strategy}, batch {case.batch}, {case.kv}, prefix {case.prefix}, {case.sampling}"
+
+
+def _difference(d: Divergence) -> str:
+    if d.margin is None or d.gap is None or d.rounding is None:
+        return f"at token {d.position} one text ends ({d.plain} against {d.other})"
+    words = "within rounding" if d.within_rounding else "NOT within rounding"
+    return (
+        f"at token {d.position}: {d.other} instead of {d.plain}, whose score is {d.gap:.3g} higher (best two: "
+        f"{d.margin:.3g}); scores move by {d.rounding:.3g} between pass widths: {words}"
+    )
+
+
+def _test(test: RuleTest) -> str:
+    r = test.result
+    return (
+        f"{test.rule}: {'kept' if r.passed else 'BROKEN'} (chi-square {r.statistic:.1f} over {r.cells} cells, "
+        f"p = {r.p_value:.2g}; false alarm {r.false_alarm:.1e}; a bias of {r.detectable:.3f} would have been caught)"
+    )
+
+
+def _test_row(test: RuleTest) -> tuple[Any, ...]:
+    r = test.result
+    return (
+        test.rule,
+        r.cells,
+        f"{r.statistic:.1f}",
+        f"{r.p_value:.2g}",
+        f"{r.false_alarm:.1e}",
+        f"total variation {r.detectable:.3f}",
+        "kept" if r.passed else "broken",
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    lines += [" | ".join(str(value).replace("|", "\\|") for value in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)

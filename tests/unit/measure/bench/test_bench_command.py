@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from outpace import cli
+from tests.folder import make_folder
+
+SMALL = ["--ops", "reference", "--threads", "1", "-n", "6", "--repeats", "1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_folder(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(arguments))
+    return int(end.value.code or 0)
+
+
+def prompts_file(path: Path) -> str:
+    path.write_text('{"category": "x", "turns": ["the cat sat"]}\n{"category": "y", "turns": ["the dog"]}\n')
+    return str(path)
+
+
+def test_it_measures_and_prints_a_line_per_strategy(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--prompts", prompts_file(tmp_path / "p.jsonl"), "-s", "ngram,suffix", "-o", str(tmp_path / "out")]
+    assert run("bench", "-m", folder, *SMALL, *own, "--sampling", "greedy") == 0
+    printed = capsys.readouterr().out
+    assert [line.split(":")[1].strip() for line in printed.splitlines()[:3]] == ["none", "ngram", "suffix"]
+    saved = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert saved["complete"]
+    assert saved["provenance"]["model"]["sha256"]
+    assert len(saved["samples"]) == 6
+
+
+def test_it_adds_prompts_that_nobody_can_draft_for(folder: str, tmp_path: Path) -> None:
+    own = ["--prompts", prompts_file(tmp_path / "p.jsonl"), "-s", "auto,ngram", "--adversarial", "2"]
+    assert run("bench", "-m", folder, *SMALL, *own, "-o", str(tmp_path / "out"), "--sampling", "greedy") == 0
+    saved = json.loads((tmp_path / "out" / "bench.json").read_text())
+    pairs = {standing["category"]: standing["pairs"] for standing in saved["standings"]}
+    assert pairs == {"x": 1, "y": 1, "random tokens": 2, "no repetition": 2, "all": 6}
+    assert "Auto by plain, and by the best fixed" in (tmp_path / "out" / "bench.md").read_text()
+
+
+def test_growth_writes_its_curve(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--sizes", "16,48", "-o", str(tmp_path), *SMALL[:4], "--repeats", "1"]
+    assert run("bench", "growth", "-m", folder, *own) == 0
+    assert "no cache: token 16" in capsys.readouterr().out
+    assert json.loads((tmp_path / "growth.json").read_text())["complete"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--repeats", "2", "growth"], "repeats stands before 'growth' and would be ignored"),
+        (["--batch", "one"], "--batch takes whole numbers"),
+        (["--sampling", "gredy"], "did you mean 'greedy'"),
+        (["-s", " , "], "names at least one thing"),
+        (["-s", "ngrm"], "did you mean 'ngram'"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    folder: str, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = [*arguments] if "growth" in arguments else ["-m", folder, "-o", str(tmp_path), *arguments]
+    assert run("bench", *group) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_text_that_is_not_plain_decodings_ends_with_exit_code_1(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong: Callable[..., tuple[list[int], int]] = lambda tree, picks: ([0], picks[1]) if len(tree) else ([], picks[0])  # noqa: E731
+    monkeypatch.setattr("outpace.engine.verify.walk", wrong)
+    own = ["--prompts", prompts_file(tmp_path / "p.jsonl"), "-s", "lookahead", "-o", str(tmp_path / "out")]
+    assert run("bench", "-m", folder, *SMALL, *own) == 1
+
+
+def test_ctrl_c_keeps_what_was_measured(folder: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "-c", "from outpace.cli import main; main()", "bench", "-m", folder, *SMALL[:4]]
+    command += ["--repeats", "100", "-n", "8", "-s", "ngram", "-o", str(tmp_path), "--sampling", "greedy"]
+    # The first bandwidth of a group comes after the group before it is kept: a marker in its place tells when.
+    hook = "import outpace.measure.bench.alternate as r; f = r.read_bandwidth; n = [0]\n"
+    hook += "def g(ops):\n    n[0] += 1\n    n[0] == 4 and print('measured', flush=True)\n    return 1.0\n"
+    command[3] = f"{hook}r.read_bandwidth = g\n{command[3]}"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"measured\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    saved = json.loads((tmp_path / "bench.json").read_text())
+    assert not saved["complete"]
+    assert len(saved["samples"]) >= 6
+    assert len(saved["samples"]) % 2 == 0
