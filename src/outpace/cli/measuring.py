@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from outpace.errors import UsageError, unknown
-from outpace.terminal import KV, Debug, Model, Ops, Threads, console, open_model, ticking
+from outpace.cli.terminal import KV, Debug, Model, Ops, Threads, console, open_model, ticking
 
 if TYPE_CHECKING:
     from outpace.api import LanguageModel
