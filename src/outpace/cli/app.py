@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outpace.cli_measure import bench, certify
+from outpace.cli.measuring import bench, certify
+from outpace.cli.terminal import KV, Debug, Model, Ops, Threads
+from outpace.cli.terminal import console as _console
+from outpace.cli.terminal import fetching as _progress
+from outpace.cli.terminal import open_model as _load
 from outpace.errors import OutpaceError, UsageError
-from outpace.terminal import KV, Debug, Model, Ops, Threads
-from outpace.terminal import console as _console
-from outpace.terminal import fetching as _progress
-from outpace.terminal import open_model as _load
 
 if TYPE_CHECKING:
     from outpace.api import LanguageModel, Result, Stream

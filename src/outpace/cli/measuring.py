@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from outpace.cli.terminal import KV, Debug, Model, Ops, Threads, console, open_model, ticking
 from outpace.errors import UsageError, unknown
-from outpace.terminal import KV, Debug, Model, Ops, Threads, console, open_model, ticking
 
 if TYPE_CHECKING:
     from outpace.api import LanguageModel
