@@ -80,7 +80,7 @@ class Bench:
         self.kv = ops.kv_alloc(self.spec, num_blocks)
 
     def forward(self, *segments: Segment) -> object:
-        return self.model.forward(self.ops.plan(segments, BLOCK), self.kv)
+        return self.model.forward(self.ops.plan(segments, BLOCK), self.kv)[0]
 
     def measure(self, run: Callable[[], object], num_bytes: int) -> tuple[list[float], float]:
         """Return the seconds of each repeat, and the median seconds of a streaming read in between."""

@@ -62,7 +62,7 @@ def measure(num_nodes: int, sampling: SamplingParams, steps: int) -> float:
     """Return the median microseconds of a step."""
     ops: Any = IdleOps()
     model: Any = SimpleNamespace(
-        config=SimpleNamespace(vocab_size=49152, context=1 << 20), forward=lambda plan, kv: None
+        config=SimpleNamespace(vocab_size=49152, context=1 << 20), forward=lambda plan, kv, taps: (None, {})
     )
     cache = Cache(ops, KVSpec(1, 1, 8), capacity=1 << 15)
     loop = Decoder(Runner(model, ops, cache), Fixed(num_nodes) if num_nodes else None)

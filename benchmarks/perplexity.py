@@ -33,7 +33,7 @@ def log_law(lm: outpace.LanguageModel, tokens: list[int]) -> NDArray[np.float64]
     for start in range(0, len(tokens) - 1, CHUNK):
         piece = tokens[start : min(start + CHUNK, len(tokens) - 1)]
         plan = runner.ops.plan([Segment(blocks, start, piece, num_scored=len(piece))], size)
-        x = runner.ops.numpy(runner.model.forward(plan, kv)).astype(np.float64)
+        x = runner.ops.numpy(runner.model.forward(plan, kv)[0]).astype(np.float64)
         x -= x.max(axis=1, keepdims=True)
         pieces.append(x - np.log(np.exp(x).sum(axis=1, keepdims=True)))
     return np.concatenate(pieces)

@@ -15,44 +15,62 @@ from numpy.typing import NDArray
 from outpace.cache import BlockTable, Cache
 from outpace.models import Transformer
 from outpace.ops.protocol import Array, Ops
+from outpace.tree import EMPTY, DraftTree, Verification
 from outpace.types import Request, Row, Segment, TokenLogprob
 
 Rows = TypeVar("Rows", list[Any], NDArray[Any])
 
 
 @dataclass(slots=True)
-class Share:
-    """One request's share of a pass: some pending tokens, and a draft behind the last of them.
+class ScheduledSequence:
+    """One request's part of a forward pass: some pending tokens, and a draft behind the last of them.
 
-    text: prompt and output so far (borrowed; it may grow once the pass is decided). The pass takes
-    text[start:end], where start is the table's committed length. Only a share that reaches the end of its text
-    is scored, and may have a draft (tokens and parents as in `Segment`).
+    tokens: prompt and output so far (borrowed; the list may grow once the pass is decided). The pass takes
+    tokens[start:end]; start is the table's committed length, unless it is given. Only a sequence whose `end` is the
+    end of its tokens is scored, and may have a draft. verification, logprobs: filled in once the target has decided.
     """
 
     table: BlockTable
     request: Request
-    text: Sequence[int]
+    tokens: Sequence[int]
     end: int
-    draft: Sequence[int] = ()
-    parents: Sequence[int] = ()
-    start: int = field(init=False)
+    tree: DraftTree = EMPTY
+    start: int = -1  # -1: the table's length
     scored: bool = field(init=False)
+    verification: Verification | None = None
+    logprobs: list[TokenLogprob] | None = None
 
     def __post_init__(self) -> None:
-        self.start = self.table.length
-        self.scored = self.end == len(self.text)
+        if self.start < 0:
+            self.start = self.table.length
+        self.scored = self.end == len(self.tokens)
 
     @property
     def num_scored(self) -> int:
         """Scored rows: the last pending token, then each draft node."""
-        return 1 + len(self.draft) if self.scored else 0
+        return 1 + len(self.tree) if self.scored else 0
 
     def paths(self) -> list[tuple[int, ...]]:
         """Return the draft tokens from the root down to each scored row; the root's own path is empty."""
         paths: list[tuple[int, ...]] = [()]
-        for token, parent in zip(self.draft, self.parents, strict=True):
+        for token, parent in zip(self.tree.tokens, self.tree.parents, strict=True):
             paths.append((*paths[parent + 1], token))
         return paths
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pass:
+    """What a forward pass computed, as arrays of ops.
+
+    logits: the scored rows of all sequences, in the batch's order, [R, V]; None where no row is scored. hidden: for
+    each tap, the hidden states of all tokens, [T, D] (see `Transformer.forward`). rows[i]: where batch[i] lies in them,
+    its pending tokens first, then its draft nodes.
+    """
+
+    batch: Sequence[ScheduledSequence]
+    logits: Array | None
+    hidden: dict[int, Array]
+    rows: tuple[range, ...]
 
 
 class Runner:
@@ -60,115 +78,124 @@ class Runner:
 
     def __init__(self, model: Transformer, ops: Ops, cache: Cache, context: int | None = None) -> None:
         self.model, self.ops, self.cache = model, ops, cache
-        self.context = context or model.config.context  # most tokens of a text, prompt and output
+        self.context = context or model.config.context  # maximum length of a sequence, prompt and output
 
-    def forward(self, shares: Sequence[Share]) -> Array:
-        """Write the provisional slots of every share; return the logits of all scored rows, [R, V].
+    def scratch(self, num_blocks: int) -> Runner:
+        """Return a runner of the same model on a private cache of at most `num_blocks` blocks, which batch nothing."""
+        cache = Cache(self.ops, self.cache.spec, capacity=num_blocks, lookback=self.model.lookback, share=False)
+        return Runner(self.model, self.ops, cache, self.context)
 
-        Mutates the tables (`reserve`). Raises CacheError when there is no room.
+    def forward(self, batch: Sequence[ScheduledSequence], taps: Sequence[int] = ()) -> Pass:
+        """Write the provisional slots of every sequence; return logits of the scored rows, and the taps' hidden states.
+
+        Mutates the tables (`reserve`). Raises CacheError when no block is left.
         """
-        segments = []
-        for share in shares:
-            tokens = [*share.text[share.start : share.end], *share.draft]
-            share.table.reserve(len(tokens))
-            segments.append(Segment(share.table.blocks, share.start, tokens, share.parents, share.num_scored))
-        plan = self.ops.plan(segments, self.cache.spec.block_size)
-        return self.model.forward(plan, self.cache.kv)
+        segments, rows = [], []
+        first = 0
+        for s in batch:
+            tokens = [*s.tokens[s.start : s.end], *s.tree.tokens]
+            s.table.reserve(len(tokens))
+            segments.append(Segment(s.table.blocks, s.start, tokens, s.tree.parents, s.num_scored))
+            rows.append(range(first, first + len(tokens)))
+            first += len(tokens)
+        plan = self.ops.plan(segments, self.cache.block_size)
+        logits, hidden = self.model.forward(plan, self.cache.kv, taps)
+        return Pass(batch, logits if any(s.scored for s in batch) else None, hidden, tuple(rows))
 
-    def sample(self, logits: Array, shares: Sequence[Share]) -> list[list[int]]:
-        """Return the target's token at every scored row, one list per share (empty where none is scored)."""
-        rows = self.rows(shares)
+    def sample(self, logits: Array, batch: Sequence[ScheduledSequence]) -> list[list[int]]:
+        """Return the target's token at every scored row, one list per sequence (empty where none is scored)."""
+        rows = self.rows(batch)
         if not rows:
-            return [[] for _ in shares]
-        picks = self.ops.sample(self._processed(logits, shares), rows)[:, 0].tolist()
-        return split(picks, shares)
+            return [[] for _ in batch]
+        target_tokens = self.ops.sample(self._processed(logits, batch), rows)[:, 0].tolist()
+        return split(target_tokens, batch)
 
-    def law(self, logits: Array, shares: Sequence[Share]) -> list[NDArray[np.float64]]:
-        """Return the law that `sample` draws from at every scored row, [rows of the share, V] per share."""
-        if not any(share.scored for share in shares):
-            return [np.empty((0, 0))] * len(shares)
-        return split(self.ops.law(self._processed(logits, shares), self.rows(shares)), shares)
+    def law(self, logits: Array, batch: Sequence[ScheduledSequence]) -> list[NDArray[np.float64]]:
+        """Return the law that `sample` draws from at every scored row, [rows of the sequence, V] per sequence."""
+        if not any(s.scored for s in batch):
+            return [np.empty((0, 0))] * len(batch)
+        return split(self.ops.law(self._processed(logits, batch), self.rows(batch)), batch)
 
     def logprobs(
-        self, logits: Array, shares: Sequence[Share], picks: Sequence[Sequence[int]]
+        self, logits: Array, batch: Sequence[ScheduledSequence], target_tokens: Sequence[Sequence[int]]
     ) -> list[list[TokenLogprob] | None]:
-        """Return raw log-softmax of the picks, and of the most likely tokens, where a request asks for them."""
-        most = max((s.request.logprobs for s in shares if s.request.logprobs is not None), default=None)
-        if most is None:
-            return [None] * len(shares)
-        flat = [max(token, 0) for tokens in picks for token in tokens]
-        own = split(self.ops.logprobs(logits, flat).tolist(), shares)
+        """Return raw log-softmax of the target tokens, and of the most likely tokens, where a request asks for them."""
+        most = max((s.request.logprobs for s in batch if s.request.logprobs is not None), default=None)
+        if most is None or not any(s.scored for s in batch):
+            return [None] * len(batch)
+        flat = [max(token, 0) for tokens in target_tokens for token in tokens]
+        own = split(self.ops.logprobs(logits, flat).tolist(), batch)
         ids, values = self.ops.top_k(logits, most) if most else (np.empty((len(flat), 0)),) * 2
-        top_ids, top_values = split(ids.tolist(), shares), split(values.tolist(), shares)
+        top_ids, top_values = split(ids.tolist(), batch), split(values.tolist(), batch)
         answer: list[list[TokenLogprob] | None] = []
-        for i, share in enumerate(shares):
-            k = share.request.logprobs
+        for i, s in enumerate(batch):
+            k = s.request.logprobs
             answer.append(
                 None
                 if k is None
                 else [
                     TokenLogprob(token, logprob, tuple(zip(top[:k], top_logprobs[:k], strict=True)))
                     for token, logprob, top, top_logprobs in zip(
-                        picks[i], own[i], top_ids[i], top_values[i], strict=True
+                        target_tokens[i], own[i], top_ids[i], top_values[i], strict=True
                     )
                 ]
             )
         return answer
 
-    def rows(self, shares: Sequence[Share]) -> list[Row]:
+    def rows(self, batch: Sequence[ScheduledSequence]) -> list[Row]:
         """Return how each scored row becomes a token: with its position, its own history and its mask."""
         rows: list[Row] = []
-        for share in shares:
-            if not share.scored:
+        for s in batch:
+            if not s.scored:
                 continue
-            request = share.request
+            request = s.request
             if request.sampling.greedy and not request.sampling.penalises and request.constraint is None:
-                rows += [Row(request.sampling, request.seed, request.sample_index, 0)] * share.num_scored
+                rows += [Row(request.sampling, request.seed, request.sample_index, 0)] * s.num_scored
                 continue
             needs_output = request.sampling.penalises or request.constraint is not None
-            output = tuple(share.text[len(request.prompt) :]) if needs_output else ()
-            paths = share.paths()
-            masks = _masks(share, output, paths)
+            output = tuple(s.tokens[len(request.prompt) :]) if needs_output else ()
+            paths = s.paths()
+            masks = _masks(s, output, paths)
             for path, mask in zip(paths, masks, strict=True):
-                position = share.end + len(path)
+                position = s.end + len(path)
                 row = Row(request.sampling, request.seed, request.sample_index, position, mask=mask)
                 if request.sampling.penalises:
                     row.prompt, row.output = request.prompt, output + path
                 rows.append(row)
         return rows
 
-    def _processed(self, logits: Array, shares: Sequence[Share]) -> Array:
+    def _processed(self, logits: Array, batch: Sequence[ScheduledSequence]) -> Array:
         """Return the logits after each request's logits processors (node by node), or as they are."""
-        if not any(share.request.logits_processors for share in shares):
+        if not any(s.request.logits_processors for s in batch):
             return logits
         edited = self.ops.numpy(logits)
         first = 0
-        for share in shares:
-            for path in share.paths() if share.scored else ():
-                for process in share.request.logits_processors:
-                    edited[first] = process([*share.text, *path], edited[first])
+        for s in batch:
+            for path in s.paths() if s.scored else ():
+                for process in s.request.logits_processors:
+                    edited[first] = process([*s.tokens, *path], edited[first])
                 first += 1
         return self.ops.array(edited)
 
 
-def split(rows: Rows, shares: Sequence[Share]) -> list[Rows]:
-    """Cut rows of the whole pass into one piece per share."""
+def split(rows: Rows, batch: Sequence[ScheduledSequence]) -> list[Rows]:
+    """Cut rows of the whole pass into one piece per s."""
     pieces, first = [], 0
-    for share in shares:
-        pieces.append(rows[first : first + share.num_scored])
-        first += share.num_scored
+    for s in batch:
+        pieces.append(rows[first : first + s.num_scored])
+        first += s.num_scored
     return pieces
 
 
 def _masks(
-    share: Share, output: tuple[int, ...], paths: Sequence[tuple[int, ...]]
+    s: ScheduledSequence, output: tuple[int, ...], paths: Sequence[tuple[int, ...]]
 ) -> Sequence[NDArray[np.uint32] | None]:
     """Return the constraint's mask at every row; None where the constraint itself forbids the way there."""
-    constraint = share.request.constraint
+    constraint = s.request.constraint
     if constraint is None:
         return [None] * len(paths)
     masks: list[NDArray[np.uint32] | None] = [constraint.mask(output)]
-    for path, parent in zip(paths[1:], share.parents, strict=True):
+    for path, parent in zip(paths[1:], s.tree.parents, strict=True):
         before, token = masks[parent + 1], path[-1]
         allowed = before is not None and before[token // 32] >> (token % 32) & 1
         masks.append(constraint.mask(output + path) if allowed else None)

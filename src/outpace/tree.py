@@ -121,6 +121,18 @@ class DraftTree:
 EMPTY = DraftTree()
 
 
+@dataclass(slots=True)
+class Verification:
+    """What the target made of one draft: the accepted nodes, and its token at the root and at every node.
+
+    A token is -1 where the verification did not look. The token after the path is target_tokens[path[-1] + 1], or
+    target_tokens[0] where nothing was accepted. Both are empty for a sequence that is not scored.
+    """
+
+    path: list[int]
+    target_tokens: list[int]
+
+
 class TreeBuilder:
     """A draft being grown: the same token under the same parent is one node."""
 

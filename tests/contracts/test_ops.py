@@ -87,7 +87,7 @@ class Lab:
 
     def run(self, *segments: Segment) -> NDArray[np.float32]:
         """Return the logits of the segments' scored rows."""
-        return self.ops.numpy(self.model.forward(self.ops.plan(segments, BLOCK), self.kv))
+        return self.ops.numpy(self.model.forward(self.ops.plan(segments, BLOCK), self.kv)[0])
 
     def chain(self, blocks: Sequence[int], tokens: Sequence[int], cuts: Sequence[int] = ()) -> NDArray[np.float32]:
         """Return the logits of every token of a text from its beginning on, run in pieces cut at `cuts`."""

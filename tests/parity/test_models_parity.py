@@ -74,7 +74,7 @@ def ours(model: models.Transformer, ops: ReferenceOps, tokens: list[int], kv: KV
     rows = []
     for start, end in ((0, cut), (cut, len(tokens))):
         segment = Segment((6, 0, 5, 1, 4, 2, 3), start, tokens[start:end], num_scored=end - start)
-        rows.append(ops.numpy(model.forward(ops.plan([segment], 32), storage)))
+        rows.append(ops.numpy(model.forward(ops.plan([segment], 32), storage)[0]))
     return np.concatenate(rows)
 
 

@@ -195,11 +195,11 @@ def _noise(seed: int, vocab: int) -> NDArray[np.float32]:
 
 
 def _share(runner: Runner, seed: int):
-    from outpace.runner import Share
+    from outpace.runner import ScheduledSequence
     from outpace.types import Request
 
     request = Request((1, 2, 3, 4, 5), 4, seed=seed)
-    return Share(runner.cache.open(()), request, list(request.prompt), 5)
+    return ScheduledSequence(runner.cache.open(()), request, list(request.prompt), 5)
 
 
 def test_it_is_refused_for_a_merged_tree() -> None:
@@ -243,12 +243,12 @@ def test_a_draft_model_keeps_the_law_of_the_second_token(branches: int) -> None:
 
 
 def _law_of_first(runner: Runner, prompt: tuple[int, ...], temperature: float) -> Laws:
-    from outpace.runner import Share
+    from outpace.runner import ScheduledSequence
     from outpace.types import Request, SamplingParams
 
     request = Request(prompt, 1, SamplingParams(temperature=temperature))
-    share = Share(runner.cache.open(()), request, list(prompt), len(prompt))
-    law = runner.law(runner.forward([share]), [share])[0][0]
+    share = ScheduledSequence(runner.cache.open(()), request, list(prompt), len(prompt))
+    law = runner.law(runner.forward([share]).logits, [share])[0][0]
     share.table.close()
     return law
 

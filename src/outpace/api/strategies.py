@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from outpace.api.options import Settings
-from outpace.cache import Cache
 from outpace.drafters.combined import Combined
 from outpace.drafters.draft_model import DraftModel
 from outpace.drafters.lookahead import Lookahead
@@ -15,7 +14,6 @@ from outpace.drafters.prediction import Prediction
 from outpace.drafters.protocol import Drafter
 from outpace.drafters.suffix import Suffix
 from outpace.errors import UsageError, unknown
-from outpace.runner import Runner
 from outpace.tune import Auto
 
 if TYPE_CHECKING:
@@ -38,9 +36,7 @@ def _draft_model(target: LanguageModel, settings: Settings) -> Drafter:
             f"the draft model {draft.name} has another vocabulary ({draft.tokenizer.vocab_size} tokens) than "
             f"{target.name} ({target.tokenizer.vocab_size} tokens): take a draft model of the same family"
         )
-    own = draft.runner.cache
-    cache = Cache(draft.runner.ops, own.spec, capacity=own.capacity, lookback=draft.runner.model.lookback, share=False)
-    runner = Runner(draft.runner.model, draft.runner.ops, cache, draft.runner.context)
+    runner = draft.runner.scratch(draft.runner.cache.capacity)
     return DraftModel(runner, target.runner.model.config.vocab_size, with_law=settings.rule == "rejection")
 
 

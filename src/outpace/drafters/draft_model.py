@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from outpace.cache import BlockTable
 from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
-from outpace.runner import Runner, Share
+from outpace.runner import Runner, ScheduledSequence
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request
@@ -117,18 +117,16 @@ class DraftModel:
 
     def _grow(self, drafts: Sequence[_Draft]) -> list[_Draft]:
         """Add one level to every draft; return those whose chain ends here."""
-        shares = [Share(d.table, d.request, d.text, len(d.text)) for d in drafts]
+        batch = [ScheduledSequence(d.table, d.request, d.text, len(d.text)) for d in drafts]
         ops = self.runner.ops
-        logits = self.runner.forward(shares)
-        rows = self.runner.rows(shares)
+        logits = self.runner.forward(batch).logits
+        rows = self.runner.rows(batch)
         guesses = ops.sample(logits, rows, k=self.branches)
         chances = np.exp([ops.logprobs(logits, column) for column in guesses.T.tolist()]).T
         laws = ops.law(logits, rows) if self.with_law else [None] * len(drafts)
         ended = []
-        for draft, share, guess, chance, law in zip(
-            drafts, shares, guesses.tolist(), chances.tolist(), laws, strict=True
-        ):
-            share.table.commit(range(share.end - share.start), draft.text[share.start : share.end])
+        for draft, s, guess, chance, law in zip(drafts, batch, guesses.tolist(), chances.tolist(), laws, strict=True):
+            s.table.commit(range(s.end - s.start), draft.text[s.start : s.end])
             if law is not None:
                 draft.laws[draft.last] = law
                 guess = [token for token in guess if law[token] > 0]

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from outpace.cache import BlockTable
 from outpace.drafters.protocol import Drafter
 from outpace.engine.stop import Output
-from outpace.engine.verify import Rule, Verdict, Walk
+from outpace.engine.verify import Rule, Walk
 from outpace.errors import CacheError, ContextError, DrafterError
-from outpace.runner import Runner, Share
+from outpace.runner import Runner, ScheduledSequence
 from outpace.trace import Stats, Step, Times
-from outpace.tree import EMPTY, DraftTree
+from outpace.tree import DraftTree, Verification
 from outpace.types import FinishReason, Request, TokenLogprob
 
 
@@ -134,20 +134,21 @@ class Decoder:
         """Advance every running request by one pass; return a record for each that wrote tokens."""
         self._admit()
         started = self.clock()
-        shares = self._shares()
-        trees = self._draft(shares)
+        batch = self._schedule()
+        self._draft(batch)
         drafted = self.clock()
-        logits = self.runner.forward(shares)
+        logits = self.runner.forward(batch).logits
         forwarded = self.clock()
-        verdicts = self.rule.verify(self.runner, logits, shares, trees)
-        logprobs = self.runner.logprobs(logits, shares, [v.picks for v in verdicts])
+        verifications = self.rule.verify(self.runner, logits, batch)
+        logprobs = self.runner.logprobs(logits, batch, [v.target_tokens for v in verifications])
         verified = self.clock()
-        batch = list(self.running)
-        for generation, share, tree, verdict, own in zip(batch, shares, trees, verdicts, logprobs, strict=True):
-            self._commit(generation, share, tree, verdict, own)
+        running = list(self.running)
+        for g, s, verification, own in zip(running, batch, verifications, logprobs, strict=True):
+            s.verification, s.logprobs = verification, own
+            self._commit(g, s, verification)
         done = self.clock()
         times = Times(drafted - started, forwarded - drafted, verified - forwarded, done - verified)
-        return self._report(batch, shares, trees, verdicts, times)
+        return self._report(running, batch, verifications, times)
 
     def _admit(self) -> None:
         """Start waiting requests, in order, while even their longest outputs fit the cache."""
@@ -169,25 +170,24 @@ class Decoder:
             for g in (leader, *leader.siblings)
         )
 
-    def _shares(self) -> list[Share]:
+    def _schedule(self) -> list[ScheduledSequence]:
         """Return what each running request puts into this pass: a chunk of its prompt, or its pending tokens."""
         room = self.chunk
-        shares = []
+        batch = []
         for g in self.running:
             assert g.table is not None
             end = min(len(g.tokens), g.table.length + max(room, 1))
             if g.siblings and g.table.length + 1 < len(g.tokens):
                 end = min(end, len(g.tokens) - 1)  # prefill all but the last prompt token, then fork
             room -= end - g.table.length
-            shares.append(Share(g.table, g.request, g.tokens, end))
-        return shares
+            batch.append(ScheduledSequence(g.table, g.request, g.tokens, end))
+        return batch
 
-    def _draft(self, shares: Sequence[Share]) -> list[DraftTree]:
-        """Ask the drafter for every request that is scored in this pass, and put its drafts into the shares."""
-        trees = [EMPTY] * len(shares)
-        scored = [i for i, share in enumerate(shares) if share.scored]
+    def _draft(self, batch: Sequence[ScheduledSequence]) -> None:
+        """Ask the drafter for a draft of every request that is scored in this pass."""
+        scored = [i for i, s in enumerate(batch) if s.scored]
         if self.drafter is None or not scored:
-            return trees
+            return
         sequences = [self.running[i] for i in scored]
         budgets = [max(0, min(g.request.max_draft, g.num_left - 1)) for g in sequences]
         drafts = self.drafter.propose(sequences, budgets)
@@ -195,9 +195,7 @@ class Decoder:
             raise DrafterError(f"{self.drafter.name} returned {len(drafts)} drafts for {len(sequences)} requests")
         for i, budget, tree in zip(scored, budgets, drafts, strict=True):
             self._check(tree, budget)
-            trees[i] = tree
-            shares[i].draft, shares[i].parents = tree.tokens, tree.parents
-        return trees
+            batch[i].tree = tree
 
     def _check(self, tree: DraftTree, budget: int) -> None:
         assert self.drafter is not None
@@ -207,36 +205,28 @@ class Decoder:
         if tree.tokens and not (min(tree.tokens) >= 0 and max(tree.tokens) < vocab_size):
             raise DrafterError(f"{self.drafter.name} drafted token ids outside [0, {vocab_size}): {tree.tokens}")
 
-    def _commit(
-        self,
-        g: Generation,
-        share: Share,
-        tree: DraftTree,
-        verdict: Verdict,
-        logprobs: Sequence[TokenLogprob] | None,
-    ) -> None:
+    def _commit(self, g: Generation, s: ScheduledSequence, verification: Verification) -> None:
         """Make the pending tokens and the accepted path the past; append what was written; end if it ends."""
-        table = share.table
-        num_pending = share.end - share.start
-        path = [*range(num_pending), *(num_pending + node for node in verdict.path)]
-        accepted = [tree.tokens[node] for node in verdict.path]
-        table.commit(path, [*g.tokens[share.start : share.end], *accepted])
-        if not share.scored:
+        num_pending = s.end - s.start
+        path = [*range(num_pending), *(num_pending + node for node in verification.path)]
+        accepted = [s.tree.tokens[node] for node in verification.path]
+        s.table.commit(path, [*g.tokens[s.start : s.end], *accepted])
+        if not s.scored:
             self._fork(g)
             return
-        rows = [0, *(node + 1 for node in verdict.path)]
+        rows = [0, *(node + 1 for node in verification.path)]
         g.tokens += accepted
-        g.tokens.append(verdict.picks[rows[-1]])
-        g.sources += [tree.sources[node] for node in verdict.path]
+        g.tokens.append(verification.target_tokens[rows[-1]])
+        g.sources += [s.tree.sources[node] for node in verification.path]
         g.sources.append(())
-        if logprobs is not None:
-            g.logprobs += [logprobs[row] for row in rows]
+        if s.logprobs is not None:
+            g.logprobs += [s.logprobs[row] for row in rows]
         reason = g.output.extend(g.tokens[len(g.tokens) - len(rows) :])
         if reason is not None:
             g.keep(len(g.output.tokens))
             self._end(g, reason)
         elif not self.keep_past:
-            table.truncate(0)
+            s.table.truncate(0)
 
     def _fork(self, leader: Generation) -> None:
         """Once all but the last prompt token is prefilled, let the other samples start from there."""
@@ -271,28 +261,27 @@ class Decoder:
 
     def _report(
         self,
-        batch: Sequence[Generation],
-        shares: Sequence[Share],
-        trees: Sequence[DraftTree],
-        verdicts: Sequence[Verdict],
+        running: Sequence[Generation],
+        batch: Sequence[ScheduledSequence],
+        verifications: Sequence[Verification],
         times: Times,
     ) -> list[Step]:
         """Record the pass in each request's stats and trace, and let the drafter learn from it."""
         steps = []
-        for g, share, tree, verdict in zip(batch, shares, trees, verdicts, strict=True):
+        for g, s, verification in zip(running, batch, verifications, strict=True):
             g.stats.add_pass(times)
-            if not share.scored:
+            if not s.scored:
                 continue
-            table = share.table
+            table = s.table
             blocks, holders = (tuple(table.blocks), tuple(table.holders)) if self.record_blocks else ((), ())
             step = Step(
                 request=g.id,
-                position=share.end,
-                num_pending=share.end - share.start,
-                tree=tree,
-                picks=verdict.picks,
-                path=verdict.path,
-                tokens=g.tokens[share.end :],
+                position=s.end,
+                num_pending=s.end - s.start,
+                tree=s.tree,
+                picks=verification.target_tokens,
+                path=verification.path,
+                tokens=g.tokens[s.end :],
                 times=times,
                 batch=len(batch),
                 blocks=blocks,
@@ -302,7 +291,7 @@ class Decoder:
             steps.append(step)
         if self.drafter is not None and steps:
             self.drafter.observe(steps)
-        for g in batch:
+        for g in running:
             if g.finish is not None:
                 self._forget(g)
         return steps

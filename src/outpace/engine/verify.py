@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,20 +11,9 @@ from numpy.typing import NDArray
 from outpace.errors import DrafterError
 from outpace.ops import philox
 from outpace.ops.protocol import Array
-from outpace.runner import Runner, Share
-from outpace.tree import DraftTree, walk
+from outpace.runner import Runner, ScheduledSequence
+from outpace.tree import DraftTree, Verification, walk
 from outpace.types import COIN_STREAM, RESIDUAL_STREAM
-
-
-@dataclass(slots=True)
-class Verdict:
-    """What the target made of one draft: accepted nodes, and its picks (-1 where the rule did not look).
-
-    The token after the path is picks[path[-1] + 1], or picks[0] when nothing was accepted.
-    """
-
-    path: list[int]
-    picks: list[int]
 
 
 class Rule(Protocol):
@@ -33,10 +21,8 @@ class Rule(Protocol):
 
     lossless: bool  # whether the text is that of plain decoding
 
-    def verify(
-        self, runner: Runner, logits: Array, shares: Sequence[Share], trees: Sequence[DraftTree]
-    ) -> list[Verdict]:
-        """Return one verdict per share (an empty one where the share is not scored)."""
+    def verify(self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence]) -> list[Verification]:
+        """Return one verification per sequence (an empty one where it is not scored)."""
 
 
 class Walk:
@@ -44,12 +30,11 @@ class Walk:
 
     lossless = True
 
-    def verify(
-        self, runner: Runner, logits: Array, shares: Sequence[Share], trees: Sequence[DraftTree]
-    ) -> list[Verdict]:
-        picks = runner.sample(logits, shares)
+    def verify(self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence]) -> list[Verification]:
+        target_tokens = runner.sample(logits, batch)
         return [
-            Verdict(walk(tree, own)[0], own) if own else Verdict([], []) for tree, own in zip(trees, picks, strict=True)
+            Verification(walk(s.tree, own)[0], own) if s.scored else Verification([], [])
+            for s, own in zip(batch, target_tokens, strict=True)
         ]
 
 
@@ -63,21 +48,20 @@ class Rejection:
 
     lossless = False
 
-    def verify(
-        self, runner: Runner, logits: Array, shares: Sequence[Share], trees: Sequence[DraftTree]
-    ) -> list[Verdict]:
-        laws = runner.law(logits, shares)
+    def verify(self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence]) -> list[Verification]:
+        laws = runner.law(logits, batch)
         verdicts = []
-        for share, tree, p in zip(shares, trees, laws, strict=True):
-            if not share.scored:
-                verdicts.append(Verdict([], []))
+        for s, p in zip(batch, laws, strict=True):
+            if not s.scored:
+                verdicts.append(Verification([], []))
                 continue
-            path, token = reject(tree, p, PhiloxChance(share))
+            tree = s.tree
+            path, token = reject(tree, p, PhiloxChance(s))
             picks = [-1] * (len(tree) + 1)
             for parent, child in zip([-1, *path], path, strict=False):
                 picks[parent + 1] = tree.tokens[child]
             picks[(path[-1] if path else -1) + 1] = token
-            verdicts.append(Verdict(path, picks))
+            verdicts.append(Verification(path, picks))
         return verdicts
 
 
@@ -134,9 +118,9 @@ def _check_law(tree: DraftTree, p: NDArray[np.float64]) -> None:
 class PhiloxChance:
     """Coins and residual draws keyed by (seed, position, token), from streams of their own."""
 
-    def __init__(self, share: Share) -> None:
-        self.seed, self.sample = share.request.seed, share.request.sample_index
-        self.position = share.end
+    def __init__(self, s: ScheduledSequence) -> None:
+        self.seed, self.sample = s.request.seed, s.request.sample_index
+        self.position = s.end
 
     def accepts(self, probability: float, depth: int, token: int) -> bool:
         return bool(philox.uniform_at(self.seed, self.position + depth, token, self.sample, COIN_STREAM) < probability)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from outpace.errors import WeightsError
+from outpace.errors import UsageError, WeightsError
 from outpace.models.config import ModelConfig
 from outpace.ops.protocol import KV, Array, DecoderLayer, Ops, Plan, Rope, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor
@@ -34,12 +34,28 @@ class Transformer:
         """How far back any layer reads, itself included; None: to the beginning."""
         return self.config.lookback
 
-    def forward(self, plan: Plan, kv: KV) -> Array:
-        """Return the logits of the plan's scored rows, [R, V]; writes keys and values into their slots."""
+    def forward(self, plan: Plan, kv: KV, taps: Sequence[int] = ()) -> tuple[Array, dict[int, Array]]:
+        """Return the logits of the plan's scored rows, [R, V], and the hidden states at each tap, [T, D].
+
+        Writes keys and values into their slots. Tap 0 is the embedding, i the output of the i-th layer (1 ... n), and
+        n + 1 that of the final norm. Logits have the same bits whatever is tapped. Raises UsageError for other taps.
+        """
+        last = len(self.layers) + 1
+        for tap in taps:
+            if not 0 <= tap <= last:
+                raise UsageError(
+                    f"tap {tap} is outside [0, {last}]: 0 is the embedding, 1 to {last - 1} are the layers' outputs, "
+                    f"{last} is the final norm's"
+                )
         x = self.ops.embed(self.embedding, plan)
-        for layer in self.layers:
+        hidden = {0: x} if 0 in taps else {}
+        for i, layer in enumerate(self.layers, 1):
             x = self.ops.decoder_layer(x, layer, kv, plan)
-        return self.ops.logits(x, self.norm, self.config.eps, self.output, plan)
+            if i in taps:
+                hidden[i] = x
+        if last in taps:
+            hidden[last] = self.ops.rms_norm(x, self.norm, self.config.eps)
+        return self.ops.logits(x, self.norm, self.config.eps, self.output, plan), hidden
 
 
 def assemble(

@@ -12,8 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from outpace.cache import BlockTable, Cache
-from outpace.runner import Runner, Share
+from outpace.cache import BlockTable
+from outpace.runner import Runner, ScheduledSequence
+from outpace.tree import DraftTree
 from outpace.tune.cost import ROWS, PassCost
 from outpace.types import Request
 
@@ -144,36 +145,35 @@ class PassProbe:
         spec = runner.cache.spec
         room = min(_LONG_BYTES // spec.bytes_per_token, runner.context) - 2 * spec.block_size
         self.long = max(0, min(_LONG, room) // spec.block_size * spec.block_size)
-        self._cache: Cache | None = None
+        self._scratch: Runner | None = None
 
     def __call__(self, rows: int, context: int) -> float:
         """Return the seconds of a pass of that many rows after `context` positions."""
         table = self._tables.get(context) or self._open(context)
         text = [0] * (context + 1)
-        share = Share(table, _ANY, text, len(text), [0] * (rows - 1), range(-1, rows - 2))
+        s = ScheduledSequence(table, _ANY, text, len(text), DraftTree.chain([0] * (rows - 1), "probe"))
         runner = self._runner()
         started = self._clock()
-        runner.forward([share])
+        runner.forward([s])
         return self._clock() - started
 
     def close(self) -> None:
         """Give the memory back."""
         self._tables.clear()
-        self._cache = None
+        self._scratch = None
 
     def _runner(self) -> Runner:
         target = self._target
-        if self._cache is None:
-            spec = target.cache.spec
-            blocks = self.long // spec.block_size + 2 * (max(ROWS) // spec.block_size + 2)
-            self._cache = Cache(target.ops, spec, capacity=blocks, lookback=target.model.lookback, share=False)
-        return Runner(target.model, target.ops, self._cache, target.context)
+        if self._scratch is None:
+            size = target.cache.block_size
+            self._scratch = target.scratch(self.long // size + 2 * (max(ROWS) // size + 2))
+        return self._scratch
 
     def _open(self, context: int) -> BlockTable:
         runner = self._runner()
         table = self._tables[context] = runner.cache.open(())
         if context:
-            runner.forward([Share(table, _ANY, [0], 1)])
+            runner.forward([ScheduledSequence(table, _ANY, [0], 1)])
             table.commit([0], [0])
             table.reserve(context - 1)
             size = runner.cache.block_size

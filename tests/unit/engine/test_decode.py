@@ -27,7 +27,7 @@ def by_hand(prompt: Sequence[int], count: int) -> list[int]:
     for _ in range(count):
         kv = ops.kv_alloc(model.spec("f32"), 8)
         plan = ops.plan([Segment(list(range(8)), 0, tokens)], 32)
-        tokens.append(int(np.argmax(ops.numpy(model.forward(plan, kv))[-1])))
+        tokens.append(int(np.argmax(ops.numpy(model.forward(plan, kv)[0])[-1])))
     return tokens[len(prompt) :]
 
 
@@ -282,7 +282,7 @@ def test_logprobs_are_the_raw_log_softmax_and_do_not_depend_on_drafts() -> None:
         text = plain.tokens[: len(PROMPT) + i]
         kv = runner.ops.kv_alloc(runner.model.spec("f32"), 4)
         plan = runner.ops.plan([Segment(list(range(4)), 0, text)], 32)
-        x = runner.ops.numpy(runner.model.forward(plan, kv))[-1].astype(np.float64)
+        x = runner.ops.numpy(runner.model.forward(plan, kv)[0])[-1].astype(np.float64)
         raw = x - x.max() - np.log(np.exp(x - x.max()).sum())
         assert entry.token == plain.output.tokens[i]
         assert entry.logprob == pytest.approx(raw[entry.token], abs=1e-4)

@@ -23,7 +23,7 @@ def test_float64_shows_what_float32_rounds() -> None:
         ops = ReferenceOps(dtype)
         model = tiny_model(ops)
         plan = ops.plan([Segment((0, 1), 0, tokens, num_scored=60)], 32)
-        logits.append(model.forward(plan, ops.kv_alloc(model.spec("f32"), 2)))
+        logits.append(model.forward(plan, ops.kv_alloc(model.spec("f32"), 2))[0])
     assert 0 < np.abs(logits[0] - logits[1]).max() < 1e-4
 
 

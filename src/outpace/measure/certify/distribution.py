@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from outpace.drafters.protocol import Drafter, SequenceView
 from outpace.engine.decode import Decoder, Generation
 from outpace.engine.stop import Output
-from outpace.engine.verify import Rejection, Rule, Verdict
+from outpace.engine.verify import Rejection, Rule
 from outpace.measure.certify.chi_square import ChiSquare, chi_square
 from outpace.measure.certify.scoring import score, softmax
 from outpace.ops.protocol import Array
-from outpace.runner import Runner, Share
+from outpace.runner import Runner, ScheduledSequence
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree
+from outpace.tree import EMPTY, DraftTree, Verification
 from outpace.types import Request, SamplingParams
 
 _TOP_K = 5  # candidates: few, so that pairs of tokens are counted often
@@ -129,15 +129,13 @@ class Careless:
 
     lossless = False
 
-    def verify(
-        self, runner: Runner, logits: Array, shares: Sequence[Share], trees: Sequence[DraftTree]
-    ) -> list[Verdict]:
-        verdicts = Rejection().verify(runner, logits, shares, trees)
-        for verdict, own, tree in zip(verdicts, runner.sample(logits, shares), trees, strict=True):
-            end = verdict.path[-1] if verdict.path else -1
-            if tree.children(end):
-                verdict.picks[end + 1] = own[end + 1]
-        return verdicts
+    def verify(self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence]) -> list[Verification]:
+        verifications = Rejection().verify(runner, logits, batch)
+        for s, verification, own in zip(batch, verifications, runner.sample(logits, batch), strict=True):
+            end = verification.path[-1] if verification.path else -1
+            if s.tree.children(end):
+                verification.target_tokens[end + 1] = own[end + 1]
+        return verifications
 
 
 def examine(

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.runner import Runner, Share
+from outpace.runner import Runner, ScheduledSequence
+from outpace.tree import DraftTree
 from outpace.types import Request
 
 _CHUNK = 256
@@ -26,14 +27,14 @@ def score(
     table = runner.cache.open((), request.salt)
     try:
         while table.length < len(prompt) - 1:
-            share = Share(table, request, text, min(len(prompt) - 1, table.length + _CHUNK))
-            runner.forward([share])
-            table.commit(range(share.end - share.start), text[share.start : share.end])
+            s = ScheduledSequence(table, request, text, min(len(prompt) - 1, table.length + _CHUNK))
+            runner.forward([s])
+            table.commit(range(s.end - s.start), text[s.start : s.end])
         for first in range(len(prompt), len(text), width):
             draft = text[first : min(first + width, len(text)) - 1]
-            share = Share(table, request, text[:first], first, draft, range(-1, len(draft) - 1))
-            yield runner.ops.numpy(runner.forward([share]))
-            table.commit(range(first + len(draft) - share.start), text[share.start : first + len(draft)])
+            s = ScheduledSequence(table, request, text[:first], first, DraftTree.chain(draft, "text"))
+            yield runner.ops.numpy(runner.forward([s]).logits)
+            table.commit(range(first + len(draft) - s.start), text[s.start : first + len(draft)])
     finally:
         table.close()
 

@@ -179,7 +179,7 @@ def test_a_whole_network_of_odd_widths_has_the_same_bits_on_any_number_of_thread
         model = tiny_model(NativeOps(threads), "qwen3", intermediate_size=133, **sizes)
         kv = model.ops.kv_alloc(model.spec("bf16"), 7)
         parts = [
-            model.forward(model.ops.plan([Segment(range(7), a, tokens[a:b], num_scored=b - a)], 32), kv)
+            model.forward(model.ops.plan([Segment(range(7), a, tokens[a:b], num_scored=b - a)], 32), kv)[0]
             for a, b in itertools.pairwise(cuts)
         ]
         results.append(np.concatenate([model.ops.numpy(part) for part in parts]))
