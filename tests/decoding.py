@@ -8,9 +8,10 @@ from typing import Any
 
 from outpace.cache import Cache
 from outpace.drafters.protocol import Drafter
-from outpace.engine.decode import Decoder, Generation
+from outpace.engine.decode import Decoder
+from outpace.engine.sequence import SequenceState
 from outpace.engine.stop import Output
-from outpace.engine.verify import Rule
+from outpace.engine.verify import EXACT_MATCH, Verifier
 from outpace.ops.protocol import Ops
 from outpace.ops.reference import ReferenceOps
 from outpace.runner import Runner
@@ -55,27 +56,43 @@ def output_of(request: Request, runner: Runner, detokenizer: Any = None) -> Outp
     )
 
 
+def sequence_of(asked: Request, runner: Runner, detokenizer: Any = None, **options: Any) -> SequenceState:
+    """Return the sequence of a request, ready to be added to a decoder."""
+    return SequenceState(asked, output_of(asked, runner, detokenizer), **options)
+
+
 def decode(
     runner: Runner,
     prompts: Sequence[Sequence[int]],
     *,
     drafter: Drafter | None = None,
-    rule: Rule | None = None,
+    verifier: Verifier = EXACT_MATCH,
+    reuses_cache: bool = True,
     decoder: dict[str, Any] | None = None,
     check: bool = False,
+    may_warn: bool = False,
     **options: Any,
-) -> list[Generation]:
-    """Decode prompts in one batch and return their generations; `check`: the cache's invariants after every step."""
-    loop = Decoder(runner, drafter, rule, **(decoder or {}))
-    generations = []
-    for prompt in prompts:
-        asked = request(prompt, **options)
-        generations += loop.add([asked], [output_of(asked, runner)])
+) -> list[SequenceState]:
+    """Decode prompts in one batch and return their sequences; `check`: the scheduler's invariants after every step.
+
+    What fails a sequence is raised, and a drafter that was switched off unless `may_warn`.
+    """
+    loop = Decoder(runner, **(decoder or {}))
+    sequences = [
+        sequence_of(request(prompt, **options), runner, drafter=drafter, verifier=verifier, reuses_cache=reuses_cache)
+        for prompt in prompts
+    ]
+    for sequence in sequences:
+        loop.add([sequence])
     for _ in loop.run():
         if check:
-            runner.cache.check()
+            loop.scheduler.check()
     runner.cache.check()
-    return generations
+    for sequence in sequences:
+        if sequence.error is not None:
+            raise sequence.error
+        assert may_warn or not sequence.stats.warnings, sequence.stats.warnings
+    return sequences
 
 
 def tiny_ops() -> Ops:

@@ -6,9 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from outpace.drafters.protocol import Drafter
+from outpace.engine.verify import match
+from outpace.runner import Pass
 from outpace.trace import Step, Times
-from outpace.tree import DraftTree, walk
+from outpace.tree import DraftTree
 from outpace.types import Request
+
+NO_PASS = Pass((), None, {}, ())  # what a target without a network computes
 
 # The target's token after a text: any pure function.
 Target = Callable[[Sequence[int]], int]
@@ -21,10 +25,13 @@ class SimulatedView:
     id: int
     request: Request
     tokens: list[int]
+    table: None = None
 
     @classmethod
-    def start(cls, number: int, prompt: Sequence[int], max_new_tokens: int = 1000) -> SimulatedView:
-        return cls(number, Request(tuple(prompt), max_new_tokens), list(prompt))
+    def start(
+        cls, number: int, prompt: Sequence[int], max_new_tokens: int = 1000, prediction: Sequence[int] = ()
+    ) -> SimulatedView:
+        return cls(number, Request(tuple(prompt), max_new_tokens, prediction=tuple(prediction)), list(prompt))
 
     @property
     def output(self) -> list[int]:
@@ -46,11 +53,13 @@ class Run:
 def verify(sequence: SimulatedView, tree: DraftTree, target: Target) -> Step:
     """Do one step's forward, verify and commit: the sequence's tokens grow."""
     position = len(sequence.tokens)
-    picks = [target(sequence.tokens + [tree.tokens[n] for n in tree.path(node)]) for node in range(-1, len(tree))]
-    path, last = walk(tree, picks)
+    target_tokens = [
+        target(sequence.tokens + [tree.tokens[n] for n in tree.path(node)]) for node in range(-1, len(tree))
+    ]
+    path, last = match(tree, target_tokens)
     written = [*(tree.tokens[node] for node in path), last]
     sequence.tokens += written
-    return Step(sequence.id, position, 1, tree, picks, path, written, Times(0.0, 0.0, 0.0, 0.0))
+    return Step(sequence.id, position, 1, tree, target_tokens, path, written, Times(0.0, 0.0, 0.0, 0.0))
 
 
 def simulate(drafter: Drafter, target: Target, prompt: Sequence[int], num_tokens: int, budget: int = 8) -> Run:
@@ -60,7 +69,7 @@ def simulate(drafter: Drafter, target: Target, prompt: Sequence[int], num_tokens
     while (left := num_tokens - len(sequence.output)) > 0:
         [tree] = drafter.propose([sequence], [min(budget, left - 1)])
         run.trees.append(tree)
-        drafter.observe([verify(sequence, tree, target)])
+        drafter.observe([verify(sequence, tree, target)], NO_PASS)
     drafter.forget(sequence.id)
     run.output = sequence.output
     return run

@@ -49,10 +49,10 @@ class Story:
                 forecast=forecast,
             )
         last = path[-1] if path else -1
-        picks = [self.id(own)] * (len(nodes) + 1)
+        target_tokens = [self.id(own)] * (len(nodes) + 1)
         for above, node in zip([-1, *path], path, strict=False):
-            picks[above + 1] = tree.tokens[node]
-        assert picks[last + 1] == self.id(own)
+            target_tokens[above + 1] = tree.tokens[node]
+        assert target_tokens[last + 1] == self.id(own)
         tokens = [*(tree.tokens[node] for node in path), self.id(own)]
         position = len(self.prompt) + len(self.tokens)
         times = Times(0.1 * seconds, 0.7 * seconds, 0.15 * seconds, 0.05 * seconds)
@@ -60,8 +60,9 @@ class Story:
         blocks = tuple(range(-(-length // self.block_size)))
         step = Step(
             request=0, position=position, num_pending=1 if self.steps else len(self.prompt) - self.stats.cached_tokens,
-            tree=tree, picks=picks, path=list(path), tokens=tokens, times=times, batch=batch, blocks=blocks,
-            holders=tuple(2 if block == 0 else 1 for block in blocks),
+            tree=tree, target_tokens=target_tokens, path=list(path), tokens=tokens, times=times, batch=batch,
+            blocks=blocks,
+            ref_counts=tuple(2 if block == 0 else 1 for block in blocks),
         )  # fmt: skip
         self.stats.add_pass(times)
         self.stats.add_step(step)
@@ -77,7 +78,7 @@ class Story:
         own = [TokenLogprob(token, -0.1, ((token, -0.1), (0, -2.5))) for token in self.tokens] if logprobs else None
         trace = Trace(
             header={
-                "outpace": "0", "model": "tiny", "ops": "reference", "threads": 1, "strategy": "auto", "rule": "walk",
+                "outpace": "0", "model": "tiny", "ops": "reference", "threads": 1, "strategy": "auto", "verification": "exact",
                 "kv": {"format": "f32", "block_size": self.block_size}, "seed": 1, "temperature": 0.0,
                 "finish_reason": "length", **header,
             },

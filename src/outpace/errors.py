@@ -7,7 +7,8 @@
     │   └── TokenizerError          its tokenizer or chat template is
     ├── DownloadError               fetching a model failed; nothing half-done is left
     ├── CacheError                  the KV cache has no room for what was asked
-    └── DrafterError                a drafter returned something that is not a draft
+    ├── DrafterError                a drafter returned something that is not a draft
+    └── EngineError                 a pass failed, or the engine takes no more work
 
 Messages say what was given, what is allowed and what to do. `assert` is for our own bugs.
 """
@@ -48,6 +49,10 @@ class CacheError(OutpaceError):
 
 class DrafterError(OutpaceError):
     """A drafter returned something that is not a draft for this request."""
+
+
+class EngineError(OutpaceError):
+    """A pass failed (the cause says why), or the engine takes no more work."""
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> UsageError:

@@ -46,6 +46,11 @@ class ScheduledSequence:
         self.scored = self.end == len(self.tokens)
 
     @property
+    def num_pending(self) -> int:
+        """Pending tokens in this pass, before the draft."""
+        return self.end - self.start
+
+    @property
     def num_scored(self) -> int:
         """Scored rows: the last pending token, then each draft node."""
         return 1 + len(self.tree) if self.scored else 0
@@ -101,6 +106,19 @@ class Runner:
         plan = self.ops.plan(segments, self.cache.block_size)
         logits, hidden = self.model.forward(plan, self.cache.kv, taps)
         return Pass(batch, logits if any(s.scored for s in batch) else None, hidden, tuple(rows))
+
+    def logits_of(self, passed: Pass, parts: Sequence[ScheduledSequence]) -> Array:
+        """Return the scored rows of some of a pass' scored sequences, in the pass' order, [R, V]."""
+        if len(parts) == sum([s.scored for s in passed.batch]):
+            return passed.logits
+        wanted = {id(s) for s in parts}
+        rows: list[int] = []
+        first = 0
+        for s in passed.batch:
+            if id(s) in wanted:
+                rows += range(first, first + s.num_scored)
+            first += s.num_scored
+        return self.ops.array(self.ops.numpy(passed.logits)[rows])
 
     def sample(self, logits: Array, batch: Sequence[ScheduledSequence]) -> list[list[int]]:
         """Return the target's token at every scored row, one list per sequence (empty where none is scored)."""

@@ -15,7 +15,7 @@ from typing import Any
 from outpace.tree import DraftTree
 from outpace.types import TokenLogprob
 
-SCHEMA = 1
+SCHEMA = 2
 PHASES = ("draft", "forward", "verify", "commit")
 
 
@@ -36,9 +36,9 @@ class Times:
 
 @dataclass(slots=True)
 class Step:
-    """One request's share of one forward pass of the target that emitted at least one token.
+    """One request's part of one forward pass of the target that emitted at least one token.
 
-    picks: the target's token at the root and at every node (N + 1), -1 where the rule did not look.
+    target_tokens: the target's token at the root and at every node (N + 1), -1 where verification did not look.
     path: accepted nodes. tokens: what was emitted, after stop conditions cut it. position: of tokens[0].
     """
 
@@ -46,13 +46,13 @@ class Step:
     position: int
     num_pending: int
     tree: DraftTree
-    picks: Sequence[int]
+    target_tokens: Sequence[int]
     path: Sequence[int]
     tokens: Sequence[int]
     times: Times
     batch: int = 1  # requests in the pass
     blocks: tuple[int, ...] = ()  # the request's block table after commit (only when tracing; empty once it ended)
-    holders: tuple[int, ...] = ()  # how many texts hold each of these blocks
+    ref_counts: tuple[int, ...] = ()  # how many texts hold each of these blocks
 
     def as_dict(self) -> dict[str, Any]:
         """Return the step as plain JSON values."""
@@ -67,12 +67,12 @@ class Step:
                 "sources": [list(s) for s in self.tree.sources],
                 "confidence": [round(c, 6) for c in self.tree.confidence],
             },
-            "picks": list(self.picks),
+            "target_tokens": list(self.target_tokens),
             "path": list(self.path),
             "tokens": list(self.tokens),
             "seconds": {phase: getattr(self.times, phase) for phase in PHASES},
             "blocks": list(self.blocks),
-            "holders": list(self.holders),
+            "ref_counts": list(self.ref_counts),
             "forecast": self.tree.forecast.as_dict() if self.tree.forecast else None,
         }
 
@@ -94,6 +94,8 @@ class Stats:
     proposed: dict[str, int] = field(default_factory=dict)  # draft tokens verified, by drafter
     accepted: dict[str, int] = field(default_factory=dict)  # draft tokens accepted, by drafter
     first_step_tokens: int = 0
+    preemptions: int = 0  # times its blocks were taken away for older requests
+    warnings: list[str] = field(default_factory=list)  # what went wrong without changing the output
 
     def add_pass(self, times: Times) -> None:
         """Count the time of a pass that this request took part in."""
@@ -145,6 +147,8 @@ class Stats:
             "prefill_seconds": self.prefill_seconds,
             "decode_seconds": self.decode_seconds,
             "seconds": dict(self.seconds),
+            "preemptions": self.preemptions,
+            "warnings": list(self.warnings),
             "drafters": {
                 name: {"proposed": count, "accepted": self.accepted.get(name, 0)}
                 for name, count in self.proposed.items()

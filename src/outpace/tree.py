@@ -1,4 +1,4 @@
-"""Drafts are trees; one function verifies them: follow the target's own tokens until they leave the tree."""
+"""Drafts are trees: tokens with parents. A chain is a thin tree, no draft is an empty one; trees merge."""
 
 from __future__ import annotations
 
@@ -171,22 +171,6 @@ class TreeBuilder:
             tuple(self.confidence),
             reserved=reserved,
         )
-
-
-def walk(tree: DraftTree, picks: Sequence[int]) -> tuple[list[int], int]:
-    """Return the accepted path (nodes) and the token after it (correction or bonus).
-
-    picks[0] is the target's token at the root, picks[i + 1] at node i. Follow the tree while the target's
-    token is among the children; keep the first that is not. The output is the target's own tokens, so it
-    is what plain decoding writes (cf. Daliri et al., arXiv:2408.07978).
-    """
-    step = {edge: node for node, edge in enumerate(zip(tree.parents, tree.tokens, strict=True))}
-    path: list[int] = []
-    node = -1
-    while (child := step.get((node, picks[node + 1]))) is not None:
-        path.append(child)
-        node = child
-    return path, picks[node + 1]
 
 
 def merge(trees: Sequence[DraftTree], budget: int) -> DraftTree:

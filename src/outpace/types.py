@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from outpace.errors import UsageError
 
-FinishReason = Literal["stop", "length", "context", "cancelled"]
+FinishReason = Literal["stop", "length", "context", "cancelled", "error"]
 KVFormat = Literal["f32", "bf16", "int8"]
 
 # Philox streams (design, principle 4): what a random number is for.
@@ -112,6 +112,7 @@ class Request:
     logits_processors: tuple[LogitsProcessor, ...] = ()
     logprobs: int | None = None  # None: none; k: the token's own and those of the k most likely
     max_draft: int = 8  # most draft nodes in a step
+    prediction: tuple[int, ...] = ()  # the expected output, for the drafter that goes by it
     salt: bytes = b""  # texts of different salts never share cached blocks
 
     def __post_init__(self) -> None:

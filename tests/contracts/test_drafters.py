@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from outpace.drafters import Combined, Lookahead, NGram, Prediction, Suffix
 from outpace.drafters.protocol import Drafter
 from outpace.tree import EMPTY, DraftTree, merge
-from tests.simulated import SimulatedView, hashing, plain, reciting, simulate, verify
+from tests.simulated import NO_PASS, SimulatedView, hashing, plain, reciting, simulate, verify
 
 MELODY = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]  # what the reciting target repeats, and what prediction expects
 
@@ -49,7 +49,7 @@ def run_together(drafter: Drafter, targets, prompts, step_budgets: Sequence[int]
     seen: list[list[DraftTree]] = [[] for _ in sequences]
     for budget in step_budgets:
         trees = drafter.propose(sequences, [budget] * len(sequences))
-        drafter.observe([verify(*each) for each in zip(sequences, trees, targets, strict=True)])
+        drafter.observe([verify(*each) for each in zip(sequences, trees, targets, strict=True)], NO_PASS)
         for trees_of_one, tree in zip(seen, trees, strict=True):
             trees_of_one.append(tree)
     return seen
@@ -70,7 +70,7 @@ def test_drafts_stay_within_their_budgets_and_within_the_words_of_text_and_predi
         assert len(tree) <= budget
         assert {*tree.tokens} <= known
         assert all(credits and {*credits} <= names for credits in tree.sources)
-        drafter.observe([verify(sequence, tree, reciting(text))])
+        drafter.observe([verify(sequence, tree, reciting(text))], NO_PASS)
 
 
 def test_a_budget_of_zero_gives_the_empty_draft(make):
@@ -78,9 +78,9 @@ def test_a_budget_of_zero_gives_the_empty_draft(make):
     sequence = SimulatedView.start(1, MELODY * 4)
     for _ in range(3):
         assert list(drafter.propose([sequence, sequence], [0, 0])) == [EMPTY, EMPTY]
-        drafter.observe([verify(sequence, EMPTY, reciting(MELODY))])
+        drafter.observe([verify(sequence, EMPTY, reciting(MELODY))], NO_PASS)
     assert list(drafter.propose([], [])) == []
-    drafter.observe([])
+    drafter.observe([], NO_PASS)
 
 
 @every_drafter
@@ -104,10 +104,10 @@ def test_a_request_that_comes_and_goes_in_between_changes_no_draft(kind):
         for step in range(12):
             if disturbed:
                 guest = SimulatedView.start(100 + step, MELODY[::-1] * 2)
-                drafter.observe([verify(guest, drafter.propose([guest], [8])[0], reciting(MELODY[::-1]))])
+                drafter.observe([verify(guest, drafter.propose([guest], [8])[0], reciting(MELODY[::-1]))], NO_PASS)
                 drafter.forget(guest.id)
             seen.append(drafter.propose([sequence], [8])[0])
-            drafter.observe([verify(sequence, seen[-1], reciting(MELODY))])
+            drafter.observe([verify(sequence, seen[-1], reciting(MELODY))], NO_PASS)
         return seen
 
     assert trees(disturbed=True) == trees(disturbed=False)
@@ -123,7 +123,7 @@ def test_proposing_again_without_a_step_in_between_gives_the_same_draft(make):
     for _ in range(8):
         trees = [drafter.propose([sequence], [8])[0] for _ in range(3)]
         assert trees[0] == trees[1] == trees[2]
-        drafter.observe([verify(sequence, trees[0], reciting(MELODY))])
+        drafter.observe([verify(sequence, trees[0], reciting(MELODY))], NO_PASS)
 
 
 @forgetting_drafter
@@ -134,7 +134,7 @@ def test_forgetting_a_request_leaves_nothing_of_it(kind):
     for _ in range(5):
         trees = drafter.propose(sequences, [8, 3, 1])
         drafter.observe(
-            [verify(sequence, tree, reciting(MELODY)) for sequence, tree in zip(sequences, trees, strict=True)]
+            [verify(sequence, tree, reciting(MELODY)) for sequence, tree in zip(sequences, trees, strict=True)], NO_PASS
         )
     assert len(pickle.dumps(drafter)) > fresh
     for sequence in sequences:
@@ -159,8 +159,8 @@ def test_no_list_of_the_loop_is_kept(make):
         tokens.clear()
         assert own.propose([sequence], [8]) == [tree]
         step = verify(sequence, tree, reciting(MELODY))
-        lent.observe([step])
-        own.observe([step])
+        lent.observe([step], NO_PASS)
+        own.observe([step], NO_PASS)
 
 
 class CountedList(list):
@@ -203,7 +203,7 @@ def test_the_text_is_the_targets_whatever_else_was_merged_in_or_cut_away(kind, t
     for budget, others, room in steps:
         [tree] = drafter.propose([sequence], [budget])
         tree = merge([DraftTree.chain(others, "other", 0.6), tree], room)
-        drafter.observe([verify(sequence, tree, target)])
+        drafter.observe([verify(sequence, tree, target)], NO_PASS)
     assert sequence.output == plain(target, prompt, len(sequence.output))
 
 

@@ -31,9 +31,10 @@ LENGTH = 512
 
 
 class Guesser:
-    """Draft bushy random trees: nearly everything is rejected, and every shape of tree is walked."""
+    """Draft bushy random trees: nearly everything is rejected, and every shape of tree is verified."""
 
     name = "guesser"
+    taps = ()
 
     def propose(self, sequences: Any, budgets: Any) -> list[DraftTree]:
         return [self._tree(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
@@ -45,7 +46,7 @@ class Guesser:
             tree.add(int(rng.integers(-1, len(tree))), int(rng.integers(VOCAB)), 0.1)
         return tree.build(self.name)
 
-    def observe(self, steps: Any) -> None: ...
+    def observe(self, steps: Any, passed: Any) -> None: ...
 
     def forget(self, request: int) -> None: ...
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from outpace.drafters.draft_model import DraftModel
 from outpace.drafters.ngram import NGram
-from outpace.engine.verify import PhiloxChance, Rejection, reject
+from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, PhiloxChance, reject
 from outpace.errors import DrafterError
 from outpace.measure.certify.chi_square import chi_square
 from outpace.runner import Runner
@@ -218,11 +218,18 @@ def test_it_is_refused_for_a_pruned_tree() -> None:
         reject(merge([own], 1), q[:2], PhiloxChance(_share(tiny_runner(), 1)))
 
 
-def test_it_is_refused_for_a_drafter_without_a_law() -> None:
-    with pytest.raises(DrafterError, match="no q"):
-        decode(
-            tiny_runner(), [[1, 2, 1, 2, 1, 2]], drafter=NGram(), rule=Rejection(), temperature=1.0, max_new_tokens=64
-        )
+def test_a_drafter_without_q_is_switched_off_and_the_text_goes_on() -> None:
+    (g,) = decode(
+        tiny_runner(),
+        [[1, 2, 1, 2, 1, 2]],
+        drafter=NGram(),
+        verifier=REJECTION_SAMPLING,
+        temperature=1.0,
+        max_new_tokens=64,
+        may_warn=True,
+    )
+    assert len(g.output.tokens) == 64
+    assert "no q" in g.stats.warnings[0]
 
 
 @pytest.mark.parametrize("branches", [1, 2])
@@ -233,9 +240,11 @@ def test_a_draft_model_keeps_the_law_of_the_second_token(branches: int) -> None:
     counts = np.zeros(24, np.int64)
     plain = np.zeros(24, np.int64)
     for seed in range(700):
-        for tally, draft, rule in ((counts, drafter, Rejection()), (plain, None, None)):
-            (g,) = decode(target, [[5, 6, 7]], drafter=draft, rule=rule, temperature=1.5, max_new_tokens=3, seed=seed,
-                          max_draft=4)  # fmt: skip
+        for tally, draft, verifier in ((counts, drafter, REJECTION_SAMPLING), (plain, None, EXACT_MATCH)):
+            (g,) = decode(
+                target, [[5, 6, 7]], drafter=draft, verifier=verifier,
+                temperature=1.5, max_new_tokens=3, seed=seed, max_draft=4,
+            )  # fmt: skip
             tally[g.output.tokens[0]] += 1
     law = _law_of_first(target, (5, 6, 7), 1.5)
     for tally in (counts, plain):
@@ -257,7 +266,7 @@ def test_greedy_requests_write_plain_decodings_text_under_it() -> None:
     target = tiny_runner()
     drafter = DraftModel(tiny_runner(seed=1), 97, min_confidence=0.0, with_law=True)
     (plain,) = decode(target, [[5, 6, 7]], max_new_tokens=64)
-    (drafted,) = decode(target, [[5, 6, 7]], drafter=drafter, rule=Rejection(), max_new_tokens=64)
+    (drafted,) = decode(target, [[5, 6, 7]], drafter=drafter, verifier=REJECTION_SAMPLING, max_new_tokens=64)
     assert drafted.output.tokens == plain.output.tokens
 
 

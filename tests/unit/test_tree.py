@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outpace.engine.verify import match
 from outpace.errors import DrafterError
-from outpace.tree import EMPTY, DraftTree, TreeBuilder, merge, walk
+from outpace.tree import EMPTY, DraftTree, TreeBuilder, merge
 
 
 @st.composite
@@ -23,9 +24,6 @@ def trees(draw, source="a", max_nodes=12, alphabet=3):
 
 def paths(tree):
     return [tuple(tree.tokens[n] for n in tree.path(node)) for node in range(len(tree))]
-
-
-# -- DraftTree -----------------------------------------------------------------------------------
 
 
 def test_a_chain_is_a_thin_tree():
@@ -68,41 +66,6 @@ def test_what_is_no_tree_is_refused_by_name(fields, message):
         DraftTree(*fields)
 
 
-# -- walk ----------------------------------------------------------------------------------------
-
-
-def test_an_empty_draft_gives_the_targets_own_token():
-    assert walk(EMPTY, [7]) == ([], 7)
-
-
-def test_full_acceptance_ends_with_the_bonus_token():
-    assert walk(DraftTree.chain([5, 6], "a"), [5, 6, 9]) == ([0, 1], 9)
-
-
-def test_the_first_rejection_ends_with_the_correction():
-    assert walk(DraftTree.chain([5, 6], "a"), [5, 8, 9]) == ([0], 8)
-    assert walk(DraftTree.chain([5, 6], "a"), [4, 6, 9]) == ([], 4)
-
-
-def test_the_walk_follows_whichever_sibling_the_target_picks():
-    tree = DraftTree((1, 2, 3, 4), (-1, -1, 0, 1), (("a",),) * 4, (0.5,) * 4)
-    assert walk(tree, [2, 0, 4, 0, 8]) == ([1, 3], 8)
-
-
-@given(trees(), st.lists(st.integers(0, 2), min_size=13, max_size=13))
-def test_the_walk_writes_the_targets_tokens_and_stops_where_they_leave_the_tree(tree, picks):
-    path, last = walk(tree, picks)
-    end = path[-1] if path else -1
-    assert path == tree.path(end)
-    at = [-1, *path]
-    assert [tree.tokens[node] for node in path] == [picks[node + 1] for node in at[:-1]]
-    assert last == picks[end + 1]
-    assert last not in [tree.tokens[child] for child in tree.children(end)]
-
-
-# -- TreeBuilder ---------------------------------------------------------------------------------
-
-
 def test_a_builder_shares_nodes_and_keeps_the_larger_confidence():
     builder = TreeBuilder()
     first = builder.add(-1, 5, 0.2)
@@ -113,9 +76,6 @@ def test_a_builder_shares_nodes_and_keeps_the_larger_confidence():
     assert builder.find(child, 5) is None
     assert builder.build("a") == DraftTree((5, 5), (-1, 0), (("a",),) * 2, (0.7, 0.4))
     assert TreeBuilder().build("a") is EMPTY
-
-
-# -- merge ---------------------------------------------------------------------------------------
 
 
 def test_common_prefixes_share_nodes_and_credit_both_drafters():
@@ -197,6 +157,6 @@ def test_merging_one_tree_within_its_budget_changes_nothing(tree, budget):
 def test_a_merged_tree_accepts_what_the_better_of_its_trees_accepts(one, other, text):
     def accepted(tree):
         depths = [-1, *tree.depths()]  # a target that recites: its pick depends on the depth only
-        return len(walk(tree, [text[depth + 1] for depth in depths])[0])
+        return len(match(tree, [text[depth + 1] for depth in depths])[0])
 
     assert accepted(merge([one, other], 30)) == max(accepted(one), accepted(other))

@@ -1,24 +1,23 @@
-"""Calls on a model: texts as they are written, whole (`Result`), in pieces (`Stream`), turn by turn (`Chat`)."""
+"""What a caller holds of submitted requests: whole results (`Result`), pieces (`Stream`), turns (`Chat`)."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from outpace.api.options import Options, Settings
-from outpace.api.strategies import drafter_for, names_of
-from outpace.engine.decode import Decoder, Generation
+from outpace.api.strategies import drafter_for, names_of, verifier_for
+from outpace.engine.engine import Engine
+from outpace.engine.loaded import LoadedModel
+from outpace.engine.sequence import SequenceState
 from outpace.engine.stop import Output
-from outpace.engine.verify import Rejection, Rule, Walk
 from outpace.errors import UsageError
-from outpace.trace import Stats, Step, Trace
-from outpace.types import FinishReason, TokenLogprob
+from outpace.trace import Stats, Trace
+from outpace.types import FinishReason, Request, TokenLogprob
 from outpace.version import VERSION
-
-if TYPE_CHECKING:
-    from outpace.api import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,129 +52,141 @@ class Chunk:
     logprobs: list[TokenLogprob] | None = None
 
 
-class Turn:
-    """Whose call on a model is under way: one thread's at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holder: int | None = None
-
-    @property
-    def taken(self) -> bool:
-        """Whether a call is under way."""
-        return self._lock.locked()
-
-    def take(self) -> None:
-        """Wait for the turn; raises UsageError where this thread would wait for itself."""
-        if self._holder == threading.get_ident():
-            raise UsageError("this thread has a stream open on this model: finish or close it before another call")
-        self._lock.acquire()
-        self._holder = threading.get_ident()
-
-    def give_back(self) -> None:
-        self._holder = None
-        self._lock.release()
-
-
 class Call:
-    """One call under way: it holds the model's turn, decodes, and turns generations into results."""
+    """Prompts under way together: their sequences are submitted at once, and cancelled when the call is left."""
 
-    def __init__(self, lm: LanguageModel, prompts: list[list[int]], options: Mapping[str, Any], n: int = 1) -> None:
-        if not isinstance(n, int) or n < 1:
-            raise UsageError(f"n must be at least 1, got {n!r}")
-        self.lm = lm
-        self.n = n
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        engine: Engine,
+        prompts: Sequence[list[int]],
+        options: Mapping[str, Any],
+        n: int = 1,
+        *,
+        draft_model: LoadedModel | None = None,
+        follow: bool = False,
+    ) -> None:
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise UsageError(f"n must be an integer of at least 1, got {n!r}")
         settings = Settings.of(options)
         self.settings = replace(settings, seed=settings.drawn_seed())
-        self.drafter = drafter_for(lm, self.settings)
-        self.rule: Rule = Rejection() if self.settings.rule == "rejection" else Walk()
-        self.traced: dict[int, list[Step]] = {}
-        self.decoder = Decoder(
-            lm.runner,
-            self.drafter,
-            self.rule,
-            keep_past=self.settings.strategy != "recompute",
-            record_blocks=self.settings.trace,
-        )
-        self.groups = [self._add(tokens) for tokens in prompts]
+        self._loaded, self._engine = loaded, engine
+        self._drafter = drafter_for(loaded, self.settings, draft_model)
+        self._verifier = verifier_for(self.settings)
+        self._prediction = self._encoded(self.settings.prediction)
+        self._follow = follow
+        self._changed = threading.Condition()
+        self.groups = [self._group(tokens, n) for tokens in prompts]
+        self._sequences = [sequence for group in self.groups for sequence in group]
+        engine.submit(self.groups)
 
-    def _add(self, tokens: list[int]) -> list[Generation]:
-        lm = self.lm
+    def _group(self, tokens: list[int], n: int) -> list[SequenceState]:
+        """Return the sequences of n samples of one prompt."""
+        loaded = self._loaded
+        context = loaded.runner.context
         requests = self.settings.requests(
-            tokens, self.n, eos_ids=lm.eos_ids, vocab_size=lm.config.vocab_size, context=lm.runner.context
+            tokens, n, eos_ids=loaded.eos_ids, vocab_size=loaded.runner.model.config.vocab_size, context=context
         )
-        outputs = [
-            Output(
-                max_new_tokens=request.max_new_tokens,
-                room=lm.runner.context - len(tokens),
-                stop_tokens=request.stop_tokens,
-                stop_strings=request.stop_strings,
-                detokenizer=lm.tokenizer.detokenizer(tokens),
-            )
-            for request in requests
+        return [
+            self._sequence(replace(request, prediction=self._prediction), context - len(tokens)) for request in requests
         ]
-        return self.decoder.add(requests, outputs)
+
+    def _encoded(self, prediction: str | Sequence[int] | None) -> tuple[int, ...]:
+        """Return a prediction's token ids."""
+        if isinstance(prediction, str):
+            prediction = self._loaded.tokenizer.encode_text(prediction)
+        return tuple(prediction or ())
+
+    def _sequence(self, request: Request, room: int) -> SequenceState:
+        output = Output(
+            max_new_tokens=request.max_new_tokens,
+            room=room,
+            stop_tokens=request.stop_tokens,
+            stop_strings=request.stop_strings,
+            detokenizer=self._loaded.tokenizer.detokenizer(request.prompt),
+        )
+        return SequenceState(
+            request,
+            output,
+            drafter=self._drafter,
+            verifier=self._verifier,
+            reuses_cache=self.settings.strategy != "recompute",
+            record=self.settings.trace,
+            follow=self._follow,
+            changed=self._changed,
+        )
 
     def __enter__(self) -> Call:
-        self.lm.turn.take()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.decoder.close()
-        self.lm.turn.give_back()
+        self.cancel()
 
-    def steps(self) -> Iterator[list[Step]]:
-        """Decode to the end, keeping the records if the call is traced."""
-        for steps in self.decoder.run():
-            if self.settings.trace:
-                for step in steps:
-                    self.traced.setdefault(step.request, []).append(step)
-            yield steps
+    def wait(self, ready: Callable[[], bool] | None = None) -> None:
+        """Block until every sequence is done, one has failed, or `ready` says yes; raise what made one fail."""
 
-    def result(self, g: Generation) -> Result:
-        assert g.finish is not None
+        def stop() -> bool:
+            return any(s.error is not None for s in self._sequences) or (ready is not None and ready())
+
+        self._engine.wait(self._sequences, stop)
+        for sequence in self._sequences:
+            if sequence.error is not None:
+                raise sequence.error
+
+    def cancel(self) -> None:
+        """End what is not done, and return once its blocks are free: after one step at most."""
+        if not all(sequence.done for sequence in self._sequences):
+            self._engine.cancel(self._sequences)
+            self._engine.wait(self._sequences)
+
+    def drop(self) -> None:
+        """End what is not done, without waiting for it."""
+        self._engine.cancel(self._sequences)
+
+    def result(self, sequence: SequenceState) -> Result:
+        """Return what a sequence that is done has written."""
+        assert sequence.finish_reason is not None
         return Result(
-            text=g.output.text,
-            tokens=g.output.tokens,
-            finish_reason=g.finish,
-            seed=g.request.seed,
-            lossless=self.rule.lossless or g.request.sampling.greedy,
-            stats=g.stats,
-            sources=g.sources,
-            logprobs=g.logprobs if g.request.logprobs is not None else None,
-            trace=self._trace(g) if self.settings.trace else None,
+            text=sequence.output.text,
+            tokens=sequence.output.tokens,
+            finish_reason=sequence.finish_reason,
+            seed=sequence.request.seed,
+            lossless=self._verifier.is_lossless or sequence.request.sampling.greedy,
+            stats=sequence.stats,
+            sources=sequence.sources,
+            logprobs=sequence.logprobs if sequence.request.logprobs is not None else None,
+            trace=self._trace(sequence) if self.settings.trace else None,
         )
 
-    def _trace(self, g: Generation) -> Trace:
-        lm = self.lm
-        cache = lm.runner.cache
+    def _trace(self, sequence: SequenceState) -> Trace:
+        runner, tokenizer = self._loaded.runner, self._loaded.tokenizer
+        request, steps = sequence.request, sequence.steps
         header = {
             "outpace": VERSION,
-            "model": lm.name,
-            "ops": lm.runner.ops.name,
-            "threads": lm.runner.ops.threads,
-            "kv": {"format": cache.spec.format, "block_size": cache.block_size},
+            "model": self._loaded.name,
+            "ops": runner.ops.name,
+            "threads": runner.ops.threads,
+            "kv": {"format": runner.cache.spec.format, "block_size": runner.cache.block_size},
             "strategy": "+".join(names_of(self.settings.strategy)),
-            "rule": self.settings.rule,
-            "seed": g.request.seed,
-            "temperature": g.request.sampling.temperature,
-            "finish_reason": g.finish,
+            "verification": self.settings.verification,
+            "seed": request.seed,
+            "temperature": request.sampling.temperature,
+            "finish_reason": sequence.finish_reason,
         }
-        prompt = list(g.request.prompt)
-        steps = self.traced.get(g.id, [])
-        logprobs = g.logprobs if g.request.logprobs is not None else None
-        named = {token for step in steps for token in (*step.tree.tokens, *step.picks) if token >= 0}
+        prompt = list(request.prompt)
+        logprobs = sequence.logprobs if request.logprobs is not None else None
+        named = {token for step in steps for token in (*step.tree.tokens, *step.target_tokens) if token >= 0}
         named |= {token for own in logprobs or () for token, _ in own.top}
         return Trace(
             header=header,
             prompt=prompt,
-            tokens=g.output.tokens,
-            pieces=lm.tokenizer.pieces(g.output.tokens),
-            sources=g.sources,
+            tokens=sequence.output.tokens,
+            pieces=tokenizer.pieces(sequence.output.tokens),
+            sources=sequence.sources,
             steps=steps,
-            stats=g.stats,
-            prompt_pieces=lm.tokenizer.pieces(prompt),
-            texts={token: lm.tokenizer.detokenizer(prompt[-1:], skip_special=False).push(token) for token in named},
+            stats=sequence.stats,
+            prompt_pieces=tokenizer.pieces(prompt),
+            texts={token: tokenizer.detokenizer(prompt[-1:], skip_special=False).push(token) for token in named},
             logprobs=logprobs,
         )
 
@@ -183,54 +194,74 @@ class Call:
 class Stream:
     """An iterator of `Chunk`s over one text as it is written.
 
-    It takes the model's turn at its first chunk and gives it back at the last, or when closed. `result` is the
-    whole text: None before the end; after an early `close`, what was written, with finish_reason "cancelled".
+    The text is written ahead of its reader. `result` is the whole text, None before the end; after an early `close`,
+    what was read, with finish_reason "cancelled". A stream that is dropped is closed.
     """
 
-    def __init__(
-        self,
-        lm: LanguageModel,
-        prompts: list[list[int]],
-        options: Mapping[str, Any],
-        on_end: Callable[[Result], None] | None = None,
-    ) -> None:
-        self._call = Call(lm, prompts, options)
-        self._generation = self._call.groups[0][0]
+    def __init__(self, call: Call, on_end: Callable[[Result], None] | None = None) -> None:
+        self._call = call
+        ((self._sequence,),) = call.groups
         self._on_end = on_end
-        self._chunks = self._run()
+        self._text: list[str] = []  # what was read
+        self._num_read = 0  # tokens
+        self._num_seen = 0  # tokens, those that may still be cut off included
+        self._drop = weakref.finalize(self, call.drop)
+        self._drop.atexit = False
         self.result: Result | None = None
-
-    def _run(self) -> Generator[Chunk, None, None]:
-        taken = 0
-        try:
-            with self._call as call:
-                for _ in call.steps():
-                    text, tokens = self._generation.output.take()
-                    if text or tokens:
-                        end = taken + len(tokens)
-                        logprobs = self._generation.logprobs[taken:end] if call.settings.logprobs is not None else None
-                        yield Chunk(text, tokens, self._generation.sources[taken:end], logprobs)
-                        taken = end
-        finally:
-            self._finish()
-
-    def _finish(self) -> None:
-        if self.result is None:
-            self._call.decoder.close()
-            self.result = self._call.result(self._generation)
-            if self._on_end is not None:
-                self._on_end(self.result)
 
     def __iter__(self) -> Stream:
         return self
 
     def __next__(self) -> Chunk:
-        return next(self._chunks)
+        while self.result is None:
+            done = self._sequence.done  # before taking: what is written later is taken later
+            if chunk := self._take():
+                return chunk
+            if done:
+                self._finish(self._call.result(self._sequence))
+                break
+            self._call.wait(lambda: len(self._sequence.output.tokens) != self._num_seen)
+        raise StopIteration
+
+    def _take(self) -> Chunk | None:
+        """Return what is new, if anything is."""
+        sequence, start = self._sequence, self._num_read
+        with sequence.changed:
+            self._num_seen = len(sequence.output.tokens)
+            text, tokens = sequence.output.take()
+            end = start + len(tokens)
+            sources, logprobs = sequence.sources[start:end], sequence.logprobs[start:end]
+        if not text and not tokens:
+            return None
+        self._text.append(text)
+        self._num_read = end
+        return Chunk(text, tokens, sources, logprobs if sequence.request.logprobs is not None else None)
+
+    def _finish(self, result: Result) -> None:
+        self._drop.detach()
+        self.result = result
+        if self._on_end is not None:
+            self._on_end(result)
 
     def close(self) -> None:
-        """Stop writing; free everything at once."""
-        self._chunks.close()
-        self._finish()  # where it had not even begun
+        """Stop writing; its blocks are free when this returns, after one step at most."""
+        if self.result is not None or self._sequence.error is not None:
+            return
+        self._call.cancel()
+        whole, count = self._call.result(self._sequence), self._num_read
+        if count == len(whole.tokens) and whole.finish_reason != "cancelled":
+            self._finish(whole)
+            return
+        self._finish(
+            replace(
+                whole,
+                text="".join(self._text),
+                tokens=whole.tokens[:count],
+                sources=whole.sources[:count],
+                logprobs=whole.logprobs[:count] if whole.logprobs is not None else None,
+                finish_reason="cancelled",
+            )
+        )
 
     def __enter__(self) -> Stream:
         return self
@@ -242,8 +273,13 @@ class Stream:
 class Chat:
     """A conversation. Each turn's prompt is the whole conversation; the cache already holds all but the new part."""
 
-    def __init__(self, lm: LanguageModel, system: str | None, options: Mapping[str, Any]) -> None:
-        self.lm = lm
+    def __init__(
+        self,
+        start: Callable[[list[dict[str, str]], Mapping[str, Any], Callable[[Result], None]], Stream],
+        system: str | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._start = start
         self.options = dict(options)
         self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
 
@@ -258,12 +294,11 @@ class Chat:
     def stream(self, text: str, **options: Unpack[Options]) -> Stream:
         """Say something; return the answer as a stream.
 
-        Both sides of the turn join `messages` when the stream ends or is closed (with what was written by then).
+        Both sides of the turn join `messages` when the stream ends or is closed (with what was read by then).
         """
         said = [*self.messages, {"role": "user", "content": text}]
 
         def keep(result: Result) -> None:
             self.messages = [*said, {"role": "assistant", "content": result.text}]
 
-        prompt = self.lm.tokenizer.encode_chat(said)
-        return Stream(self.lm, [prompt], {**self.options, **options}, on_end=keep)
+        return self._start(said, {**self.options, **options}, keep)

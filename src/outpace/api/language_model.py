@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Unpack, cast, overload
 
 from outpace import models
-from outpace.api.calls import Call, Chat, Result, Stream, Turn
-from outpace.api.options import Options
+from outpace.api.calls import Call, Chat, Result, Stream
+from outpace.api.options import Options, Settings
+from outpace.api.strategies import drafter_for
 from outpace.cache import Cache
+from outpace.engine.decode import Decoder
+from outpace.engine.engine import Engine
+from outpace.engine.loaded import LoadedModel
 from outpace.errors import UsageError, unknown
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
 from outpace.tune import Experience
 from outpace.types import KVFormat, KVSpec
-from outpace.version import VERSION
 from outpace.weights.catalog import DEFAULT, cache_folder, resolve
-from outpace.weights.checkpoint import Checkpoint, open_checkpoint
+from outpace.weights.checkpoint import open_checkpoint
 
 Quantize = Literal["q8_0", "q4_0"]
 Message = Mapping[str, Any]
@@ -64,7 +66,18 @@ def load(
     capacity = _blocks(spec, cache_tokens, context or limit)
     cache = Cache(chosen, spec, capacity=capacity, lookback=network.lookback, fingerprint=checkpoint.fingerprint)
     tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)
-    return LanguageModel(Runner(network, chosen, cache, context), tokenizer, checkpoint, os.fspath(model))
+    return LanguageModel(
+        LoadedModel(
+            Runner(network, chosen, cache, context),
+            tokenizer,
+            name=os.fspath(model),
+            path=checkpoint.path,
+            fingerprint=checkpoint.fingerprint,
+            eos_ids=checkpoint.eos_ids | tokenizer.eos_ids,
+            num_bytes=checkpoint.num_bytes,
+            costs=cache_folder().with_name("costs"),
+        )
+    )
 
 
 def default_ops() -> Ops:
@@ -112,28 +125,33 @@ def _blocks(spec: KVSpec, cache_tokens: int | None, context: int) -> int:
 
 
 class LanguageModel:
-    """A loaded model. Calls from several threads take turns; each call's blocks are freed when it ends.
+    """A loaded model. Calls from several threads share its passes; each call's blocks are freed when it ends.
 
     A prompt is raw text (str), one chat (list of {"role", "content"}, put through the model's template), token
     ids (list[int]), or a list of any of these: a batch, answered by a list.
     """
 
-    def __init__(self, runner: Runner, tokenizer: Tokenizer, checkpoint: Checkpoint, name: str) -> None:
-        self.runner = runner
-        self.tokenizer = tokenizer
-        self.name = name
-        self.path: Path = checkpoint.path
-        self.config = runner.model.config
-        self.eos_ids = checkpoint.eos_ids | tokenizer.eos_ids
-        self.num_bytes = checkpoint.num_bytes
-        self.turn = Turn()
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.engine = Engine(Decoder(loaded.runner))
+        self.runner = loaded.runner
+        self.tokenizer = loaded.tokenizer
+        self.name = loaded.name
+        self.path = loaded.path
+        self.config = loaded.runner.model.config
+        self.eos_ids = loaded.eos_ids
+        self.num_bytes = loaded.num_bytes
         self._companions: dict[str, LanguageModel] = {}
-        self._fingerprint = checkpoint.fingerprint
+        self._loading = threading.Lock()
 
-    @cached_property
+    @property
     def experience(self) -> Experience:
         """What strategy "auto" has learned about this model on this machine."""
-        return Experience.of(self.runner, self._fingerprint, VERSION, cache_folder().with_name("costs"))
+        return self.loaded.experience
+
+    def close(self) -> None:
+        """Cancel what is under way and take no more calls. Optional: a model that is dropped closes itself."""
+        self.engine.close()
 
     # The types overlap on purpose: n=1 (an int like any other) answers with the result itself.
     @overload
@@ -153,9 +171,8 @@ class LanguageModel:
         Raises UsageError for what cannot work (a prompt beyond the context among it).
         """
         prompts, is_batch = self._prompts(prompt)
-        with Call(self, prompts, options, n) as call:
-            for _ in call.steps():
-                pass
+        with self._call(prompts, options, n) as call:
+            call.wait()
             results = [[call.result(g) for g in group] for group in call.groups]
         if n > 1:
             return results if is_batch else results[0]
@@ -166,20 +183,39 @@ class LanguageModel:
         prompts, is_batch = self._prompts(prompt)
         if is_batch:
             raise UsageError("a stream writes one text: give one prompt, or use generate for a batch")
-        return Stream(self, prompts, options)
+        return Stream(self._call(prompts, options, follow=True))
 
     def chat(self, system: str | None = None, **options: Unpack[Options]) -> Chat:
         """Return a conversation that keeps its messages, and its keys and values in the cache, between turns."""
-        return Chat(self, system, options)
+
+        def start(messages: list[dict[str, str]], options: Mapping[str, Any], keep: Callable[[Result], None]) -> Stream:
+            prompt = self.tokenizer.encode_chat(messages)
+            return Stream(self._call([prompt], options, follow=True), on_end=keep)
+
+        return Chat(start, system, options)
+
+    def check(self, **options: Unpack[Options]) -> None:
+        """Raise UsageError for options that cannot work on this model, without generating anything."""
+        drafter_for(self.loaded, Settings.of(options), self._draft_model(options))
 
     def companion(self, model: LanguageModel | str | os.PathLike[str]) -> LanguageModel:
         """Return a second model on the same ops settings and KV format (loaded once per name): for drafting."""
         if isinstance(model, LanguageModel):
             return model
         name = os.fspath(model)
-        if name not in self._companions:
-            self._companions[name] = load(name, ops=self.runner.ops, kv=self.runner.cache.spec.format)
-        return self._companions[name]
+        with self._loading:
+            if name not in self._companions:
+                self._companions[name] = load(name, ops=self.runner.ops, kv=self.runner.cache.spec.format)
+            return self._companions[name]
+
+    def _call(self, prompts: list[list[int]], options: Mapping[str, Any], n: int = 1, *, follow: bool = False) -> Call:
+        """Submit prompts; the draft model that the options name is loaded first."""
+        draft_model = self._draft_model(options)
+        return Call(self.loaded, self.engine, prompts, options, n, draft_model=draft_model, follow=follow)
+
+    def _draft_model(self, options: Mapping[str, Any]) -> LoadedModel | None:
+        draft = options.get("draft_model")
+        return None if draft is None else self.companion(draft).loaded
 
     def _prompts(self, prompt: Prompt | Batch) -> tuple[list[list[int]], bool]:
         """Return token ids of every prompt, and whether they came as a batch."""

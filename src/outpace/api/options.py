@@ -35,7 +35,7 @@ class Options(TypedDict, total=False):
     max_draft: int | None
     prediction: str | Sequence[int] | None
     draft_model: Any
-    rule: Literal["walk", "rejection"]
+    verification: Literal["exact", "rejection"]
     trace: bool
     salt: bytes
 
@@ -64,7 +64,7 @@ class Settings:
     max_draft: int | None = None  # most draft tokens in a step; None: 16 for auto, which takes what pays, else 8
     prediction: str | Sequence[int] | None = None  # the expected output, for "auto" and "prediction"
     draft_model: Any = None  # a LanguageModel, or what `load` takes, for "auto" and "draft_model"
-    rule: Literal["walk", "rejection"] = "walk"
+    verification: Literal["exact", "rejection"] = "exact"
     trace: bool = False
     salt: bytes = b""  # texts of different salts never share cached blocks
 
@@ -75,8 +75,8 @@ class Settings:
                     raise UsageError(
                         f"{name}={value!r} has no effect at temperature 0 (greedy): raise temperature, or leave it out"
                     )
-        if self.rule not in ("walk", "rejection"):
-            raise unknown("rule", str(self.rule), ("walk", "rejection"))
+        if self.verification not in ("exact", "rejection"):
+            raise unknown("verification", str(self.verification), ("exact", "rejection"))
 
     @staticmethod
     def of(options: Mapping[str, Any]) -> Settings:

@@ -1,9 +1,8 @@
-"""Turn a strategy's name into a drafter: the one table of names that API, command line and server share."""
+"""Turn a strategy's name into a drafter: the one table of names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from outpace.api.options import Settings
 from outpace.drafters.combined import Combined
@@ -13,51 +12,69 @@ from outpace.drafters.ngram import NGram
 from outpace.drafters.prediction import Prediction
 from outpace.drafters.protocol import Drafter
 from outpace.drafters.suffix import Suffix
+from outpace.engine.loaded import LoadedModel
+from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, Verifier
 from outpace.errors import UsageError, unknown
 from outpace.tune import Auto
 
-if TYPE_CHECKING:
-    from outpace.api import LanguageModel
 
+class _Drafters:
+    """The drafters of one loaded model, made when they are first asked for; they live as long as it does."""
 
-def _prediction(target: LanguageModel, settings: Settings) -> Drafter:
-    if not settings.prediction:
-        raise UsageError('strategy "prediction" needs the text that you expect: give prediction=...')
-    text = settings.prediction
-    return Prediction(target.tokenizer.encode_text(text) if isinstance(text, str) else text)
+    def __init__(self, target: LoadedModel, settings: Settings, draft_model: LoadedModel | None) -> None:
+        self._target, self._settings, self._draft_model = target, settings, draft_model
 
+    def named(self, name: str) -> Drafter:
+        """Return the drafter of a strategy."""
+        return _DRAFTERS[name](self)
 
-def _draft_model(target: LanguageModel, settings: Settings) -> Drafter:
-    if settings.draft_model is None:
-        raise UsageError('strategy "draft_model" needs a second, cheaper model: give draft_model=...')
-    draft = target.companion(settings.draft_model)
-    if not draft.tokenizer.same_vocabulary(target.tokenizer):
-        raise UsageError(
-            f"the draft model {draft.name} has another vocabulary ({draft.tokenizer.vocab_size} tokens) than "
-            f"{target.name} ({target.tokenizer.vocab_size} tokens): take a draft model of the same family"
+    def shared(self, name: str, make: Callable[[], Drafter]) -> Drafter:
+        """Return the target's only drafter of that name."""
+        return self._target.drafter(name, make)
+
+    def combined(self, names: Sequence[str]) -> Drafter:
+        """Return several as one."""
+        parts = [self.named(name) for name in names]
+        return self._target.drafter(("combined", *map(id, parts)), lambda: Combined(parts))
+
+    def prediction(self) -> Drafter:
+        if not self._settings.prediction:
+            raise UsageError('strategy "prediction" needs the text that you expect: give prediction=...')
+        return self.shared("prediction", Prediction)
+
+    def draft_model(self) -> Drafter:
+        target, draft = self._target, self._draft_model
+        if draft is None:
+            raise UsageError('strategy "draft_model" needs a second, cheaper model: give draft_model=...')
+        if not draft.tokenizer.same_vocabulary(target.tokenizer):
+            raise UsageError(
+                f"the draft model {draft.name} has another vocabulary ({draft.tokenizer.vocab_size} tokens) than "
+                f"{target.name} ({target.tokenizer.vocab_size} tokens): take a draft model of the same family"
+            )
+        vocab_size, with_law = target.runner.model.config.vocab_size, self._settings.verification == "rejection"
+        return target.drafter(
+            ("draft_model", id(draft), with_law),
+            lambda: DraftModel(draft.runner.scratch(draft.runner.cache.capacity), vocab_size, with_law=with_law),
         )
-    runner = draft.runner.scratch(draft.runner.cache.capacity)
-    return DraftModel(runner, target.runner.model.config.vocab_size, with_law=settings.rule == "rejection")
+
+    def auto(self) -> Drafter:
+        """Return the router over what needs no model, and over what the request brings along."""
+        parts = [self.named("suffix")]  # ngram and lookahead were measured not to pay beside it: decision 0007
+        if self._settings.prediction is not None:
+            parts.insert(0, self.prediction())
+        if self._settings.draft_model is not None:
+            parts.append(self.draft_model())
+        return self._target.drafter(("auto", *map(id, parts)), lambda: Auto(parts, self._target.experience))
 
 
-def _auto(target: LanguageModel, settings: Settings) -> Drafter:
-    """Return the router over what needs no model, and over what the call brought along."""
-    own: list[Drafter] = [Suffix()]  # ngram and lookahead were measured not to pay beside it: decision 0007
-    if settings.prediction is not None:
-        own.insert(0, _prediction(target, settings))
-    if settings.draft_model is not None:
-        own.append(_draft_model(target, settings))
-    return Auto(own, target.experience)
-
-
-_DRAFTERS: dict[str, Callable[[LanguageModel, Settings], Drafter]] = {
-    "auto": _auto,
-    "ngram": lambda target, settings: NGram(),
-    "suffix": lambda target, settings: Suffix(),
-    "prediction": _prediction,
-    "lookahead": lambda target, settings: Lookahead(),
-    "draft_model": _draft_model,
-    "combined": lambda target, settings: Combined([Suffix(), NGram()]),
+_DRAFTERS: dict[str, Callable[[_Drafters], Drafter]] = {
+    "auto": _Drafters.auto,
+    "ngram": lambda drafters: drafters.shared("ngram", NGram),
+    "suffix": lambda drafters: drafters.shared("suffix", Suffix),
+    "prediction": _Drafters.prediction,
+    "lookahead": lambda drafters: drafters.shared("lookahead", Lookahead),
+    "draft_model": _Drafters.draft_model,
+    "combined": lambda drafters: drafters.combined(("suffix", "ngram")),
 }
 PLAIN = ("none", "recompute")  # no drafter; recompute: not even a cache
 STRATEGIES = (*PLAIN, *_DRAFTERS)
@@ -67,16 +84,40 @@ def names_of(strategy: str | Sequence[str] | Drafter) -> tuple[str, ...]:
     """Return the names in a strategy ("ngram", "ngram+suffix", ["ngram", "suffix"], or a drafter's own)."""
     if isinstance(strategy, str):
         return tuple(strategy.split("+"))
-    return tuple(strategy) if isinstance(strategy, Sequence) else (strategy.name,)
+    return tuple(strategy) if isinstance(strategy, Sequence) else (getattr(strategy, "name", type(strategy).__name__),)
 
 
-def drafter_for(target: LanguageModel, settings: Settings) -> Drafter | None:
-    """Return the drafter that a call asked for, or None for plain decoding.
+def verifier_for(settings: Settings) -> Verifier:
+    """Return how drafts are decided on."""
+    return REJECTION_SAMPLING if settings.verification == "rejection" else EXACT_MATCH
+
+
+def drafter_for(target: LoadedModel, settings: Settings, draft_model: LoadedModel | None) -> Drafter | None:
+    """Return the drafter that a call asked for, or None for plain decoding. draft_model: what the option stands for.
 
     Raises UsageError for an unknown name (with close matches), and for an option that would be ignored.
     """
     strategy = settings.strategy
     names = names_of(strategy)
+    _check(names, settings)
+    if not isinstance(strategy, str | Sequence):
+        return strategy
+    if names[0] in PLAIN:
+        return None
+    drafters = _Drafters(target, settings, draft_model)
+    return drafters.named(names[0]) if len(names) == 1 else drafters.combined(names)
+
+
+def _check(names: Sequence[str], settings: Settings) -> None:
+    """Refuse names and options that cannot go together, and an object that is no drafter."""
+    strategy = settings.strategy
+    if not isinstance(strategy, str | Sequence):
+        missing = [name for name in ("name", "taps", "propose", "observe", "forget") if not hasattr(strategy, name)]
+        if missing:
+            raise UsageError(
+                f"a strategy is a name, several names or a Drafter; {type(strategy).__name__} lacks "
+                f"{', '.join(missing)}: see docs/adding-a-drafter.md"
+            )
     if isinstance(strategy, str | Sequence):
         for name in names:
             if name not in STRATEGIES:
@@ -85,21 +126,16 @@ def drafter_for(target: LanguageModel, settings: Settings) -> Drafter | None:
             raise UsageError(f"strategy {'+'.join(names)!r} mixes plain decoding with drafters: name drafters only")
         if len(names) > 1 and "auto" in names:
             raise UsageError(f"strategy {'+'.join(names)!r}: auto chooses among drafters itself: name it alone")
-    for option, user in (("prediction", "prediction"), ("draft_model", "draft_model")):
-        if getattr(settings, option) is not None and not {user, "auto"} & set(names):
+    for option in ("prediction", "draft_model"):
+        if getattr(settings, option) is not None and not {option, "auto"} & set(names):
             raise UsageError(
-                f"{option}=... is used by strategy {user!r} only (and by auto), but the strategy is {'+'.join(names)!r}"
+                f"{option}=... is used by strategy {option!r} only (and by auto), "
+                f"but the strategy is {'+'.join(names)!r}"
             )
     if names[0] in PLAIN and settings.max_draft is not None:
         raise UsageError(f"max_draft has no effect with strategy {names[0]!r}: name a drafter, or leave it out")
-    if settings.rule == "rejection" and names[0] != "draft_model":
+    if settings.verification == "rejection" and names[0] != "draft_model":
         raise UsageError(
-            f"the rejection rule needs the law q of one drafter; {'+'.join(names)!r} has none: use strategy "
-            '"draft_model", or the default rule'
+            f"rejection sampling needs the distribution q of one drafter; {'+'.join(names)!r} has none: use strategy "
+            '"draft_model", or verification="exact"'
         )
-    if not isinstance(strategy, str | Sequence):
-        return strategy
-    if names[0] in PLAIN:
-        return None
-    drafters = [_DRAFTERS[name](target, settings) for name in names]
-    return drafters[0] if len(drafters) == 1 else Combined(drafters)

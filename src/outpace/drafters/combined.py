@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from outpace.drafters.protocol import Drafter, SequenceView
 from outpace.errors import DrafterError, UsageError
+from outpace.runner import Pass
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree, merge
 
@@ -29,6 +30,7 @@ class Combined:
             )
         self.name = "combined"
         self.drafters = tuple(drafters)
+        self.taps = tuple(sorted({tap for drafter in drafters for tap in drafter.taps}))
 
     def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
         """Return the merged tree of every sequence; raise `DrafterError` if a drafter returned too few or too many."""
@@ -38,14 +40,14 @@ class Combined:
         for drafter, trees in zip(self.drafters, proposals, strict=True):
             if len(trees) != len(sequences):
                 raise DrafterError(
-                    f"drafter {drafter.name!r} returned {len(trees)} drafts for {len(sequences)} requests"
+                    f"drafter {drafter.name!r} returned {len(trees)} drafts for {len(sequences)} sequences"
                 )
         return [merge(trees, budget) for trees, budget in zip(zip(*proposals, strict=True), budgets, strict=True)]
 
-    def observe(self, steps: Sequence[Step]) -> None:
+    def observe(self, steps: Sequence[Step], passed: Pass) -> None:
         """Show the steps to every drafter."""
         for drafter in self.drafters:
-            drafter.observe(steps)
+            drafter.observe(steps, passed)
 
     def forget(self, request: int) -> None:
         """Let every drafter forget the request."""

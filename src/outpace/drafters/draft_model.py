@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from outpace.cache import BlockTable
 from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
-from outpace.runner import Runner, ScheduledSequence
+from outpace.runner import Pass, Runner, ScheduledSequence
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request
@@ -60,6 +60,7 @@ class DraftModel:
     """
 
     name = "draft_model"
+    taps: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class DraftModel:
                 draft.budget = len(draft.tokens)  # its chain has ended
         return [EMPTY if draft is None else self._tree(draft) for draft in drafts]
 
-    def observe(self, steps: Sequence[Step]) -> None:
+    def observe(self, steps: Sequence[Step], passed: Pass) -> None:
         """Nothing to learn: `propose` finds out by itself which of its guesses stayed."""
 
     def forget(self, request: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
+from outpace.runner import Pass
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree, TreeBuilder
 
@@ -53,6 +54,7 @@ class Lookahead:
             if not low <= value <= 64:
                 raise UsageError(f"{option} must be in [{low}, 64], got {value!r}")
         self.name = "lookahead"
+        self.taps: tuple[int, ...] = ()
         self._width = window
         self._levels = ngram - 1
         self._guesses = guesses
@@ -62,7 +64,7 @@ class Lookahead:
         """Return one tree per sequence: the window, and what the pool holds for the last token."""
         return [self._draft(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
 
-    def observe(self, steps: Sequence[Step]) -> None:
+    def observe(self, steps: Sequence[Step], passed: Pass) -> None:
         """Move the diagonals on by the target's picks at their ends, wherever in the step's tree they are."""
         for step in steps:
             window = self._windows.get(step.request)
@@ -121,7 +123,7 @@ class Lookahead:
             node = level_0 = base
             for token in diagonal[1:]:
                 node = edges.get((node, token), _CUT)
-            if node != _CUT and (pick := step.picks[node + 1]) >= 0:
+            if node != _CUT and (pick := step.target_tokens[node + 1]) >= 0:
                 rest = (*diagonal[1:], pick)
                 self._remember(window.pool, diagonal[0], rest)
                 moved[position + 1] = rest

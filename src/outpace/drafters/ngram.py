@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from outpace.drafters.matching import trust
 from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
+from outpace.runner import Pass
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree
 
@@ -35,6 +36,7 @@ class NGram:
                 f"got min_ngram={min_ngram!r}, max_ngram={max_ngram!r}"
             )
         self.name = "ngram"
+        self.taps: tuple[int, ...] = ()
         self._lengths = range(max_ngram, min_ngram - 1, -1)
         self._indices: dict[int, _Index] = {}
 
@@ -42,7 +44,7 @@ class NGram:
         """Return one chain per sequence, empty where nothing matches."""
         return [self._draft(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
 
-    def observe(self, steps: Sequence[Step]) -> None:
+    def observe(self, steps: Sequence[Step], passed: Pass) -> None:
         """Do nothing: the text itself says all there is to know."""
 
     def forget(self, request: int) -> None:

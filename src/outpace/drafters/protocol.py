@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from outpace.cache import BlockTable
+from outpace.runner import Pass
 from outpace.trace import Step
 from outpace.tree import DraftTree
 from outpace.types import Request
@@ -25,14 +27,20 @@ class SequenceView(Protocol):
     def tokens(self) -> list[int]:
         """Prompt and output so far; the next token is written at position len(tokens)."""
 
+    @property
+    def table(self) -> BlockTable | None:
+        """Where its keys and values are: while it is asked for a draft, with slots reserved for the whole budget."""
+
 
 class Drafter(Protocol):
     """Who guesses. Guesses never change the output, only how many steps it takes.
 
-    A drafter keeps its state per request id between `propose` and `forget`; it may not keep the lists it is given.
+    Drafters live with the loaded model and serve all its requests, with state by request id between `propose` and
+    `forget`; they may not keep the lists they are given. One that raises is switched off for its request.
     """
 
     name: str
+    taps: tuple[int, ...]  # layers of the target whose hidden states it needs; mostly none
 
     def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> Sequence[DraftTree]:
         """Return one tree per sequence with at most `budget` nodes each (0: return `EMPTY`).
@@ -40,8 +48,11 @@ class Drafter(Protocol):
         Budgets are already capped by the request's length, its context and the free blocks.
         """
 
-    def observe(self, steps: Sequence[Step]) -> None:
-        """Learn from what the target did: the path, and its token at every node."""
+    def observe(self, steps: Sequence[Step], passed: Pass) -> None:
+        """Learn from what the target did: the path, its token at every node, and the hidden states of the taps.
+
+        Steps are of the sequences that it drafts for. It may fill in `step.forecast`.
+        """
 
     def forget(self, request: int) -> None:
         """Drop all state of a request: it has ended. May be called for an unknown id."""

@@ -11,6 +11,7 @@ from outpace.drafters.automaton import SuffixAutomaton
 from outpace.drafters.matching import trust
 from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
+from outpace.runner import Pass
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree, TreeBuilder
 
@@ -140,6 +141,7 @@ class Suffix:
         if not 0.0 <= min_score <= 1.0:
             raise UsageError(f"min_score must be in [0, 1], got {min_score!r}")
         self.name = "suffix"
+        self.taps: tuple[int, ...] = ()
         self._min_match = min_match
         self._max_branches = max_branches
         self._min_score = min_score
@@ -150,7 +152,7 @@ class Suffix:
         """Return one tree per sequence, empty where nothing matches."""
         return [self._draft(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
 
-    def observe(self, steps: Sequence[Step]) -> None:
+    def observe(self, steps: Sequence[Step], passed: Pass) -> None:
         """Note what was written where it will be remembered: there may be no `propose` after it."""
         for step in steps if self._memory else ():
             text = self._texts.get(step.request)

@@ -1,297 +1,274 @@
 """The loop: draft -> forward -> verify -> commit. Nothing else in the project decodes.
 
 Plain decoding is this loop with an empty draft; prefill is this loop with many pending tokens. The core sees
-only integers: logits stay inside ops. It knows one drafter and one rule, and nothing of models, text or servers.
+only integers: logits stay inside ops. It knows drafters and verifiers by their protocols, and nothing of models, text
+or threads. What one request brings along (its drafter, constraint, logits processors) can only fail that request.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from outpace.cache import BlockTable
 from outpace.drafters.protocol import Drafter
-from outpace.engine.stop import Output
-from outpace.engine.verify import Rule, Walk
-from outpace.errors import CacheError, ContextError, DrafterError
-from outpace.runner import Runner, ScheduledSequence
-from outpace.trace import Stats, Step, Times
-from outpace.tree import DraftTree, Verification
-from outpace.types import FinishReason, Request, TokenLogprob
+from outpace.engine.scheduler import Scheduler
+from outpace.engine.sequence import Entry, SequenceState
+from outpace.engine.verify import Verifier
+from outpace.errors import DrafterError, EngineError
+from outpace.runner import Pass, Runner, ScheduledSequence
+from outpace.trace import Step, Times
+from outpace.tree import DraftTree
+from outpace.types import FinishReason
 
-
-class Generation:
-    """One request while it is decoded, and its result once `finish` is set.
-
-    tokens: prompt and output so far; tokens[table.length:] is pending. sources[i]: who drafted output token i
-    (empty: the target wrote it). A drafter sees it as its `SequenceView`.
-    """
-
-    def __init__(self, number: int, request: Request, output: Output, context: int) -> None:
-        self.id = number
-        self.request = request
-        self.output = output
-        self.longest = min(len(request.prompt) + request.max_new_tokens, context)
-        self.tokens: list[int] = list(request.prompt)
-        self.sources: list[tuple[str, ...]] = []
-        self.logprobs: list[TokenLogprob] = []
-        self.stats = Stats(prompt_tokens=len(request.prompt))
-        self.finish: FinishReason | None = None
-        self.table: BlockTable | None = None  # its KV while it runs
-        self.siblings: list[Generation] = []  # other samples of its prompt: they fork its table after prefill
-
-    @property
-    def num_left(self) -> int:
-        """Most tokens that may still be written."""
-        return self.longest - len(self.tokens)
-
-    def keep(self, count: int) -> None:
-        """Cut everything that runs along the output to its first `count` tokens."""
-        del self.tokens[len(self.request.prompt) + count :]
-        del self.sources[count:]
-        del self.logprobs[count:]
+Batch = list[Entry]
 
 
 class Decoder:
-    """Decode a changing set of requests in one ragged batch.
-
-    keep_past=False is the textbook baseline without a cache: after every step everything is pending again.
-    """
+    """Decode a changing set of sequences in one ragged batch. Not thread-safe: `Engine` gives it a thread."""
 
     def __init__(
         self,
         runner: Runner,
-        drafter: Drafter | None = None,
-        rule: Rule | None = None,
         *,
-        chunk: int = 256,
-        keep_past: bool = True,
-        record_blocks: bool = False,
+        token_budget: int = 256,
+        max_running: int = 256,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner = runner
-        self.drafter = drafter
-        self.rule = rule or Walk()
-        self.chunk = chunk if keep_past else runner.context  # prefill tokens in a pass: bounds its latency
-        self.keep_past = keep_past
-        self.record_blocks = record_blocks
+        self.scheduler = Scheduler(runner.cache, runner.context, token_budget=token_budget, max_running=max_running)
         self.clock = clock
-        self.waiting: deque[Generation] = deque()
-        self.running: list[Generation] = []
-        self._numbers = itertools.count()
+        self._ids = itertools.count()
 
-    # -- requests come and go --------------------------------------------------------------------
+    # Sequences come and go.
 
-    def add(self, requests: Sequence[Request], outputs: Sequence[Output]) -> list[Generation]:
-        """Queue samples of one prompt (they share its prefill) and return what they will grow in.
+    def add(self, group: list[SequenceState]) -> None:
+        """Queue samples of one prompt. Raises ContextError or CacheError where one could not finish even alone."""
+        for sequence in group:
+            self.scheduler.check_request(sequence)
+        for sequence in group:
+            sequence.id = next(self._ids)
+        self.scheduler.add(group)
 
-        Raises ContextError for a prompt that leaves no room for a token, CacheError for one that cannot fit.
-        """
-        group = [
-            Generation(next(self._numbers), request, output, self.runner.context)
-            for request, output in zip(requests, outputs, strict=True)
-        ]
-        leader = group[0]
-        if len(leader.tokens) >= self.runner.context:
-            raise ContextError(
-                f"the prompt has {len(leader.tokens)} tokens, but this model's context holds {self.runner.context} "
-                "with at least one new token: shorten the prompt, or load the model with a larger context"
-            )
-        leader.siblings = group[1:]
-        if (need := self._most_blocks(leader)) > self.runner.cache.capacity:
-            raise CacheError(
-                f"this request may need {need} cache blocks of {self.runner.cache.block_size} tokens, but the cache "
-                f"holds {self.runner.cache.capacity}: lower max_new_tokens or n, or load with a larger kv_memory"
-            )
-        self.waiting.append(leader)
-        return group
+    def cancel(self, sequence: SequenceState) -> None:
+        """End a sequence now, with what it has; its blocks are freed."""
+        if not sequence.done:
+            self._end(sequence, "cancelled")
 
-    def cancel(self, generation: Generation) -> None:
-        """End a request now, with what it has; its blocks are freed."""
-        if generation.finish is None:
-            self._end(generation, "cancelled")
-            self._forget(generation)
+    def fail(self, error: BaseException) -> None:
+        """End every sequence because a pass failed; each gets an EngineError of its own."""
+        for sequence in list(self.scheduler.sequences()):
+            sequence.error = EngineError(f"the engine failed while it computed a pass: {type(error).__name__}: {error}")
+            sequence.error.__cause__ = error
+            self._end(sequence, "error")
 
     def close(self) -> None:
         """Cancel everything."""
-        for leader in (*self.running, *self.waiting):
-            for generation in (*leader.siblings, leader):
-                self.cancel(generation)
+        for sequence in list(self.scheduler.sequences()):
+            self.cancel(sequence)
 
     def run(self) -> Iterator[list[Step]]:
         """Step until nothing is left; whatever happens, no block stays taken."""
         try:
-            while self.running or self.waiting:
+            while not self.scheduler.is_idle:
                 yield self.step()
         finally:
             self.close()
 
-    # -- one step --------------------------------------------------------------------------------
+    # One step.
 
     def step(self) -> list[Step]:
-        """Advance every running request by one pass; return a record for each that wrote tokens."""
-        self._admit()
+        """Advance the scheduled sequences by one pass; return a record for each that wrote tokens."""
         started = self.clock()
-        batch = self._schedule()
+        batch = self.scheduler.schedule()
         self._draft(batch)
         drafted = self.clock()
-        logits = self.runner.forward(batch).logits
+        passed = self.runner.forward([entry.part for entry in batch], _taps(batch))
         forwarded = self.clock()
-        verifications = self.rule.verify(self.runner, logits, batch)
-        logprobs = self.runner.logprobs(logits, batch, [v.target_tokens for v in verifications])
+        self._verify(batch, passed)
         verified = self.clock()
-        running = list(self.running)
-        for g, s, verification, own in zip(running, batch, verifications, logprobs, strict=True):
-            s.verification, s.logprobs = verification, own
-            self._commit(g, s, verification)
+        for entry in batch:
+            self._settle(entry)
         done = self.clock()
         times = Times(drafted - started, forwarded - drafted, verified - forwarded, done - verified)
-        return self._report(running, batch, verifications, times)
+        return self._report(batch, passed, times)
 
-    def _admit(self) -> None:
-        """Start waiting requests, in order, while even their longest outputs fit the cache."""
-        taken = sum(map(self._most_blocks, self.running))
-        while self.waiting:
-            leader = self.waiting[0]
-            taken += self._most_blocks(leader)
-            if taken > self.runner.cache.capacity:
+    def _draft(self, batch: Batch) -> None:
+        """Ask each drafter for its sequences that are scored in this pass."""
+        for drafter, entries in _by_drafter(batch):
+            self._propose(drafter, entries)
+
+    def _propose(self, drafter: Drafter, entries: Batch) -> None:
+        """Give every sequence its tree. A drafter that fails is asked one by one, and switched off where it fails."""
+        try:
+            trees = drafter.propose([e.sequence for e in entries], [e.budget for e in entries])
+            if len(trees) != len(entries):
+                raise DrafterError(f"returned {len(trees)} drafts for {len(entries)} sequences")
+            for entry, tree in zip(entries, trees, strict=True):
+                self._check(entry, tree)
+        except Exception as error:
+            if len(entries) == 1:
+                self._switch_off(entries[0].sequence, error)
                 return
-            leader.table = self.runner.cache.open(leader.tokens if self.keep_past else (), leader.request.salt)
-            leader.stats.cached_tokens = leader.table.length
-            self.running.append(self.waiting.popleft())
+            for entry in entries:
+                self._propose(drafter, [entry])
+        else:
+            for entry, tree in zip(entries, trees, strict=True):
+                entry.part.tree = tree
 
-    def _most_blocks(self, leader: Generation) -> int:
-        """Return the most blocks that a request and the siblings that wait for it may ever hold."""
-        size = self.runner.cache.block_size
-        return sum(
-            -(-(g.longest + g.request.max_draft) // size) + 1  # + 1: the copy of a shared block
-            for g in (leader, *leader.siblings)
-        )
-
-    def _schedule(self) -> list[ScheduledSequence]:
-        """Return what each running request puts into this pass: a chunk of its prompt, or its pending tokens."""
-        room = self.chunk
-        batch = []
-        for g in self.running:
-            assert g.table is not None
-            end = min(len(g.tokens), g.table.length + max(room, 1))
-            if g.siblings and g.table.length + 1 < len(g.tokens):
-                end = min(end, len(g.tokens) - 1)  # prefill all but the last prompt token, then fork
-            room -= end - g.table.length
-            batch.append(ScheduledSequence(g.table, g.request, g.tokens, end))
-        return batch
-
-    def _draft(self, batch: Sequence[ScheduledSequence]) -> None:
-        """Ask the drafter for a draft of every request that is scored in this pass."""
-        scored = [i for i, s in enumerate(batch) if s.scored]
-        if self.drafter is None or not scored:
+    def _check(self, entry: Entry, tree: DraftTree) -> None:
+        if not tree.tokens:
             return
-        sequences = [self.running[i] for i in scored]
-        budgets = [max(0, min(g.request.max_draft, g.num_left - 1)) for g in sequences]
-        drafts = self.drafter.propose(sequences, budgets)
-        if len(drafts) != len(sequences):
-            raise DrafterError(f"{self.drafter.name} returned {len(drafts)} drafts for {len(sequences)} requests")
-        for i, budget, tree in zip(scored, budgets, drafts, strict=True):
-            self._check(tree, budget)
-            batch[i].tree = tree
-
-    def _check(self, tree: DraftTree, budget: int) -> None:
-        assert self.drafter is not None
-        if len(tree) > budget:
-            raise DrafterError(f"{self.drafter.name} drafted {len(tree)} nodes, but its budget was {budget}")
         vocab_size = self.runner.model.config.vocab_size
-        if tree.tokens and not (min(tree.tokens) >= 0 and max(tree.tokens) < vocab_size):
-            raise DrafterError(f"{self.drafter.name} drafted token ids outside [0, {vocab_size}): {tree.tokens}")
+        if len(tree) > entry.budget:
+            raise DrafterError(f"drafted {len(tree)} nodes, but the budget was {entry.budget}")
+        if not (min(tree.tokens) >= 0 and max(tree.tokens) < vocab_size):
+            raise DrafterError(f"drafted token ids outside [0, {vocab_size}): {tree.tokens}")
+        entry.sequence.verifier.check(tree, vocab_size)
 
-    def _commit(self, g: Generation, s: ScheduledSequence, verification: Verification) -> None:
-        """Make the pending tokens and the accepted path the past; append what was written; end if it ends."""
-        num_pending = s.end - s.start
-        path = [*range(num_pending), *(num_pending + node for node in verification.path)]
-        accepted = [s.tree.tokens[node] for node in verification.path]
-        s.table.commit(path, [*g.tokens[s.start : s.end], *accepted])
-        if not s.scored:
-            self._fork(g)
+    def _switch_off(self, sequence: SequenceState, error: BaseException) -> None:
+        self._forget(sequence)
+        sequence.switch_drafter_off(error)
+
+    def _verify(self, batch: Batch, passed: Pass) -> None:
+        """Decide on every draft. Where that fails, it is tried sequence by sequence, and stays with who failed."""
+        todo = _by_verifier(batch)
+        while todo:
+            verifier, entries = todo.pop()
+            parts = [entry.part for entry in entries]
+            try:
+                self._decide(verifier, passed, parts)
+            except Exception as error:
+                if len(entries) == 1:
+                    entries[0].error = error
+                todo += [(verifier, [entry]) for entry in entries if len(entries) > 1]
+
+    def _decide(self, verifier: Verifier, passed: Pass, parts: Sequence[ScheduledSequence]) -> None:
+        logits = self.runner.logits_of(passed, parts)
+        verifications = verifier.verify(self.runner, logits, parts)
+        logprobs = self.runner.logprobs(logits, parts, [v.target_tokens for v in verifications])
+        for part, verification, own in zip(parts, verifications, logprobs, strict=True):
+            part.verification, part.logprobs = verification, own
+
+    def _settle(self, entry: Entry) -> None:
+        """Commit a sequence's part of the pass, or end the sequence with what failed."""
+        if entry.error is None:
+            try:
+                self._commit(entry)
+            except Exception as error:
+                entry.error = error
+        if entry.error is not None:
+            entry.sequence.error = entry.error
+            self._end(entry.sequence, "error")
+
+    def _commit(self, entry: Entry) -> None:
+        """Make the pending tokens and the accepted path the past, and append what was written."""
+        sequence, part = entry.sequence, entry.part
+        table, num_pending = part.table, part.num_pending
+        pending = sequence.tokens[part.start : part.end]
+        if part.verification is None:
+            table.commit(range(num_pending), pending)
+            self.scheduler.fork(sequence)
             return
-        rows = [0, *(node + 1 for node in verification.path)]
-        g.tokens += accepted
-        g.tokens.append(verification.target_tokens[rows[-1]])
-        g.sources += [s.tree.sources[node] for node in verification.path]
-        g.sources.append(())
-        if s.logprobs is not None:
-            g.logprobs += [s.logprobs[row] for row in rows]
-        reason = g.output.extend(g.tokens[len(g.tokens) - len(rows) :])
-        if reason is not None:
-            g.keep(len(g.output.tokens))
-            self._end(g, reason)
-        elif not self.keep_past:
-            s.table.truncate(0)
+        path, target_tokens = part.verification.path, part.verification.target_tokens
+        accepted = [part.tree.tokens[node] for node in path]
+        table.commit([*range(num_pending), *(num_pending + node for node in path)], [*pending, *accepted])
+        rows = [0, *(node + 1 for node in path)]
+        tokens = [*accepted, target_tokens[rows[-1]]]
+        sources = [*(part.tree.sources[node] for node in path), ()]
+        logprobs = [part.logprobs[row] for row in rows] if part.logprobs is not None else []
+        with sequence.changed:
+            entry.written = sequence.write(tokens, sources, logprobs)
+            if sequence.follow:
+                sequence.changed.notify_all()
+        if sequence.finish_reason is None and not sequence.reuses_cache:
+            table.truncate(0)
 
-    def _fork(self, leader: Generation) -> None:
-        """Once all but the last prompt token is prefilled, let the other samples start from there."""
-        assert leader.table is not None
-        if leader.table.length + 1 < len(leader.tokens):
+    def _report(self, batch: Batch, passed: Pass, times: Times) -> list[Step]:
+        """Record the pass in each sequence's stats and trace, let drafters learn from it, and end what has ended."""
+        for entry in batch:
+            entry.sequence.stats.add_pass(times)
+            if entry.part.verification is not None and entry.error is None:
+                self._record(entry, times, len(batch))
+        for drafter, entries in _by_drafter(batch):
+            self._observe(drafter, entries, passed)
+        for entry in batch:
+            if entry.sequence.finish_reason is not None and not entry.sequence.done:
+                self._end(entry.sequence, entry.sequence.finish_reason)
+        return [entry.step for entry in batch if entry.step is not None]
+
+    def _record(self, entry: Entry, times: Times, num_sequences: int) -> None:
+        sequence, part = entry.sequence, entry.part
+        assert part.verification is not None
+        step = entry.step = Step(
+            request=sequence.id,
+            position=part.end,
+            num_pending=part.num_pending,
+            tree=part.tree,
+            target_tokens=part.verification.target_tokens,
+            path=part.verification.path,
+            tokens=entry.written,
+            times=times,
+            batch=num_sequences,
+        )
+        sequence.stats.add_step(step)
+        if sequence.record:
+            step.blocks, step.ref_counts = tuple(part.table.blocks), tuple(part.table.holders)
+            sequence.steps.append(step)
+
+    def _observe(self, drafter: Drafter, entries: Batch, passed: Pass) -> None:
+        """Show a drafter what became of its sequences. One that fails is switched off for all of them."""
+        try:
+            drafter.observe([entry.step for entry in entries if entry.step is not None], passed)
+        except Exception as error:
+            for entry in entries:
+                self._switch_off(entry.sequence, error)
+
+    # The end of a sequence.
+
+    def _end(self, sequence: SequenceState, reason: FinishReason) -> None:
+        try:
+            self._forget(sequence)
+            self.scheduler.remove(sequence)
+        finally:
+            with sequence.changed:
+                sequence.output.finish(reason)
+                sequence.done = True
+                sequence.changed.notify_all()
+
+    def _forget(self, sequence: SequenceState) -> None:
+        if sequence.drafter is None:
             return
-        for sibling in leader.siblings:
-            sibling.table = leader.table.fork()
-            self.running.append(sibling)
-        leader.siblings = []
+        try:
+            sequence.drafter.forget(sequence.id)
+        except Exception as error:
+            sequence.switch_drafter_off(error)
 
-    def _end(self, g: Generation, reason: FinishReason) -> None:
-        g.finish = reason
-        g.output.finish(reason)
-        if g.table is not None:
-            g.table.close()
-            g.table = None
-            self.running.remove(g)
-        elif g in self.waiting:
-            self.waiting.remove(g)
-        for leader in (*self.running, *self.waiting):
-            if g in leader.siblings:
-                leader.siblings.remove(g)
-        if g.siblings:  # it ended before they could fork its table: the next one leads
-            heir, *heir.siblings = g.siblings
-            g.siblings = []
-            self.waiting.appendleft(heir)
 
-    def _forget(self, g: Generation) -> None:
-        if self.drafter is not None:
-            self.drafter.forget(g.id)
+def _by_drafter(batch: Batch) -> list[tuple[Drafter, Batch]]:
+    """Return the scored sequences of each drafter, in the order of the batch."""
+    groups: dict[int, tuple[Drafter, Batch]] = {}
+    for entry in batch:
+        drafter = entry.sequence.drafter
+        if drafter is not None and entry.part.scored and entry.error is None:
+            groups.setdefault(id(drafter), (drafter, []))[1].append(entry)
+    return list(groups.values())
 
-    def _report(
-        self,
-        running: Sequence[Generation],
-        batch: Sequence[ScheduledSequence],
-        verifications: Sequence[Verification],
-        times: Times,
-    ) -> list[Step]:
-        """Record the pass in each request's stats and trace, and let the drafter learn from it."""
-        steps = []
-        for g, s, verification in zip(running, batch, verifications, strict=True):
-            g.stats.add_pass(times)
-            if not s.scored:
-                continue
-            table = s.table
-            blocks, holders = (tuple(table.blocks), tuple(table.holders)) if self.record_blocks else ((), ())
-            step = Step(
-                request=g.id,
-                position=s.end,
-                num_pending=s.end - s.start,
-                tree=s.tree,
-                picks=verification.target_tokens,
-                path=verification.path,
-                tokens=g.tokens[s.end :],
-                times=times,
-                batch=len(batch),
-                blocks=blocks,
-                holders=holders,
-            )
-            g.stats.add_step(step)
-            steps.append(step)
-        if self.drafter is not None and steps:
-            self.drafter.observe(steps)
-        for g in running:
-            if g.finish is not None:
-                self._forget(g)
-        return steps
+
+def _by_verifier(batch: Batch) -> list[tuple[Verifier, Batch]]:
+    """Return the scored sequences of each verifier, in the order of the batch."""
+    groups: dict[int, tuple[Verifier, Batch]] = {}
+    for entry in batch:
+        if entry.part.scored:
+            verifier = entry.sequence.verifier
+            groups.setdefault(id(verifier), (verifier, []))[1].append(entry)
+    return list(groups.values())
+
+
+def _taps(batch: Batch) -> tuple[int, ...]:
+    """Return the layers whose hidden states the drafters of this pass want."""
+    taps: set[int] = set()
+    for entry in batch:
+        if entry.sequence.drafter is not None:
+            taps.update(entry.sequence.drafter.taps)
+    return tuple(sorted(taps))

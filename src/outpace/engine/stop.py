@@ -49,7 +49,7 @@ class Output:
             raise UsageError("stop strings need a tokenizer, and this model has none: use stop tokens")
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = None
-        self._limit = min(max_new_tokens, room)
+        self.limit = min(max_new_tokens, room)
         self._at_limit: FinishReason = "length" if max_new_tokens <= room else "context"
         self._stop_tokens = stop_tokens
         self._stop_strings = tuple(stop_strings)
@@ -99,7 +99,7 @@ class Output:
             return "stop"
         if self._stop_strings and self._texts[-1] and self._cut():
             return "stop"
-        return self._at_limit if len(self.tokens) >= self._limit else None
+        return self._at_limit if len(self.tokens) >= self.limit else None
 
     def _write(self, text: str) -> None:
         self._texts.append(text)

@@ -1,4 +1,4 @@
-"""Two rules that decide on a draft: `Walk` (same text as plain decoding) and `Rejection` (same law, another text)."""
+"""Verification: `ExactMatch` (identical output) and `RejectionSampling` (identical distribution)."""
 
 from __future__ import annotations
 
@@ -12,57 +12,77 @@ from outpace.errors import DrafterError
 from outpace.ops import philox
 from outpace.ops.protocol import Array
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import DraftTree, Verification, walk
+from outpace.tree import DraftTree, Verification
 from outpace.types import COIN_STREAM, RESIDUAL_STREAM
 
 
-class Rule(Protocol):
+class Verifier(Protocol):
     """Decide on the drafts of a pass."""
 
-    lossless: bool  # whether the text is that of plain decoding
+    is_lossless: bool  # whether the output is that of plain decoding
+
+    def check(self, tree: DraftTree, vocab_size: int) -> None:
+        """Raise DrafterError for a draft that this verifier cannot decide on."""
 
     def verify(self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence]) -> list[Verification]:
-        """Return one verification per sequence (an empty one where it is not scored)."""
+        """Return one verification per sequence; logits: the scored rows of just these, [R, V]."""
 
 
-class Walk:
-    """Follow the target's own tokens through the tree: the text is what plain decoding writes."""
+class ExactMatch:
+    """Follow the target's own tokens through the tree: the output is what plain decoding writes."""
 
-    lossless = True
+    is_lossless = True
+
+    def check(self, tree: DraftTree, vocab_size: int) -> None:
+        """Accept any tree."""
 
     def verify(self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence]) -> list[Verification]:
         target_tokens = runner.sample(logits, batch)
-        return [
-            Verification(walk(s.tree, own)[0], own) if s.scored else Verification([], [])
-            for s, own in zip(batch, target_tokens, strict=True)
-        ]
+        return [Verification(match(s.tree, own)[0], own) for s, own in zip(batch, target_tokens, strict=True)]
 
 
-class Rejection:
+def match(tree: DraftTree, target_tokens: Sequence[int]) -> tuple[list[int], int]:
+    """Return the accepted path (nodes) and the token after it (correction or bonus).
+
+    target_tokens[0] is the target's token at the root, target_tokens[i + 1] at node i. Follow the tree while the
+    target's token is among the children; keep the first that is not. The output is the target's own tokens, so it
+    is what plain decoding writes (cf. Daliri et al., arXiv:2408.07978).
+    """
+    if not tree.tokens:
+        return [], target_tokens[0]
+    child_of = {edge: node for node, edge in enumerate(zip(tree.parents, tree.tokens, strict=True))}
+    path: list[int] = []
+    node = -1
+    while (child := child_of.get((node, target_tokens[node + 1]))) is not None:
+        path.append(child)
+        node = child
+    return path, target_tokens[node + 1]
+
+
+class RejectionSampling:
     """Accept a draft token x with probability min(1, p(x) / q(x)); else draw from the residual.
 
-    Leviathan et al., arXiv:2211.17192, algorithm 1; for siblings, tried in order, SpecInfer, arXiv:2305.09781,
-    with children drawn without replacement. Only true for one drafter's whole tree with the law q that
+    Leviathan et al. (arXiv:2211.17192), algorithm 1, and its extension to siblings (SpecInfer, arXiv:2305.09781)
+    with children drawn without replacement. Only true for one drafter's whole tree with the distribution q that
     it was drawn from, so other trees are refused. Greedy requests get plain decoding's text all the same.
     """
 
-    lossless = False
+    is_lossless = False
+
+    def check(self, tree: DraftTree, vocab_size: int) -> None:
+        _check_q(tree, vocab_size)
 
     def verify(self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence]) -> list[Verification]:
-        laws = runner.law(logits, batch)
-        verdicts = []
-        for s, p in zip(batch, laws, strict=True):
-            if not s.scored:
-                verdicts.append(Verification([], []))
-                continue
-            tree = s.tree
-            path, token = reject(tree, p, PhiloxChance(s))
-            picks = [-1] * (len(tree) + 1)
+        verifications = []
+        for scheduled, p in zip(batch, runner.law(logits, batch), strict=True):
+            tree = scheduled.tree
+            path, token = reject(tree, p, PhiloxChance(scheduled))
+            target_tokens = [-1] * (len(tree) + 1)
             for parent, child in zip([-1, *path], path, strict=False):
-                picks[parent + 1] = tree.tokens[child]
-            picks[(path[-1] if path else -1) + 1] = token
-            verdicts.append(Verification(path, picks))
-        return verdicts
+                target_tokens[parent + 1] = tree.tokens[child]
+            target_tokens[(path[-1] if path else -1) + 1] = token
+            verifications.append(Verification(path, target_tokens))
+        return verifications
 
 
 class Chance(Protocol):
@@ -71,17 +91,16 @@ class Chance(Protocol):
     def accepts(self, probability: float, depth: int, token: int) -> bool:
         """Return True with the given probability."""
 
-    def draw(self, law: NDArray[np.float64], depth: int) -> int:
-        """Return a token drawn from `law`, [V]."""
+    def draw(self, probs: NDArray[np.float64], depth: int) -> int:
+        """Return a token drawn from `probs`, [V]."""
 
 
 def reject(tree: DraftTree, p: NDArray[np.float64], chance: Chance) -> tuple[list[int], int]:
     """Return the accepted path and the token after it (correction or bonus).
 
-    p: [N + 1, V], the target's law at the root and at every node. tree.q: the drafter's, same rows.
+    p: [N + 1, V], the target's distribution at the root and at every node. tree.q: the drafter's, same rows.
     """
-    if len(tree):
-        _check_law(tree, p)
+    _check_q(tree, p.shape[1])
     path: list[int] = []
     node = -1
     while True:
@@ -102,30 +121,40 @@ def reject(tree: DraftTree, p: NDArray[np.float64], chance: Chance) -> tuple[lis
             return path, chance.draw(target, len(path))
 
 
-def _check_law(tree: DraftTree, p: NDArray[np.float64]) -> None:
+def _check_q(tree: DraftTree, vocab_size: int) -> None:
+    if not tree.tokens:
+        return
     if tree.q is None:
         raise DrafterError(
-            "the rejection rule needs one drafter's whole tree with the law q that it was drawn from; this draft is "
-            "merged, pruned or has no q: use a drafter that gives q (draft_model), or the default rule"
+            "rejection sampling needs one drafter's whole tree with the distribution q that it was drawn from; this "
+            "draft is merged, pruned or has no q: use a drafter that gives q (draft_model), or exact match"
         )
-    if tree.q.shape != p.shape:
-        raise DrafterError(f"a draft's q must be [nodes + 1, vocabulary] = {list(p.shape)}, got {list(tree.q.shape)}")
+    shape = (len(tree) + 1, vocab_size)
+    if tree.q.shape != shape:
+        raise DrafterError(f"a draft's q must be [nodes + 1, vocabulary] = {list(shape)}, got {list(tree.q.shape)}")
     for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
         if not tree.q[parent + 1, token] > 0:
-            raise DrafterError(f"draft node {node} has token {token}, to which its own law q gives no probability")
+            raise DrafterError(
+                f"draft node {node} has token {token}, to which its own distribution q gives no probability"
+            )
 
 
 class PhiloxChance:
     """Coins and residual draws keyed by (seed, position, token), from streams of their own."""
 
-    def __init__(self, s: ScheduledSequence) -> None:
-        self.seed, self.sample = s.request.seed, s.request.sample_index
-        self.position = s.end
+    def __init__(self, scheduled: ScheduledSequence) -> None:
+        request = scheduled.request
+        self.seed, self.sample = request.seed, request.sample_index
+        self.position = scheduled.end
 
     def accepts(self, probability: float, depth: int, token: int) -> bool:
         return bool(philox.uniform_at(self.seed, self.position + depth, token, self.sample, COIN_STREAM) < probability)
 
-    def draw(self, law: NDArray[np.float64], depth: int) -> int:
-        noise = philox.gumbel(self.seed, self.position + depth, len(law), self.sample, RESIDUAL_STREAM)
+    def draw(self, probs: NDArray[np.float64], depth: int) -> int:
+        noise = philox.gumbel(self.seed, self.position + depth, len(probs), self.sample, RESIDUAL_STREAM)
         with np.errstate(divide="ignore"):
-            return int(np.argmax(np.log(law) + noise))
+            return int(np.argmax(np.log(probs) + noise))
+
+
+EXACT_MATCH = ExactMatch()
+REJECTION_SAMPLING = RejectionSampling()

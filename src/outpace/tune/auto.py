@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from outpace.drafters.protocol import Drafter
 from outpace.drafters.protocol import SequenceView as View
 from outpace.errors import DrafterError, UsageError
+from outpace.runner import Pass
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree, Forecast
 from outpace.tune.acceptance import Acceptance, Habits, OpenGuess
@@ -88,6 +89,7 @@ class Auto:
             raise UsageError(f"auto needs at least one drafter, and different names for several; got {names}")
         self.name = "auto"
         self.drafters = tuple(drafters)
+        self.taps = tuple(sorted({tap for drafter in drafters for tap in drafter.taps}))
         self._experience = experience
         self._clock = clock
         self._texts: dict[int, _Text] = {}
@@ -127,13 +129,13 @@ class Auto:
         self._share_out(due, texts, self._clock() - started - spent)
         return drafts
 
-    def observe(self, steps: Sequence[Step]) -> None:
+    def observe(self, steps: Sequence[Step], passed: Pass) -> None:
         """Learn what the pass cost, and show it to the drafters."""
         if steps and self._experience.wants_pass():
             texts = [text for step in steps if (text := self._texts.get(step.request)) is not None]
             self._experience.observe(steps, _demand(texts))
         for drafter in self.drafters:
-            drafter.observe(steps)
+            drafter.observe(steps, passed)
 
     def forget(self, request: int) -> None:
         """Forget a request; what it taught stays in the experience."""

@@ -94,7 +94,7 @@ class Experience:
         first = steps[0]
         if len(steps) != first.batch or any([step.num_pending != 1 for step in steps]):
             return  # a prompt was computed in it too
-        parts, times = [(len(step.picks), step.position) for step in steps], first.times
+        parts, times = [(len(step.target_tokens), step.position) for step in steps], first.times
         self.cost.observe(parts, times.forward)
         self.choosing_curve(demand).learn(sum([rows for rows, _ in parts]), times.verify + times.commit)
         if self.calibration is not None:

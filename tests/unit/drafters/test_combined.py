@@ -3,20 +3,20 @@ import pytest
 from outpace.drafters import Combined, Lookahead, NGram, Prediction, Suffix
 from outpace.errors import DrafterError, UsageError
 from outpace.tree import EMPTY, DraftTree
-from tests.simulated import SimulatedView, reciting, simulate, verify
+from tests.simulated import NO_PASS, SimulatedView, reciting, simulate, verify
 
 
 class Fixed:
     """Always drafts the same tree, and keeps a diary."""
 
     def __init__(self, name, tree=EMPTY):
-        self.name, self.tree, self.diary = name, tree, []
+        self.name, self.taps, self.tree, self.diary = name, (), tree, []
 
     def propose(self, views, budgets):
         self.diary.append(("propose", list(budgets)))
         return [self.tree] * len(views)
 
-    def observe(self, steps):
+    def observe(self, steps, passed):
         self.diary.append(("observe", list(steps)))
 
     def forget(self, request):
@@ -51,7 +51,7 @@ def test_every_drafter_observes_and_forgets():
     drafters = [Fixed("one"), Fixed("two")]
     combined, view = Combined(drafters), views()[0]
     step = verify(view, EMPTY, reciting([4]))
-    combined.observe([step])
+    combined.observe([step], NO_PASS)
     combined.forget(7)
     assert [drafter.diary for drafter in drafters] == [[("observe", [step]), ("forget", 7)]] * 2
 
@@ -93,5 +93,5 @@ def test_a_drafter_that_returns_too_few_drafts_is_named():
         def propose(self, views, budgets):
             return []
 
-    with pytest.raises(DrafterError, match="'lazy' returned 0 drafts for 2 requests"):
+    with pytest.raises(DrafterError, match="'lazy' returned 0 drafts for 2 sequences"):
         Combined([Fixed("one"), Lazy("lazy")]).propose(views(2), [4, 4])

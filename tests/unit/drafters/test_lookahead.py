@@ -4,7 +4,7 @@ from outpace.drafters import Lookahead
 from outpace.errors import UsageError
 from outpace.trace import Step, Times
 from outpace.tree import DraftTree, merge
-from tests.simulated import SimulatedView, hashing, simulate, verify
+from tests.simulated import NO_PASS, SimulatedView, hashing, simulate, verify
 
 PROMPT = [10, 11, 12, 13, 14, 15, 16, 17]
 
@@ -22,7 +22,7 @@ def steps(drafter, view, target, count, budget=16):
     trees = []
     for _ in range(count):
         trees.append(drafter.propose([view], [budget])[0])
-        drafter.observe([verify(view, trees[-1], target)])
+        drafter.observe([verify(view, trees[-1], target)], NO_PASS)
     return trees
 
 
@@ -107,11 +107,11 @@ def test_its_window_is_found_again_in_a_merged_tree():
         [same] = merged.propose([other], [8])
         assert same == tree
         step = verify(one, tree, counting)
-        alone.observe([step])
+        alone.observe([step], NO_PASS)
         strange = DraftTree.chain([5, *tree.tokens[:2]], "other", 1.0)
         larger = verify(other, merge([strange, same], 16), counting)
         assert larger.tokens == step.tokens
-        merged.observe([larger])
+        merged.observe([larger], NO_PASS)
     assert merged._windows == alone._windows
 
 
@@ -122,7 +122,7 @@ def test_diagonals_that_were_cut_away_wait_at_their_positions():
     first = tree.path(tree.children(0)[0])
     cut = DraftTree(tree.tokens[:1], (-1,), tree.sources[:1], tree.confidence[:1])
     assert first[0] == 0
-    drafter.observe([verify(view, cut, counting)])
+    drafter.observe([verify(view, cut, counting)], NO_PASS)
     drafter.propose([view], [8])
     after = drafter._windows[1].diagonals
     assert list(after) == [9, 10, 11]
@@ -135,15 +135,15 @@ def test_a_step_without_its_window_teaches_nothing():
     before = (dict(drafter._windows[1].diagonals), dict(drafter._windows[1].pool))
     view.tokens.append(18)
     tree = DraftTree.chain(list(before[0][8]), "other")
-    drafter.observe([verify(view, tree, counting)])
+    drafter.observe([verify(view, tree, counting)], NO_PASS)
     assert (drafter._windows[1].diagonals, drafter._windows[1].pool) == before
 
 
 def test_picks_that_the_rule_did_not_make_are_not_taken():
     drafter, view = Lookahead(), SimulatedView.start(1, PROMPT)
     [tree] = drafter.propose([view], [8])
-    picks = [99] + [-1] * len(tree)
-    drafter.observe([Step(1, len(view.tokens), 1, tree, picks, [], [99], Times(0.0, 0.0, 0.0, 0.0))])
+    target_tokens = [99] + [-1] * len(tree)
+    drafter.observe([Step(1, len(view.tokens), 1, tree, target_tokens, [], [99], Times(0.0, 0.0, 0.0, 0.0))], NO_PASS)
     assert drafter._windows[1].pool == {}
 
 
@@ -156,7 +156,7 @@ def test_diagonals_stay_at_the_positions_they_guess_whatever_is_accepted():
         assert list(drafter._windows[1].diagonals)[:1] == [position]
         guessed = {at: diagonal for at, diagonal in drafter._windows[1].diagonals.items() if at > position}
         step = verify(view, tree, target)
-        drafter.observe([step])
+        drafter.observe([step], NO_PASS)
         for at, diagonal in guessed.items():
             assert drafter._windows[1].diagonals[at + 1][:-1] == diagonal[1:]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 from outpace.drafters.ngram import NGram
 from outpace.drafters.prediction import Prediction
 from outpace.engine.decode import Decoder
-from outpace.errors import CacheError, ContextError, DrafterError
+from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING
+from outpace.errors import CacheError, ContextError
 from outpace.ops.reference import ReferenceOps
 from outpace.tree import EMPTY, DraftTree
 from outpace.types import Segment
-from tests.decoding import decode, output_of, request, tiny_runner
+from tests.decoding import decode, request, sequence_of, tiny_ops, tiny_runner
 
 PROMPT = [5, 6, 7, 8, 9]
 
@@ -32,18 +34,24 @@ def by_hand(prompt: Sequence[int], count: int) -> list[int]:
 
 
 def start(runner: Any, prompts: Sequence[Sequence[int]], drafter: Any = None, n: int = 1, **options: Any) -> Any:
-    loop = Decoder(runner, drafter, **options.pop("decoder", {}))
-    generations = []
+    """A decoder with n samples of every prompt added, and their sequences."""
+    loop = Decoder(runner, **options.pop("decoder", {}))
+    state = {name: options.pop(name) for name in ("reuses_cache", "record") if name in options}
+    sequences = []
     for prompt in prompts:
-        group = [request(prompt, sample_index=i, **options) for i in range(n)]
-        generations += loop.add(group, [output_of(r, runner) for r in group])
-    return loop, generations
+        group = [
+            sequence_of(request(prompt, sample_index=i, **options), runner, drafter=drafter, **state) for i in range(n)
+        ]
+        loop.add(group)
+        sequences += group
+    return loop, sequences
 
 
 class Scripted:
     """Return what a test says."""
 
     name = "scripted"
+    taps = ()
 
     def __init__(self, *trees: DraftTree) -> None:
         self.trees = trees
@@ -51,11 +59,11 @@ class Scripted:
         self.observed: list[Any] = []
         self.forgotten: list[int] = []
 
-    def propose(self, views: Any, budgets: Any) -> Sequence[DraftTree]:
+    def propose(self, sequences: Any, budgets: Any) -> Sequence[DraftTree]:
         self.budgets += budgets
         return self.trees
 
-    def observe(self, steps: Any) -> None:
+    def observe(self, steps: Any, passed: Any) -> None:
         self.observed += steps
 
     def forget(self, request: int) -> None:
@@ -70,8 +78,8 @@ def test_plain_decoding_is_the_definition_of_greedy_text() -> None:
 
 def test_recompute_writes_the_same_text_and_keeps_nothing() -> None:
     runner = tiny_runner()
-    loop, (g,) = start(runner, [PROMPT], max_new_tokens=12, decoder={"keep_past": False})
-    while g.finish is None:
+    loop, (g,) = start(runner, [PROMPT], max_new_tokens=12, reuses_cache=False)
+    while not g.done:
         loop.step()
         assert g.table is None or g.table.length == 0
     assert g.output.tokens == by_hand(PROMPT, 12)
@@ -80,7 +88,7 @@ def test_recompute_writes_the_same_text_and_keeps_nothing() -> None:
 @pytest.mark.parametrize("chunk", [1, 3, 64])
 def test_how_prefill_is_chunked_does_not_change_the_text(chunk: int) -> None:
     prompt = list(range(90))
-    (g,) = decode(tiny_runner(), [prompt], max_new_tokens=8, decoder={"chunk": chunk})
+    (g,) = decode(tiny_runner(), [prompt], max_new_tokens=8, decoder={"token_budget": chunk})
     (whole,) = decode(tiny_runner(), [prompt], max_new_tokens=8)
     assert g.output.tokens == whole.output.tokens
 
@@ -115,29 +123,19 @@ def test_samples_of_one_prompt_share_its_prefill_and_equal_single_requests() -> 
     assert len({tuple(g.output.tokens) for g in group}) == 3
 
 
-def test_requests_wait_until_their_longest_output_fits_the_cache() -> None:
-    runner = tiny_runner(capacity=9)  # each may need 2 + 1 blocks
-    loop, group = start(runner, [PROMPT, PROMPT[1:], PROMPT[2:], PROMPT[3:]], max_new_tokens=50)
-    loop.step()
-    assert len(loop.running) == 3
-    for _ in loop.run():
-        runner.cache.check()
-    assert [len(g.output.tokens) for g in group] == [50] * 4
-
-
 def test_a_request_that_can_never_fit_is_refused_with_both_counts() -> None:
     with pytest.raises(CacheError, match="may need 18 cache blocks of 32 tokens, but the cache holds 9"):
         start(tiny_runner(capacity=9), [PROMPT], max_new_tokens=512)
 
 
 def test_a_prompt_beyond_the_context_is_refused_with_both_counts() -> None:
-    with pytest.raises(ContextError, match="the prompt has 64 tokens, but this model's context holds 64"):
+    with pytest.raises(ContextError, match="the prompt has 64 tokens, but the context holds 64"):
         start(tiny_runner(context=64), [[1] * 64])
 
 
 def test_the_text_ends_where_the_context_does() -> None:
     (g,) = decode(tiny_runner(context=64), [PROMPT], drafter=NGram(), max_new_tokens=100)
-    assert (g.finish, len(g.tokens)) == ("context", 64)
+    assert (g.finish_reason, len(g.tokens)) == ("context", 64)
 
 
 def test_the_budget_leaves_room_for_the_bonus() -> None:
@@ -152,7 +150,7 @@ def test_a_stop_token_ends_the_text_inside_an_accepted_path() -> None:
     exact = Prediction(text)
     (g,) = decode(tiny_runner(), [PROMPT], drafter=exact, max_new_tokens=30, stop_tokens=frozenset([text[last]]))
     assert g.output.tokens == text[: last + 1]
-    assert g.finish == "stop"
+    assert g.finish_reason == "stop"
     assert len(g.sources) == len(g.output.tokens) == len(g.tokens) - len(PROMPT)
 
 
@@ -172,9 +170,9 @@ def test_observe_is_told_the_targets_pick_at_every_node() -> None:
     assert drafter.observed == [step]
     assert step.path == [1, 2]
     assert step.tokens == text
-    assert [step.picks[0], step.picks[2], step.picks[3]] == text
+    assert [step.target_tokens[0], step.target_tokens[2], step.target_tokens[3]] == text
     (elsewhere,) = decode(tiny_runner(), [[*PROMPT, wrong]], max_new_tokens=1)
-    assert step.picks[1] == elsewhere.output.tokens[0]
+    assert step.target_tokens[1] == elsewhere.output.tokens[0]
     assert step.position == len(PROMPT)
     loop.close()
     assert drafter.forgotten == [g.id]
@@ -183,25 +181,108 @@ def test_observe_is_told_the_targets_pick_at_every_node() -> None:
 @pytest.mark.parametrize(
     ("trees", "message"),
     [
-        ((), "returned 0 drafts for 1 requests"),
-        ((DraftTree.chain([1] * 9, "s"),), "drafted 9 nodes, but its budget was 8"),
+        ((), "returned 0 drafts for 1 sequences"),
+        ((DraftTree.chain([1] * 9, "s"),), "drafted 9 nodes, but the budget was 8"),
         ((DraftTree.chain([97], "s"),), r"outside \[0, 97\)"),
     ],
 )
-def test_a_drafter_that_breaks_the_protocol_is_named(trees: Any, message: str) -> None:
+def test_a_drafter_that_breaks_the_protocol_is_named_and_switched_off(trees: Any, message: str) -> None:
     runner = tiny_runner()
-    with pytest.raises(DrafterError, match=f"scripted.*{message}"):
-        decode(runner, [PROMPT], drafter=Scripted(*trees))
-    runner.cache.check()
+    drafter = Scripted(*trees)
+    (g,) = decode(runner, [PROMPT], drafter=drafter, max_new_tokens=20, may_warn=True)
+    assert g.output.tokens == by_hand(PROMPT, 20)
+    (warning,) = g.stats.warnings
+    assert re.search(f"scripted.*{message}", warning)
+    assert len(drafter.budgets) == 1
+    assert drafter.forgotten == [g.id]
+
+
+class Failing(Scripted):
+    """Raise for sequences that begin with a bad token, where a test wants it."""
+
+    def __init__(self, where: str, bad: int) -> None:
+        super().__init__()
+        self.where, self.bad = where, bad
+
+    def propose(self, sequences: Any, budgets: Any) -> Sequence[DraftTree]:
+        if self.where == "propose" and any(s.tokens[0] == self.bad for s in sequences):
+            raise RuntimeError("no idea")
+        return [DraftTree.chain([1], "scripted") if budget else EMPTY for budget in budgets]
+
+    def observe(self, steps: Any, passed: Any) -> None:
+        if self.where == "observe":
+            raise RuntimeError("no idea")
+
+    def forget(self, request: int) -> None:
+        if self.where == "forget":
+            raise RuntimeError("no idea")
+
+
+@pytest.mark.parametrize("where", ["propose", "observe", "forget"])
+def test_a_drafter_that_raises_costs_no_text(where: str) -> None:
+    drafter = Failing(where, PROMPT[0])
+    bad, good = decode(tiny_runner(), [PROMPT, PROMPT[1:]], drafter=drafter, max_new_tokens=12, may_warn=True)
+    assert bad.output.tokens == by_hand(PROMPT, 12)
+    assert good.output.tokens == by_hand(PROMPT[1:], 12)
+    assert any("RuntimeError: no idea" in warning for warning in bad.stats.warnings)
+    assert bool(good.stats.warnings) == (where != "propose")
+    assert ("scripted" in good.stats.proposed) or where == "observe"
+
+
+class Broken:
+    """A constraint that raises after a few tokens."""
+
+    def mask(self, path: Sequence[int]) -> NDArray[np.uint32]:
+        if len(path) > 3:
+            raise RuntimeError("a broken grammar")
+        return np.full(4, 0xFFFFFFFF, np.uint32)
+
+
+def broken_processor(tokens: Sequence[int], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    if len(tokens) > len(PROMPT) + 3:
+        raise RuntimeError("a broken processor")
+    return logits
+
+
+def nothing_allowed(tokens: Sequence[int], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.full_like(logits, np.nan) if len(tokens) > len(PROMPT) + 3 else logits
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"constraint": Broken()}, "a broken grammar"),
+        ({"logits_processors": (broken_processor,)}, "a broken processor"),
+        ({"logits_processors": (nothing_allowed,)}, "NaN|no number"),
+        ({"constraint": Broken(), "verifier": REJECTION_SAMPLING, "temperature": 1.0}, "a broken grammar"),
+    ],
+)
+def test_what_a_request_brings_along_fails_it_alone(options: dict[str, Any], message: str) -> None:
+    runner = tiny_runner(ops=tiny_ops())
+    alone = decode(runner, [PROMPT[1:], PROMPT[2:]], max_new_tokens=12, temperature=0.5, seed=4)
+    loop = Decoder(runner)
+    verifier = options.pop("verifier", EXACT_MATCH)
+    bad = sequence_of(request(PROMPT, max_new_tokens=12, **options), runner, verifier=verifier)
+    good = [
+        sequence_of(request(prompt, max_new_tokens=12, temperature=0.5, seed=4), runner, drafter=NGram(min_ngram=1))
+        for prompt in (PROMPT[1:], PROMPT[2:])
+    ]
+    for sequence in (good[0], bad, good[1]):
+        loop.add([sequence])
+    for _ in loop.run():
+        loop.scheduler.check()
+    assert re.search(message, str(bad.error))
+    assert (bad.finish_reason, len(bad.output.tokens)) == ("error", 4)
+    assert [g.output.tokens for g in good] == [g.output.tokens for g in alone]
     assert runner.cache.num_available == runner.cache.capacity
 
 
 def test_an_interrupt_in_the_middle_of_a_pass_frees_everything() -> None:
     class Interrupted(Scripted):
-        def propose(self, views: Any, budgets: Any) -> Sequence[DraftTree]:
+        def propose(self, sequences: Any, budgets: Any) -> Sequence[DraftTree]:
             if len(self.budgets) > 3:
                 raise KeyboardInterrupt
-            return super().propose(views, budgets)
+            return super().propose(sequences, budgets)
 
     runner = tiny_runner()
     with pytest.raises(KeyboardInterrupt):
@@ -218,19 +299,19 @@ def test_a_cancelled_request_keeps_its_text_and_lets_the_others_go_on() -> None:
     loop.cancel(a)
     for _ in loop.run():
         runner.cache.check()
-    assert (a.finish, a.output.tokens) == ("cancelled", by_hand(PROMPT, 5))
+    assert (a.finish_reason, a.output.tokens) == ("cancelled", by_hand(PROMPT, 5))
     assert b.output.tokens == by_hand(PROMPT[1:], 20)
 
 
 def test_when_the_first_sample_is_cancelled_the_next_one_leads() -> None:
     runner = tiny_runner()
-    loop, group = start(runner, [[1] * 100], n=3, temperature=1.0, max_new_tokens=5, decoder={"chunk": 30})
+    loop, group = start(runner, [[1] * 100], n=3, temperature=1.0, max_new_tokens=5, decoder={"token_budget": 30})
     loop.step()
     loop.cancel(group[0])
     loop.cancel(group[2])
     for _ in loop.run():
         runner.cache.check()
-    assert [g.finish for g in group] == ["cancelled", "length", "cancelled"]
+    assert [g.finish_reason for g in group] == ["cancelled", "length", "cancelled"]
     (alone,) = decode(tiny_runner(), [[1] * 100], temperature=1.0, max_new_tokens=5, sample_index=1)
     assert group[1].output.tokens == alone.output.tokens
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from outpace.api import LanguageModel
-from outpace.api.options import Settings
-from outpace.api.strategies import drafter_for
 from outpace.errors import UsageError
 from outpace.measure.bench.sample import PLAIN, Condition, Sample, call, numbers
 from outpace.measure.bench.traffic import read_bandwidth, weight_bytes
@@ -52,7 +50,7 @@ def check(lm: LanguageModel, design: Design, draft_model: Any = None) -> None:
     if not design.strategies:
         raise UsageError("no strategy to measure: name at least one beside plain decoding")
     for name in design.strategies:
-        drafter_for(lm, Settings(strategy=name, **_extra(name, draft_model)))
+        lm.check(strategy=name, **_extra(name, draft_model))
     for name, values, least in (("batch", design.batches, 1), ("context", design.contexts, 0)):
         if min(values) < least:
             raise UsageError(f"{name} must be at least {least}, got {min(values)}")

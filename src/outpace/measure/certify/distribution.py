@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.drafters.protocol import Drafter, SequenceView
-from outpace.engine.decode import Decoder, Generation
+from outpace.engine.decode import Decoder
+from outpace.engine.sequence import SequenceState
 from outpace.engine.stop import Output
-from outpace.engine.verify import Rejection, Rule
+from outpace.engine.verify import REJECTION_SAMPLING, Verifier
 from outpace.measure.certify.chi_square import ChiSquare, chi_square
 from outpace.measure.certify.scoring import score, softmax
 from outpace.ops.protocol import Array
-from outpace.runner import Runner, ScheduledSequence
+from outpace.runner import Pass, Runner, ScheduledSequence
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree, Verification
 from outpace.types import Request, SamplingParams
@@ -70,6 +71,7 @@ class Contrary:
     """
 
     name = "contrary"
+    taps: tuple[int, ...] = ()
 
     def __init__(self, question: Question) -> None:
         self.question = question
@@ -82,7 +84,7 @@ class Contrary:
     def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
         return [self._draft(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
 
-    def observe(self, steps: Sequence[Step]) -> None:
+    def observe(self, steps: Sequence[Step], passed: Pass) -> None:
         """Nothing to learn."""
 
     def forget(self, request: int) -> None:
@@ -127,10 +129,13 @@ class Careless:
     The negative control: a test that lets this pass is worth nothing.
     """
 
-    lossless = False
+    is_lossless = False
+
+    def check(self, tree: DraftTree, vocab_size: int) -> None:
+        REJECTION_SAMPLING.check(tree, vocab_size)
 
     def verify(self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence]) -> list[Verification]:
-        verifications = Rejection().verify(runner, logits, batch)
+        verifications = REJECTION_SAMPLING.verify(runner, logits, batch)
         for s, verification, own in zip(batch, verifications, runner.sample(logits, batch), strict=True):
             end = verification.path[-1] if verification.path else -1
             if s.tree.children(end):
@@ -141,7 +146,7 @@ class Careless:
 def examine(
     runner: Runner,
     question: Question,
-    rule: Rule,
+    verifier: Verifier,
     drafter: Drafter | None,
     *,
     draws: int,
@@ -157,7 +162,7 @@ def examine(
     stray = 0  # first tokens that the target never writes
     for first in range(0, draws, _TOGETHER):
         seeds = range(first, min(first + _TOGETHER, draws))
-        for a, b in _pairs(runner, question, rule, drafter, seeds):
+        for a, b in _pairs(runner, question, verifier, drafter, seeds):
             if a in places:
                 counts[places[a], b] += 1
             else:
@@ -167,17 +172,20 @@ def examine(
 
 
 def _pairs(
-    runner: Runner, question: Question, rule: Rule, drafter: Drafter | None, seeds: Sequence[int]
+    runner: Runner, question: Question, verifier: Verifier, drafter: Drafter | None, seeds: Sequence[int]
 ) -> Iterator[tuple[int, int]]:
     """Yield the first two tokens of each seed. They are decoded together, from one prefill."""
-    loop = Decoder(runner, drafter, rule)
-    requests = [Request(question.prompt, _LENGTH, question.sampling, seed, salt=b"examine") for seed in seeds]
-    outputs = [Output(max_new_tokens=_LENGTH, room=_LENGTH) for _ in requests]
-    generations: list[Generation] = loop.add(requests, outputs)
+    loop = Decoder(runner)
+    sequences = []
+    for seed in seeds:
+        request = Request(question.prompt, _LENGTH, question.sampling, seed, salt=b"examine")
+        output = Output(max_new_tokens=_LENGTH, room=_LENGTH)
+        sequences.append(SequenceState(request, output, drafter=drafter, verifier=verifier))
+    loop.add(sequences)
     for _ in loop.run():
-        for g in generations:
-            if len(g.output.tokens) >= 2:
-                loop.cancel(g)
-    for g in generations:
-        first, second, *_ = g.output.tokens
+        for sequence in sequences:
+            if len(sequence.output.tokens) >= 2:
+                loop.cancel(sequence)
+    for sequence in sequences:
+        first, second, *_ = sequence.output.tokens
         yield first, second

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from outpace.api import LanguageModel
 from outpace.drafters.protocol import Drafter
-from outpace.engine.verify import Rejection, Rule, Walk
+from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, Verifier
 from outpace.measure.certify.certificate import Certificate, Plan, RuleTest
 from outpace.measure.certify.distribution import Careless, Contrary, Question, examine
 from outpace.measure.certify.identity import SAMPLINGS, Identity, IdentityRun, default_strategies, wrong_stream
@@ -122,17 +122,17 @@ class _Examination:
     def _rules(self) -> tuple[tuple[RuleTest, ...], RuleTest]:
         question = Question.of(self.target.runner, self.tokens[0])
         contrary = Contrary(question)
-        cases: list[tuple[str, Rule, Drafter | None]] = [
-            ("walk, without drafts", Walk(), None),
-            ("walk", Walk(), contrary),
-            ("rejection", Rejection(), contrary),
+        cases: list[tuple[str, Verifier, Drafter | None]] = [
+            ("exact match, without drafts", EXACT_MATCH, None),
+            ("exact match", EXACT_MATCH, contrary),
+            ("rejection sampling", REJECTION_SAMPLING, contrary),
             ("control: careless rejection", Careless(), contrary),
         ]
         assert len(cases) == NUM_RULES
         tests = []
-        for name, rule, drafter in cases:
+        for name, verifier, drafter in cases:
             self.tick(f"law of {name}")
             odds = self.plan.false_alarm / (len(cases) - 1)
-            result = examine(self.target.runner, question, rule, drafter, draws=self.plan.draws, false_alarm=odds)
+            result = examine(self.target.runner, question, verifier, drafter, draws=self.plan.draws, false_alarm=odds)
             tests.append(RuleTest(name, result))
         return tuple(tests[:-1]), tests[-1]

@@ -60,7 +60,8 @@ def test_times_and_counts_of_a_sample_fit_together(samples: list[Sample], lm: La
 
 def test_a_text_that_differs_is_found(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "outpace.engine.verify.walk", lambda tree, picks: ([0], picks[1]) if len(tree) else ([], picks[0])
+        "outpace.engine.verify.match",
+        lambda tree, target_tokens: ([0], target_tokens[1]) if len(tree) else ([], target_tokens[0]),
     )
     design = Design(("lookahead",), samplings=("greedy",), num_tokens=12, repeats=1)
     found = {sample.strategy: sample.equal for sample in measure(lm, PROMPTS[:1], design)}

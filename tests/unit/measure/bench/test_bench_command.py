@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,8 +81,10 @@ def test_what_cannot_work_is_refused(
 def test_a_text_that_is_not_plain_decodings_ends_with_exit_code_1(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong: Callable[..., tuple[list[int], int]] = lambda tree, picks: ([0], picks[1]) if len(tree) else ([], picks[0])  # noqa: E731
-    monkeypatch.setattr("outpace.engine.verify.walk", wrong)
+    def wrong(tree: DraftTree, target_tokens: Sequence[int]) -> tuple[list[int], int]:
+        return ([0], target_tokens[1]) if len(tree) else ([], target_tokens[0])
+
+    monkeypatch.setattr("outpace.engine.verify.match", wrong)
     own = ["--prompts", prompts_file(tmp_path / "p.jsonl"), "-s", "lookahead", "-o", str(tmp_path / "out")]
     assert run("bench", "-m", folder, *SMALL, *own) == 1
 

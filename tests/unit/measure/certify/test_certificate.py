@@ -116,10 +116,10 @@ def test_the_verdict_is_void_without_its_controls_and_fails_with_any_broken_part
 def test_an_engine_that_believes_its_drafts_is_caught(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole certificate against a broken loop: the walk accepts a first guess that the target did not make."""
 
-    def credulous(tree: DraftTree, picks: list[int]) -> tuple[list[int], int]:
-        return ([0], picks[1]) if len(tree) else ([], picks[0])
+    def credulous(tree: DraftTree, target_tokens: list[int]) -> tuple[list[int], int]:
+        return ([0], target_tokens[1]) if len(tree) else ([], target_tokens[0])
 
-    monkeypatch.setattr("outpace.engine.verify.walk", credulous)
+    monkeypatch.setattr("outpace.engine.verify.match", credulous)
     found = certify(opener(folder), PROMPTS, SMALL)
     assert found.verdict == "fail"
     assert {"prediction", "lookahead"} & {run.case.strategy for run in found.broken}

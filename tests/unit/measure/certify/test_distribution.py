@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from outpace.engine.verify import Rejection, Walk
+from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING
 from outpace.measure.certify.distribution import Careless, Contrary, Question, examine
 from outpace.runner import Runner
 from tests.decoding import decode, request, tiny_ops, tiny_runner
@@ -31,9 +31,11 @@ def test_the_question_leaves_the_first_token_open_and_its_pairs_are_a_law(questi
 
 @pytest.mark.parametrize("name", ["plain", "walk", "rejection", "careless"])
 def test_right_rules_pass_and_the_careless_one_is_caught(runner: Runner, question: Question, name: str) -> None:
-    rule = {"plain": Walk(), "walk": Walk(), "rejection": Rejection(), "careless": Careless()}[name]
+    verifier = {"plain": EXACT_MATCH, "walk": EXACT_MATCH, "rejection": REJECTION_SAMPLING, "careless": Careless()}[
+        name
+    ]
     drafter = None if name == "plain" else Contrary(question)
-    found = examine(runner, question, rule, drafter, draws=1500, false_alarm=1e-6)
+    found = examine(runner, question, verifier, drafter, draws=1500, false_alarm=1e-6)
     assert found.passed == (name != "careless")
     assert found.draws == 1500
     assert found.cells > 10
@@ -65,7 +67,7 @@ class _View:
 
 def test_most_of_its_guesses_are_rejected_so_the_residual_matters(runner: Runner, question: Question) -> None:
     texts = [
-        decode(runner, [PROMPT], drafter=Contrary(question), rule=Rejection(), seed=seed, max_new_tokens=4,
+        decode(runner, [PROMPT], drafter=Contrary(question), verifier=REJECTION_SAMPLING, seed=seed, max_new_tokens=4,
                temperature=question.sampling.temperature, top_k=question.sampling.top_k)[0]
         for seed in range(60)
     ]  # fmt: skip

@@ -68,7 +68,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "step 1: position": lambda t: t["steps"][1].__setitem__("position", 0),
     "step 2: position": lambda t: t["steps"][2].__setitem__("position", 10**400),
     "step 1: tree.parents[1]": lambda t: t["steps"][1]["tree"]["parents"].__setitem__(1, 1),
-    "step 1: picks": lambda t: t["steps"][1]["picks"].pop(),
+    "step 1: target_tokens": lambda t: t["steps"][1]["target_tokens"].pop(),
     "step 1: path": lambda t: t["steps"][1].__setitem__("path", [2]),
     "step 0: tokens": lambda t: t["steps"][0]["tokens"].append(1),
     "step 0: seconds": lambda t: t["steps"][0]["seconds"].pop("verify"),

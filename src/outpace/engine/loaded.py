@@ -1,0 +1,56 @@
+"""The loaded model: what everybody above the network needs of it, drafters and what they have learned included."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from pathlib import Path
+
+from outpace.drafters.protocol import Drafter
+from outpace.runner import Runner
+from outpace.tokenizer import Tokenizer
+from outpace.tune import Experience
+from outpace.version import VERSION
+
+
+class LoadedModel:
+    """A network ready to run, its tokenizer and end tokens, and the drafters that live as long as it does.
+
+    costs: folder in which the router keeps what it learns about passes (None: nowhere).
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        path: Path,
+        fingerprint: bytes,
+        eos_ids: frozenset[int],
+        num_bytes: int,
+        costs: Path | None,
+    ) -> None:
+        self.runner = runner
+        self.tokenizer = tokenizer
+        self.name = name
+        self.path = path
+        self.fingerprint = fingerprint
+        self.eos_ids = eos_ids
+        self.num_bytes = num_bytes
+        self._costs = costs
+        self._drafters: dict[Hashable, Drafter] = {}
+        self._lock = threading.RLock()  # drafters are made by the threads that ask for them
+
+    @cached_property
+    def experience(self) -> Experience:
+        """What strategy "auto" has learned about this model on this machine."""
+        return Experience.of(self.runner, self.fingerprint, VERSION, self._costs)
+
+    def drafter(self, key: Hashable, make: Callable[[], Drafter]) -> Drafter:
+        """Return the drafter of that key; the first to ask makes it."""
+        with self._lock:
+            if key not in self._drafters:
+                self._drafters[key] = make()
+            return self._drafters[key]
