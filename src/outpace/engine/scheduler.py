@@ -63,10 +63,13 @@ class Scheduler:
             )
 
     def add(self, group: list[SequenceState]) -> None:
-        """Queue the samples of one prompt (they share its prefill)."""
-        leader, *leader.siblings = group
+        """Queue the samples of one prompt; the first leads, and the others share its prefill if it is kept."""
+        leader, *siblings = group
         self.waiting.append(leader)
-        self._refused_at = -1
+        if leader.reuses_cache:
+            leader.siblings = siblings
+        else:
+            self.waiting.extend(siblings)
 
     @property
     def is_idle(self) -> bool:
@@ -119,6 +122,7 @@ class Scheduler:
             if not sequence.stats.steps:
                 sequence.stats.cached_tokens = table.length
             self._insert([self.waiting.popleft()])
+            self.fork(sequence)  # where nothing but its last token is pending
         self._refused_at = -1
 
     def _ends(self) -> dict[int, int]:
@@ -153,7 +157,7 @@ class Scheduler:
         while table.blocks_for(count) > self.cache.num_available:
             youngest = self.running[-1]
             assert youngest is not self.running[0], "a sequence alone always fits: `check_request` made sure"
-            self._preempt(youngest)
+            self.preempt(youngest)
             if youngest is sequence:
                 return False
         table.reserve(count)
@@ -170,7 +174,7 @@ class Scheduler:
             table.reserve(num_pending + budget)
             entry.budget = budget
 
-    def _preempt(self, sequence: SequenceState) -> None:
+    def preempt(self, sequence: SequenceState) -> None:
         """Take a running sequence's blocks away; it waits at the front."""
         assert sequence.table is not None
         sequence.table.close()
