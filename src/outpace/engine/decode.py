@@ -7,6 +7,7 @@ or threads. What one request brings along (its drafter, constraint, logits proce
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -127,8 +128,11 @@ class Decoder:
         entry.sequence.verifier.check(tree, vocab_size)
 
     def _switch_off(self, sequence: SequenceState, error: BaseException) -> None:
-        self._forget(sequence)
-        sequence.switch_drafter_off(error)
+        drafter = sequence.drafter
+        if drafter is not None:  # once is enough
+            sequence.switch_drafter_off(error)
+            with contextlib.suppress(Exception):
+                drafter.forget(sequence.id)
 
     def _verify(self, batch: Batch, passed: Pass) -> None:
         """Decide on every draft. Where that fails, it is tried sequence by sequence, and stays with who failed."""
