@@ -17,6 +17,7 @@ import numpy as np
 
 from outpace.cache import Cache
 from outpace.engine.decode import Decoder
+from outpace.engine.sequence import SequenceState
 from outpace.engine.stop import Output
 from outpace.runner import Runner
 from outpace.tree import DraftTree
@@ -29,7 +30,7 @@ class IdleOps:
     name, threads = "idle", 1
 
     def __init__(self) -> None:
-        self.picks = np.full((64, 1), 7)
+        self.tokens = np.full((64, 1), 7)
 
     def kv_alloc(self, spec: KVSpec, num_blocks: int) -> None: ...
     def kv_grow(self, kv: None, num_blocks: int) -> None: ...
@@ -37,13 +38,14 @@ class IdleOps:
     def plan(self, segments: Any, block_size: int) -> None: ...
 
     def sample(self, logits: None, rows: list[Any], k: int = 1) -> Any:
-        return self.picks[: len(rows)]
+        return self.tokens[: len(rows)]
 
 
 class Fixed:
     """A drafter that always proposes the same tree: 16 nodes in two chains, all rejected but the first three."""
 
     name = "fixed"
+    taps = ()
 
     def __init__(self, num_nodes: int) -> None:
         half = num_nodes // 2
@@ -51,10 +53,10 @@ class Fixed:
         parents = (*range(-1, half - 1), -1, *range(half, 2 * half - 1))
         self.parts = tokens, parents, (("fixed",),) * len(tokens), (0.5,) * len(tokens)
 
-    def propose(self, views: Any, budgets: Any) -> list[DraftTree]:
-        return [DraftTree(*self.parts) for _ in views]
+    def propose(self, sequences: Any, budgets: Any) -> list[DraftTree]:
+        return [DraftTree(*self.parts) for _ in sequences]
 
-    def observe(self, steps: Any) -> None: ...
+    def observe(self, steps: Any, passed: Any) -> None: ...
     def forget(self, request: int) -> None: ...
 
 
@@ -65,9 +67,10 @@ def measure(num_nodes: int, sampling: SamplingParams, steps: int) -> float:
         config=SimpleNamespace(vocab_size=49152, context=1 << 20), forward=lambda plan, kv, taps: (None, {})
     )
     cache = Cache(ops, KVSpec(1, 1, 8), capacity=1 << 15)
-    loop = Decoder(Runner(model, ops, cache), Fixed(num_nodes) if num_nodes else None)
+    loop = Decoder(Runner(model, ops, cache))
     request = Request(tuple(range(512)), 1 << 18, sampling, max_draft=max(num_nodes, 1))
-    loop.add([request], [Output(max_new_tokens=1 << 18, room=1 << 18)])
+    output = Output(max_new_tokens=1 << 18, room=1 << 18)
+    loop.add([SequenceState(request, output, drafter=Fixed(num_nodes) if num_nodes else None)])
     times = []
     for _ in range(steps):
         started = time.perf_counter()
