@@ -5,7 +5,7 @@ It knows nothing of drafters, stop conditions or text: it is handed tokens, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ class ScheduledSequence:
     end: int
     tree: DraftTree = EMPTY
     start: int = -1  # -1: the table's length
+    id: int = -1  # of the sequence, for its drafter
     scored: bool = field(init=False)
     verification: Verification | None = None
     logprobs: list[TokenLogprob] | None = None
@@ -76,6 +77,11 @@ class Pass:
     logits: Array | None
     hidden: dict[int, Array]
     rows: tuple[range, ...]
+
+    def of(self, ids: Collection[int]) -> Pass:
+        """Return the pass as it concerns some of its sequences: their places in the same arrays."""
+        own = [i for i, s in enumerate(self.batch) if s.id in ids]
+        return Pass([self.batch[i] for i in own], self.logits, self.hidden, tuple([self.rows[i] for i in own]))
 
 
 class Runner:

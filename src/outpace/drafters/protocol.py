@@ -51,7 +51,8 @@ class Drafter(Protocol):
     def observe(self, steps: Sequence[Step], passed: Pass) -> None:
         """Learn from what the target did: the path, its token at every node, and the hidden states of the taps.
 
-        Steps are of the sequences that it drafts for. It may fill in `step.forecast`.
+        Steps are of the sequences that it drafts for; a router may fill in their `forecast`. A drafter with taps is
+        also shown passes that only compute prompts, and `passed` holds just its own sequences then.
         """
 
     def forget(self, request: int) -> None:

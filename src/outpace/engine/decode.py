@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from outpace.drafters.protocol import Drafter
 from outpace.engine.scheduler import Scheduler
@@ -96,7 +96,7 @@ class Decoder:
 
     def _draft(self, batch: Batch) -> None:
         """Ask each drafter for its sequences that are scored in this pass."""
-        for drafter, entries in _by_drafter(batch):
+        for drafter, entries in _by_drafter(entry for entry in batch if entry.part.scored):
             self._propose(drafter, entries)
 
     def _propose(self, drafter: Drafter, entries: Batch) -> None:
@@ -194,7 +194,7 @@ class Decoder:
             entry.sequence.stats.add_pass(times)
             if entry.part.verification is not None and entry.error is None:
                 self._record(entry, times, len(batch))
-        for drafter, entries in _by_drafter(batch):
+        for drafter, entries in _by_drafter(entry for entry in batch if entry.error is None):
             self._observe(drafter, entries, passed)
         for entry in batch:
             if entry.sequence.finish_reason is not None and not entry.sequence.done:
@@ -221,9 +221,15 @@ class Decoder:
             sequence.steps.append(step)
 
     def _observe(self, drafter: Drafter, entries: Batch, passed: Pass) -> None:
-        """Show a drafter what became of its sequences. One that fails is switched off for all of them."""
+        """Show a drafter what became of its sequences; one with taps sees prefill too.
+
+        One that fails is switched off for all of them.
+        """
+        steps = [entry.step for entry in entries if entry.step is not None]
+        if not steps and not drafter.taps:
+            return
         try:
-            drafter.observe([entry.step for entry in entries if entry.step is not None], passed)
+            drafter.observe(steps, passed.of({entry.sequence.id for entry in entries}) if drafter.taps else passed)
         except Exception as error:
             for entry in entries:
                 self._switch_off(entry.sequence, error)
@@ -249,12 +255,12 @@ class Decoder:
             sequence.switch_drafter_off(error)
 
 
-def _by_drafter(batch: Batch) -> list[tuple[Drafter, Batch]]:
-    """Return the scored sequences of each drafter, in the order of the batch."""
+def _by_drafter(batch: Iterable[Entry]) -> list[tuple[Drafter, Batch]]:
+    """Return the sequences of each drafter, in the order of the batch."""
     groups: dict[int, tuple[Drafter, Batch]] = {}
     for entry in batch:
         drafter = entry.sequence.drafter
-        if drafter is not None and entry.part.scored and entry.error is None:
+        if drafter is not None:
             groups.setdefault(id(drafter), (drafter, []))[1].append(entry)
     return list(groups.values())
 

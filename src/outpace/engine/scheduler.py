@@ -95,7 +95,7 @@ class Scheduler:
             if end is None or sequence.table is None:  # not in this pass, or preempted by now
                 continue
             if self._reserve(sequence, sequence.table, end):
-                part = ScheduledSequence(sequence.table, sequence.request, sequence.tokens, end)
+                part = ScheduledSequence(sequence.table, sequence.request, sequence.tokens, end, id=sequence.id)
                 batch.append(Entry(sequence, part))
         for entry in batch:
             if entry.part.scored and entry.sequence.drafter is not None:
