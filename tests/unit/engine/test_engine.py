@@ -61,39 +61,30 @@ def in_threads(count: int, work: Any) -> None:
 
 
 class Gate:
-    """A logits processor that waits until a number of requests are in the engine: they cannot miss each other."""
+    """A logits processor that holds the engine's thread until it is told to go on."""
 
-    def __init__(self, count: int) -> None:
-        self.barrier = threading.Event()
-        self.count = count
-        self.lm: LanguageModel | None = None
+    def __init__(self) -> None:
+        self.entered, self.opened = threading.Event(), threading.Event()
 
     def __call__(self, tokens: Sequence[int], logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.barrier.wait(SECONDS)
+        self.entered.set()
+        assert self.opened.wait(SECONDS)
         return logits
 
 
 def test_calls_of_many_threads_share_passes_and_do_not_mix(lm: LanguageModel) -> None:
     options: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True, "strategy": "none"}
     expected = [lm.generate(prompt, **options).tokens for prompt in PROMPTS]
-    gate = Gate(len(PROMPTS))
-    results: dict[int, Any] = {}
-    first = lm.stream("hold the door", logits_processors=[gate], max_new_tokens=1)
-
-    def call(i: int) -> None:
-        results[i] = lm.generate(PROMPTS[i], trace=True, **options)
-
-    threads = [threading.Thread(target=call, args=(i,)) for i in range(len(PROMPTS))]
-    for thread in threads:
-        thread.start()
-    while len(lm.engine._inbox) < len(PROMPTS):
-        assert not gate.barrier.wait(0.001)
-    gate.barrier.set()
-    for thread in threads:
-        thread.join(SECONDS)
-    list(first)
-    assert [results[i].tokens for i in range(len(PROMPTS))] == expected
-    assert max(step.batch for result in results.values() for step in result.trace.steps) == len(PROMPTS)
+    gate = Gate()
+    with lm.stream("hold the door", logits_processors=[gate], max_new_tokens=1) as held:
+        assert gate.entered.wait(SECONDS)  # from here on nothing is taken in
+        streams = [lm.stream(prompt, trace=True, **options) for prompt in PROMPTS]
+        gate.opened.set()
+        in_threads(len(streams), lambda i: list(streams[i]))
+        list(held)
+    results = [stream.result for stream in streams]
+    assert [result.tokens for result in results if result] == expected
+    assert max(step.batch for result in results if result for step in result.trace.steps) == len(PROMPTS)
     assert_all_free(lm)
 
 
