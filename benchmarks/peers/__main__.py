@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     if options.per_category is not None:
         prompts = spread(prompts, options.per_category)
     options.output.mkdir(parents=True, exist_ok=True)
-    longest = max(prompt.most_tokens + options.context for prompt in prompts) + options.num_tokens
+    longest = max(prompt.max_tokens + options.context for prompt in prompts) + options.num_tokens
     lm = outpace.load(
         options.model, kv=options.kv, threads=options.threads, ops=options.ops,
         cache_tokens=max(2 * longest * options.batch, 4096),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.bench.sample import PLAIN, Condition, Sample, call, numbers
 from outpace.measure.bench.traffic import read_bandwidth, weight_bytes
+from outpace.measure.progress import Progress, Work
 from outpace.measure.prompts import TaskPrompt, builtin
 
 _WARM_UP = 16  # tokens
@@ -83,13 +84,13 @@ def measure(
     design: Design,
     *,
     draft_model: Any = None,
-    tick: Callable[[str], None] = lambda what: None,
+    progress: Progress | None = None,
 ) -> Iterator[Sample]:
     """Yield a sample per call, plain decoding's first within each group (whatever the order they ran in).
 
-    tick(what): before each call; there are `num_calls` of them. Every call has a salt of its own, so nothing of a
-    prompt is cached.
+    progress counts calls, `num_calls` of them. Every call has a salt of its own, so nothing of a prompt is cached.
     """
+    work = Work(num_calls(prompts, design), progress)
     weights, kv_bytes = weight_bytes(lm), lm.runner.cache.spec.bytes_per_token
     strategies = [PLAIN, *(name for name in design.strategies if name != PLAIN)]
     rng, salts = random.Random(design.seed), itertools.count()
@@ -102,7 +103,7 @@ def measure(
         bandwidth = read_bandwidth(lm.runner.ops)
         found: dict[str, tuple[Sample, list[list[int]]]] = {}
         for name in rng.sample(strategies, len(strategies)):
-            tick(f"{group.category}, {group.condition.sampling}, repeat {group.repeat + 1}: {name}")
+            work.begin(1, f"{group.category}, {group.condition.sampling}, repeat {group.repeat + 1}: {name}")
             results, seconds = call(
                 lm, batch, name, group.condition.sampling,
                 max_new_tokens=design.num_tokens, salt=b"bench %d" % next(salts),
@@ -117,6 +118,7 @@ def measure(
         for name in strategies:
             sample, texts = found[name]
             yield replace(sample, equal=texts == plain)
+    work.finish()
 
 
 def num_calls(prompts: Sequence[TaskPrompt], design: Design) -> int:
@@ -126,7 +128,7 @@ def num_calls(prompts: Sequence[TaskPrompt], design: Design) -> int:
 
 def longest(prompts: Sequence[TaskPrompt], design: Design) -> int:
     """Return the most tokens that one text of the design can have, prompt included."""
-    return max(prompt.most_tokens for prompt in prompts) + max(design.contexts) + design.num_tokens
+    return max(prompt.max_tokens for prompt in prompts) + max(design.contexts) + design.num_tokens
 
 
 class Lengthener:

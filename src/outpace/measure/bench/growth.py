@@ -7,13 +7,14 @@ it, one pass over everything.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.bench.medians import Spread, accumulate, fit_exponent, median
+from outpace.measure.progress import Progress, Work
 from outpace.measure.prompts import builtin
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024, 1536, 2048)
@@ -33,9 +34,9 @@ class Point:
 
 
 def measure_growth(
-    lm: LanguageModel, sizes: Sequence[int], repeats: int, tick: Callable[[str], None] = lambda what: None
+    lm: LanguageModel, sizes: Sequence[int], repeats: int, progress: Progress | None = None
 ) -> Iterator[Point]:
-    """Yield points, both ways in turn at every size; `tick` is called before each of them.
+    """Yield points, both ways in turn at every size; `progress` counts the tokens of the prompts.
 
     Raises UsageError for a size that the model's context or the built-in texts cannot fill.
     """
@@ -44,10 +45,12 @@ def measure_growth(
     wrong = [n for n in sizes if not 2 <= n <= longest]
     if wrong:
         raise UsageError(f"sizes must be in [2, {longest}] for this model, got {', '.join(map(str, wrong))}")
+    work = Work(repeats * len(WAYS) * sum(sizes), progress)
     for repeat, n, way in itertools.product(range(repeats), sizes, WAYS):
-        tick(f"{n} tokens, {way}")
+        work.begin(n, f"{n} tokens, {way}")
         for seconds in _seconds(lm, text[:n], way):
             yield Point(way, n, repeat, seconds)
+    work.finish()
 
 
 def _seconds(lm: LanguageModel, text: list[int], way: str) -> list[float]:

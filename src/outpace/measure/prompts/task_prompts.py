@@ -35,7 +35,7 @@ class TaskPrompt:
         return [{"role": "user", "content": self.text}]
 
     @property
-    def most_tokens(self) -> int:
+    def max_tokens(self) -> int:
         """The most tokens it can have: no token is shorter than a byte, and a template adds few of its own."""
         return len(self.tokens) or len(self.text.encode()) + 256
 
