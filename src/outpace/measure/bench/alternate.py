@@ -49,17 +49,20 @@ class Group:
 def check(lm: LanguageModel, design: Design, draft_model: Any = None) -> None:
     """Raise UsageError for a design that cannot run on this model, before anything is measured."""
     if not design.strategies:
-        raise UsageError("no strategy to measure: name at least one beside plain decoding")
+        raise UsageError("--strategies: no strategy to measure: name at least one beside plain decoding")
     for name in design.strategies:
         lm.check(strategy=name, **_extra(name, draft_model))
-    for name, values, least in (("batch", design.batches, 1), ("context", design.contexts, 0)):
-        if min(values) < least:
-            raise UsageError(f"{name} must be at least {least}, got {min(values)}")
-    if design.repeats < 1 or design.num_tokens < 2:
-        raise UsageError(f"needs at least 1 repeat and 2 tokens, got {design.repeats} and {design.num_tokens}")
+    for option, values, minimum in (
+        ("--batch", design.batches, 1),
+        ("--context", design.contexts, 0),
+        ("--repeats", (design.repeats,), 1),
+        ("--num-tokens", (design.num_tokens,), 2),
+    ):
+        if min(values) < minimum:
+            raise UsageError(f"{option} must be at least {minimum}, got {min(values)}")
 
 
-def plan(prompts: Sequence[TaskPrompt], design: Design) -> list[Group]:
+def call_groups(prompts: Sequence[TaskPrompt], design: Design) -> list[Group]:
     """Return the groups in the order in which they run: repeat by repeat, so that a cut run is still balanced."""
     categories: dict[str, list[int]] = {}
     for index, prompt in enumerate(prompts):
@@ -98,7 +101,7 @@ def measure(
     for name in strategies:
         first = [encoded[design.contexts[0]][0]]
         call(lm, first, name, "greedy", max_new_tokens=_WARM_UP, salt=b"warm-up", **_extra(name, draft_model))
-    for number, group in enumerate(plan(prompts, design)):
+    for number, group in enumerate(call_groups(prompts, design)):
         batch = [encoded[group.condition.context][index] for index in group.prompts]
         bandwidth = read_bandwidth(lm.runner.ops)
         found: dict[str, tuple[Sample, list[list[int]]]] = {}
@@ -116,18 +119,18 @@ def measure(
             found[name] = sample, [result.tokens for result in results]
         plain = found[PLAIN][1]
         for name in strategies:
-            sample, texts = found[name]
-            yield replace(sample, equal=texts == plain)
+            sample, sequences = found[name]
+            yield replace(sample, equal=sequences == plain)
     work.finish()
 
 
 def num_calls(prompts: Sequence[TaskPrompt], design: Design) -> int:
     """Return how many calls `measure` makes (warm-up aside)."""
-    return len(plan(prompts, design)) * len({PLAIN, *design.strategies})
+    return len(call_groups(prompts, design)) * len({PLAIN, *design.strategies})
 
 
 def longest(prompts: Sequence[TaskPrompt], design: Design) -> int:
-    """Return the most tokens that one text of the design can have, prompt included."""
+    """Return the maximum number of tokens that a sequence of the design can have, prompt included."""
     return max(prompt.max_tokens for prompt in prompts) + max(design.contexts) + design.num_tokens
 
 

@@ -40,23 +40,23 @@ def measure_growth(
 
     Raises UsageError for a size that the model's context or the built-in texts cannot fill.
     """
-    text = lm.tokenizer.encode_text("\n\n".join(prompt.text for prompt in builtin()))
-    longest = min(len(text), lm.runner.context - _STEPS - 1)
+    background = lm.tokenizer.encode_text("\n\n".join(prompt.text for prompt in builtin()))
+    longest = min(len(background), lm.runner.context - _STEPS - 1)
     wrong = [n for n in sizes if not 2 <= n <= longest]
     if wrong:
-        raise UsageError(f"sizes must be in [2, {longest}] for this model, got {', '.join(map(str, wrong))}")
+        raise UsageError(f"--sizes must be in [2, {longest}] for this model, got {', '.join(map(str, wrong))}")
     work = Work(repeats * len(WAYS) * sum(sizes), progress)
     for repeat, n, way in itertools.product(range(repeats), sizes, WAYS):
         work.begin(n, f"{n} tokens, {way}")
-        for seconds in _seconds(lm, text[:n], way):
+        for seconds in _seconds(lm, background[:n], way):
             yield Point(way, n, repeat, seconds)
     work.finish()
 
 
-def _seconds(lm: LanguageModel, text: list[int], way: str) -> list[float]:
-    """Return the seconds of steps that write what follows `text`: without the cache one, else a few."""
+def _seconds(lm: LanguageModel, prompt: list[int], way: str) -> list[float]:
+    """Return the seconds of steps that write what follows `prompt`: without the cache one, else a few."""
     steps = 1 if way == "no cache" else 1 + _STEPS
-    result = lm.generate(text, strategy=WAYS[way], max_new_tokens=steps, ignore_eos=True, trace=True)
+    result = lm.generate(prompt, strategy=WAYS[way], max_new_tokens=steps, ignore_eos=True, trace=True)
     assert result.trace is not None
     times = [step.times.total for step in result.trace.steps]
     return times if way == "no cache" else times[1:]  # the first of them belongs to the prefill

@@ -12,7 +12,7 @@ from outpace.measure.bench import files
 from outpace.measure.bench.growth import Point, growth_lines, measure_growth, summarise_growth
 from tests.decoding import tiny_ops
 from tests.folder import make_folder
-from tests.unit.measure.bench.test_rows import ORIGIN
+from tests.unit.measure.bench.samples import ORIGIN
 
 
 @pytest.fixture(scope="module")
