@@ -152,9 +152,10 @@ def _print(report: Report, folder: Path) -> None:
 
 def _design(batches: Sequence[Batch], options: argparse.Namespace) -> str:
     """Say in a sentence what was written."""
-    tokens = sorted(len(own.prompts[0]) for own in batches)
-    count = f"{len(batches)} prompts" if options.batch == 1 else f"{len(batches)} batches of {options.batch} prompts"
-    return f"{count}, {tokens[0]} to {tokens[-1]} tokens each, {options.num_tokens} written, {options.repeats} repeats."
+    lengths = sorted(len(own.prompts[0]) for own in batches)
+    length = f"{lengths[0]} to {lengths[-1]}" if lengths[0] < lengths[-1] else f"{lengths[0]}"
+    count = f"prompts: {len(batches)}" + (f" batches of {options.batch}" if options.batch > 1 else "")
+    return f"{count.capitalize()}, {length} tokens each; {options.num_tokens} written; repeats: {options.repeats}."
 
 
 def _name(options: argparse.Namespace) -> str:

@@ -237,7 +237,7 @@ class OpenVino:
             options["prompt_lookup"] = True
         self.settings = f"drafts of {self.lookup_tokens}" if self.lookup else "defaults, no prefix cache"
         self.pipeline = self.genai.LLMPipeline(order["model"], "CPU", **options)
-        self.weights = "as converted"
+        self.weights = "converted from GGUF" if order["model"].endswith(".gguf") else "as converted"
 
     def write(self, prompts: list[list[int]], count: int) -> Written:
         config = self.genai.GenerationConfig()
