@@ -1,8 +1,8 @@
-"""Time the native matrix products: every format, 1 to 512 rows, beside a streaming read of as many bytes.
+"""Time the native matrix products: every format, 1 to 512 rows, relative to a streaming read of as many bytes.
 
-    python benchmarks/matmul.py [--formats Q4_1 BF16] [--shape 1536x8960] [--rows 1 8 16] [--threads 2] [--repeats 9]
+    python -m benchmarks.matmul [--formats Q4_1 BF16] [--shape 1536x8960] [--rows 1 8 16] [--threads 2] [--repeats 9]
 
-Each repeat measures the read and every number of rows once, so that all see the same moods of the machine. The weights
+Each repeat measures the read and every number of rows once, so that all see the machine in the same state. The weights
 are distinct copies, 64 MB or more together, so that no cache holds them. Row ratios are medians over repeats of
 the ratio within one repeat.
 """
@@ -11,25 +11,28 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 import numpy as np
 
 from outpace.ops.formats import BLOCKS, row_bytes
 from outpace.ops.native import _native as native
 
-LEAST_BYTES = 64_000_000  # twice the last-level cache of common machines
+MIN_BYTES = 64_000_000  # twice the last-level cache of common machines
 
 
-def copies_of(context: native.Context, format: str, out: int, width: int) -> list[native.Weight]:
-    """Return packed matrices of random small codes, as many as it takes to fill LEAST_BYTES."""
+def copies_of(context: native.Context, format: str, out: int, width: int) -> list[Any]:
+    """Return packed matrices of random small codes, as many as it takes to fill MIN_BYTES."""
     num_bytes = row_bytes("w", format, width)
     raw = np.random.default_rng(0).integers(0, 64, (out, num_bytes), dtype=np.uint8)
-    count = -(-LEAST_BYTES // raw.nbytes)
+    count = -(-MIN_BYTES // raw.nbytes)
     return [context.pack(raw, format, out, width, format) for _ in range(count)]
 
 
-def seconds_per_pass(context: native.Context, weights: list[native.Weight], x: native.Array) -> float:
+def seconds_per_pass(context: native.Context, weights: list[Any], x: Any) -> float:
+    """Return the seconds of multiplying x by every weight once."""
     start = time.perf_counter()
     for weight in weights:
         context.linear(x, weight, None)
@@ -37,6 +40,7 @@ def seconds_per_pass(context: native.Context, weights: list[native.Weight], x: n
 
 
 def measure(format: str, out: int, width: int, rows: list[int], threads: int, repeats: int) -> None:
+    """Print a row per number of rows, for one format and shape."""
     context = native.Context(threads)
     weights = copies_of(context, format, out, width)
     num_bytes = sum(weight.num_bytes for weight in weights)
@@ -59,18 +63,19 @@ def measure(format: str, out: int, width: int, rows: list[int], threads: int, re
         )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--formats", nargs="+", default=list(BLOCKS), choices=list(BLOCKS))
     parser.add_argument("--shape", default="1536x1536", help="out x in of a matrix")
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
-    arguments = parser.parse_args()
-    out, width = map(int, arguments.shape.split("x"))
-    print(f"instruction set: {native.isa()}, {arguments.threads} threads")
-    for format in arguments.formats:
-        measure(format, out, width, arguments.rows, arguments.threads, arguments.repeats)
+    options = parser.parse_args(arguments)
+    out, width = map(int, options.shape.split("x"))
+    print(f"instruction set: {native.isa()}, {options.threads} threads")
+    for format in options.formats:
+        measure(format, out, width, options.rows, options.threads, options.repeats)
 
 
 if __name__ == "__main__":

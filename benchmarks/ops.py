@@ -1,10 +1,10 @@
 """Measure whole passes of the native ops: rows x context x format, prefill, a batch, sampling.
 
 The network has a real model's shapes and random weights: time does not depend on their values. Beside each time
-stands the share of the memory bandwidth that it reached: a streaming read of the same bytes (weights and KV), taken
+stands the fraction of the memory bandwidth that it reached: a streaming read of the same bytes (weights and KV), taken
 between the passes of the same row, over the pass. Times are medians of interleaved repeats with their [min - max].
 
-    python benchmarks/ops.py [--formats Q4_1,BF16] [--model smollm2-135m] [--threads 2] [--kv bf16] [--quick]
+    python -m benchmarks.ops [--formats Q4_1,BF16] [--model smollm2-135m] [--threads 2] [--kv bf16] [--quick]
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -94,7 +95,7 @@ class Bench:
         return times, statistics.median(reads)
 
     def report(self, label: str, run: Callable[[], object], num_bytes: int, tokens: int) -> None:
-        """Print a row: time, its spread, tokens per second, the bandwidth and the share of it that was reached."""
+        """Print a row: time, its spread, tokens per second, the bandwidth and the fraction of it that was reached."""
         times, read = self.measure(run, num_bytes)
         median = statistics.median(times)
         print(
@@ -123,7 +124,7 @@ def _tensors(config: dict[str, object], format: str) -> Iterator[RawTensor]:
 
 
 def draft(table: list[int], context: int, rows: int) -> Segment:
-    """Return one pending token and a chain of rows - 1 draft nodes behind `context` committed tokens."""
+    """Return one pending token and a chain of rows - 1 draft nodes after `context` committed tokens."""
     return Segment(table, context, [7] * rows, list(range(-1, rows - 2)) if rows > 1 else [], num_scored=rows)
 
 
@@ -145,13 +146,13 @@ def run_format(args: argparse.Namespace, format: str) -> None:
         for rows in counts:
             segment = draft(table, context, rows)
             label = f"{rows} rows, context {context}"
-            bench.report(label, lambda s=segment: bench.forward(s), bench.bytes + kv_bytes, rows)
+            bench.report(label, partial(bench.forward, segment), bench.bytes + kv_bytes, rows)
     text = Segment(table, 0, [7] * prompt)
-    bench.report(f"prefill, {prompt} tokens", lambda: bench.forward(text), bench.bytes, prompt)
+    bench.report(f"prefill, {prompt} tokens", partial(bench.forward, text), bench.bytes, prompt)
     requests = [Segment(table[5 * i : 5 * i + 5], 128, [7]) for i in range(num_requests)]
     kv_bytes = num_requests * 128 * bench.spec.bytes_per_token
     bench.report(
-        f"batch of {num_requests}, context 128", lambda: bench.forward(*requests), bench.bytes + kv_bytes, num_requests
+        f"batch of {num_requests}, context 128", partial(bench.forward, *requests), bench.bytes + kv_bytes, num_requests
     )
     size = bench.model.config.vocab_size
     logits = bench.ops.array(np.random.default_rng(0).normal(0, 3, (1, size)).astype(np.float32))  # as peaked as text's
@@ -161,11 +162,11 @@ def run_format(args: argparse.Namespace, format: str) -> None:
         "temperature 0.8, top-p 0.95": SamplingParams(temperature=0.8, top_p=0.95),
     }.items():
         row = Row(params, seed=1, sample_index=0, position=1)
-        times, _ = bench.measure(lambda row=row: bench.ops.sample(logits, [row]), 4096)
+        times, _ = bench.measure(partial(bench.ops.sample, logits, [row]), 4096)
         print(f"  sample, {name:28} {statistics.median(times) * 1e6:8.1f} us")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the formats that were asked for, one after another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--formats", default="Q4_1,Q4_0,Q8_0,BF16", help=f"of {', '.join(BLOCKS)}")
@@ -174,7 +175,7 @@ def main() -> None:
     parser.add_argument("--kv", default="bf16", choices=("f32", "bf16", "int8"))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="fewer rows and contexts")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     for format in args.formats.split(","):
         run_format(args, format)
 

@@ -2,7 +2,7 @@
 
 The ops answer at once, so what remains is the loop, the cache, the sampler's rows and the drafter protocol.
 
-    python benchmarks/overhead.py [--steps 2000]
+    python -m benchmarks.overhead [--steps 2000]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,10 +80,11 @@ def measure(num_nodes: int, sampling: SamplingParams, steps: int) -> float:
     return statistics.median(times) * 1e6
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
-    steps = parser.parse_args().steps
+    steps = parser.parse_args(arguments).steps
     for name, sampling in (("greedy", SamplingParams()), ("sampled", SamplingParams(temperature=0.8, top_p=0.9))):
         for num_nodes in (0, 16):
             print(f"{name:8} {num_nodes:2} nodes: {measure(num_nodes, sampling, steps):6.1f} microseconds a step")

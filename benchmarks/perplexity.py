@@ -1,15 +1,15 @@
-"""Measure what rounding costs: perplexity of a text under the native ops, beside the float32 reference.
+"""Measure what rounding costs: perplexity of a text under the native ops, relative to the float32 reference.
 
 Teacher-forced over the built-in English prompts (or --text FILE), in chunks as prefill does it; also the
-Kullback-Leibler divergence of each token's law from the reference's, and how often the most likely token agrees.
+Kullback-Leibler divergence of each token's distribution from the reference's, and how often the top token agrees.
 
-    python benchmarks/perplexity.py [-m MODEL] [--tokens 2000] [-o FOLDER]
+    python -m benchmarks.perplexity [-m MODEL] [--tokens 2000] [-o FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import outpace
+from outpace.measure.bench.files import write_json
 from outpace.measure.prompts import load_prompts
+from outpace.measure.provenance import provenance
 from outpace.types import Segment
 
 CHUNK = 128
 
 
-def log_law(lm: outpace.LanguageModel, tokens: list[int]) -> NDArray[np.float64]:
+def log_probs(lm: outpace.LanguageModel, tokens: list[int]) -> NDArray[np.float64]:
     """Return the log-softmax after every token but the last, [n - 1, V]."""
     runner = lm.runner
     size = runner.cache.block_size
@@ -39,33 +41,35 @@ def log_law(lm: outpace.LanguageModel, tokens: list[int]) -> NDArray[np.float64]
     return np.concatenate(pieces)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="smollm2-135m")
     parser.add_argument("--text", type=Path)
     parser.add_argument("--tokens", type=int, default=2000)
-    parser.add_argument("-o", "--output", type=Path)
-    args = parser.parse_args()
+    parser.add_argument("-o", "--output", type=Path, help="folder for perplexity.json")
+    args = parser.parse_args(arguments)
 
     reference = outpace.load(args.model, ops="reference", kv="f32")
     prompts = [prompt.text for prompt in load_prompts(None)]
     text = args.text.read_text(encoding="utf-8") if args.text else "\n\n".join(prompts)
     tokens = reference.tokenizer.encode(text)[: args.tokens]
-    truth = log_law(reference, tokens)
+    truth = log_probs(reference, tokens)
     places = np.arange(len(tokens) - 1), np.array(tokens[1:])
     base = float(np.exp(-truth[places].mean()))
     rows: list[dict[str, Any]] = [{"ops": "reference", "kv": "f32", "perplexity": base}]
     for kv in ("f32", "bf16", "int8"):
-        law = log_law(outpace.load(args.model, ops="native", kv=kv), tokens)
-        perplexity = float(np.exp(-law[places].mean()))
+        lm = outpace.load(args.model, ops="native", kv=kv)
+        probs = log_probs(lm, tokens)
+        perplexity = float(np.exp(-probs[places].mean()))
         rows.append(
             {
                 "ops": "native",
                 "kv": kv,
                 "perplexity": perplexity,
                 "change_percent": 100 * (perplexity / base - 1),
-                "divergence_nats": float((np.exp(truth) * (truth - law)).sum(axis=1).mean()),
-                "top_1_agreement": float((truth.argmax(axis=1) == law.argmax(axis=1)).mean()),
+                "divergence_nats": float((np.exp(truth) * (truth - probs)).sum(axis=1).mean()),
+                "top_1_agreement": float((truth.argmax(axis=1) == probs.argmax(axis=1)).mean()),
             }
         )
     for row in rows:
@@ -73,8 +77,8 @@ def main() -> None:
             "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{value:9}" for key, value in row.items())
         )
     if args.output:
-        report = {"model": args.model, "tokens": len(tokens), "rows": rows}
-        (args.output / "perplexity.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        report = {"kind": "perplexity", "provenance": provenance(lm), "tokens": len(tokens), "rows": rows}
+        write_json(args.output / "perplexity.json", report)
 
 
 if __name__ == "__main__":

@@ -78,8 +78,9 @@ class Story:
         own = [TokenLogprob(token, -0.1, ((token, -0.1), (0, -2.5))) for token in self.tokens] if logprobs else None
         trace = Trace(
             header={
-                "outpace": "0", "model": "tiny", "ops": "reference", "threads": 1, "strategy": "auto", "verification": "exact",
-                "kv": {"format": "f32", "block_size": self.block_size}, "seed": 1, "temperature": 0.0,
+                "outpace": "0", "model": "tiny", "ops": "reference", "threads": 1, "strategy": "auto",
+                "verification": "exact", "kv": {"format": "f32", "block_size": self.block_size},
+                "seed": 1, "temperature": 0.0,
                 "finish_reason": "length", **header,
             },
             prompt=self.prompt, tokens=self.tokens, pieces=[self.words[token] for token in self.tokens],

@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import outpace
-from benchmarks.peers import engines
-from benchmarks.peers.engines import Absent, PeerSample
-from benchmarks.peers.tables import save_peers
+from benchmarks.peers.engines import Absent, find_peers
+from benchmarks.peers.neighbours import Neighbour, check_neighbours
+from benchmarks.peers.process import Worker, start_peers
+from benchmarks.peers.tables import Report, save_peers, summarise_peers, waiting_share
+from benchmarks.peers.turns import Batch, PeerSample, batches_of, measure_peers
 from outpace.errors import OutpaceError
 from outpace.measure.bench.alternate import Lengthener
 from outpace.measure.prompts import load_prompts, spread
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         run(options)
-    except OutpaceError as error:
+    except (OutpaceError, OSError) as error:
         parser.error(str(error))
 
 
@@ -53,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("-n", "--num-tokens", type=_at_least(2), default=128, help="tokens that each sequence gets")
     add("--repeats", type=_at_least(1), default=3)
+    add("--neighbour-pairs", type=_at_least(0), default=6,
+        help="pairs of the A/A run with each engine as a neighbour; 0: none")  # fmt: skip
     add("--onnx", type=Path, help="the model as onnxruntime-genai's builder makes it")
     add("--openvino", type=Path, help="the model as OpenVINO has it [default: the GGUF file]")
     add("--draft-model", type=Path, help="a smaller model's file, for transformers' assisted generation")
@@ -89,28 +93,35 @@ def run(options: argparse.Namespace) -> None:
     if options.per_category is not None:
         prompts = spread(prompts, options.per_category)
     options.output.mkdir(parents=True, exist_ok=True)
-    longest = max(prompt.most_tokens + options.context for prompt in prompts) + options.num_tokens
+    longest = max(prompt.max_tokens + options.context for prompt in prompts) + options.num_tokens
     lm = outpace.load(
         options.model, kv=options.kv, threads=options.threads, ops=options.ops,
         cache_tokens=max(2 * longest * options.batch, 4096),
     )  # fmt: skip
     encoded = Lengthener(lm, prompts).encode(options.context)
-    batches = engines.batches_of(prompts, [tokens[-options.context :] for tokens in encoded], options.batch)
+    batches = batches_of(prompts, [tokens[-options.context :] for tokens in encoded], options.batch)
     longest = max(len(own.prompts[0]) for own in batches) + options.num_tokens
     converted = {"onnxruntime_genai": options.onnx, "openvino_genai": options.openvino}
     folders = {engine: folder for engine, folder in converted.items() if folder is not None}
-    found, absent = engines.find_peers(options.venvs, lm.path, folders, options.draft_model)
+    found, absent = find_peers(options.venvs, lm.path, folders, options.draft_model)
     origin = provenance(lm)
-    workers: list[engines.Worker] = []
+    show = _Lines()
+    workers: list[Worker] = []
     samples: list[PeerSample] = []
+    neighbours: list[Neighbour] | None = None
     complete = False
-    tick = _ticker()
     try:
-        for worker in engines.start_peers(found, lm.runner.ops.threads, longest, absent, tick, options.batch):
+        for worker in start_peers(found, lm.runner.ops.threads, longest, absent, show.say, options.batch):
             workers.append(worker)
-        for seen in engines.measure_peers(
+        if options.neighbour_pairs:
+            neighbours = check_neighbours(
+                lm, workers, batches[0],
+                num_tokens=options.num_tokens, repeats=options.neighbour_pairs, progress=show.progress,
+            )  # fmt: skip
+        for seen in measure_peers(
             lm, workers, batches,
-            strategies=options.strategies, num_tokens=options.num_tokens, repeats=options.repeats, tick=tick,
+            strategies=options.strategies, num_tokens=options.num_tokens, repeats=options.repeats,
+            progress=show.progress,
         ):  # fmt: skip
             if isinstance(seen, Absent):
                 absent.append(seen)
@@ -122,19 +133,29 @@ def run(options: argparse.Namespace) -> None:
             worker.close()
         if samples:
             about = {(w.peer.engine, w.peer.variant): w.about for w in workers}
-            rows = save_peers(
-                options.output, samples, absent, about, origin, _design(batches, options), complete, _name(options)
+            rows = summarise_peers(samples, about)
+            report = Report(
+                rows, absent, neighbours, waiting_share(samples), origin, _design(batches, options), complete
             )
-            for row in rows:
-                print(f"{row.engine}, {row.variant}: {row.rate.median:.0f} tokens/s")
-            print(f"all numbers and tables: {options.output}")
+            save_peers(options.output, report, samples, _name(options))
+            _print(report, options.output)
 
 
-def _design(batches: Sequence[engines.Batch], options: argparse.Namespace) -> str:
+def _print(report: Report, folder: Path) -> None:
+    for row in report.rows:
+        print(f"{row.engine}, {row.variant}: {row.rate.median:.0f} tokens/s")
+    for neighbour in report.neighbours or ():
+        if neighbour.disturbed:
+            print(f"DISTURBED by a waiting neighbour: {neighbour.engine}, {neighbour.variant}: see the report")
+    print(f"all numbers and tables: {folder}")
+
+
+def _design(batches: Sequence[Batch], options: argparse.Namespace) -> str:
     """Say in a sentence what was written."""
-    tokens = sorted(len(own.prompts[0]) for own in batches)
-    count = f"{len(batches)} prompts" if options.batch == 1 else f"{len(batches)} batches of {options.batch} prompts"
-    return f"{count}, {tokens[0]} to {tokens[-1]} tokens each, {options.num_tokens} written, {options.repeats} repeats."
+    lengths = sorted(len(own.prompts[0]) for own in batches)
+    length = f"{lengths[0]} to {lengths[-1]}" if lengths[0] < lengths[-1] else f"{lengths[0]}"
+    count = f"prompts: {len(batches)}" + (f" batches of {options.batch}" if options.batch > 1 else "")
+    return f"{count.capitalize()}, {length} tokens each; {options.num_tokens} written; repeats: {options.repeats}."
 
 
 def _name(options: argparse.Namespace) -> str:
@@ -142,16 +163,23 @@ def _name(options: argparse.Namespace) -> str:
     return f"peers{batch}" + (f"-context-{options.context}" if options.context else "")
 
 
-def _ticker() -> Callable[[str], None]:
-    last = 0.0
+class _Lines:
+    """Progress as lines on stderr, at most one every ten seconds, with the time that is left."""
 
-    def tick(what: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            print(what, file=sys.stderr, flush=True)
+    def __init__(self) -> None:
+        self._started = self._last = 0.0
 
-    return tick
+    def say(self, what: str) -> None:
+        print(what, file=sys.stderr, flush=True)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        if done == 0:
+            self._started = now
+        if now - self._last >= _SECONDS_BETWEEN_LINES and what:
+            self._last = now
+            left = f", about {(now - self._started) / done * (total - done):.0f} s left" if done else ""
+            self.say(f"{done} of {total}{left}: {what}")
 
 
 if __name__ == "__main__":

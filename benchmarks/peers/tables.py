@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.engines import OURS, Absent, PeerSample
-from outpace.measure.bench.files import SCHEMA, write_json
-from outpace.measure.bench.medians import Spread, median, median_interval
-from outpace.measure.bench.rows import Speedup
+from benchmarks.peers.engines import Absent
+from benchmarks.peers.neighbours import Neighbour
+from benchmarks.peers.turns import OURS, PeerSample
+from outpace.measure.bench.files import SCHEMA, write, write_json
+from outpace.measure.bench.medians import Spread
+from outpace.measure.bench.rows import Speedup, speedup_of
 from outpace.measure.bench.sample import PLAIN
 from outpace.measure.bench.tables import origin, ratio_cell, table
 
@@ -19,8 +21,8 @@ from outpace.measure.bench.tables import origin, ratio_cell, table
 class PeerRow:
     """One engine and variant over all prompts.
 
-    agreed: share of its tokens before the first that differs from our plain decoding's (other arithmetic, other
-    weights: not expected to be all).
+    over_plain: its tokens/s / those of our plain decoding, same batch and repeat. agreed: part of its tokens before the
+    first that differs from our plain decoding's (other arithmetic, other weights: not expected to be all).
     """
 
     engine: str
@@ -28,8 +30,8 @@ class PeerRow:
     calls: int
     rate: Spread
     prefill_rate: Spread | None  # None: of batches
-    by_plain: Speedup  # its tokens/s by those of our plain decoding, same batch and repeat
-    prefill_by_plain: Speedup | None
+    over_plain: Speedup
+    prefill_over_plain: Speedup | None
     agreed: float
     about: dict[str, str]
 
@@ -52,8 +54,8 @@ def summarise_peers(samples: Sequence[PeerSample], about: dict[tuple[str, str], 
                 calls=len(own),
                 rate=Spread.of([s.rate for s in own]),
                 prefill_rate=Spread.of(prefill) if prefill else None,
-                by_plain=_speedup([a.rate / b.rate for a, b in pairs]),
-                prefill_by_plain=_speedup(by_ours) if by_ours else None,
+                over_plain=speedup_of([a.rate / b.rate for a, b in pairs]),
+                prefill_over_plain=speedup_of(by_ours) if by_ours else None,
                 agreed=sum(s.agreed for s in own) / sum(s.tokens for s in own),
                 about=about.get((engine, variant), {}),
             )
@@ -61,17 +63,69 @@ def summarise_peers(samples: Sequence[PeerSample], about: dict[tuple[str, str], 
     return rows
 
 
-def _speedup(ratios: list[float]) -> Speedup:
-    return Speedup(median(ratios), median_interval(ratios))
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that a run of peers found. design: what was written, in a sentence. neighbours: None: not checked."""
+
+    rows: Sequence[PeerRow]
+    absent: Sequence[Absent]
+    neighbours: Sequence[Neighbour] | None
+    waiting: float  # processor seconds of engines that waited / seconds of those that wrote, at most in any row
+    provenance: dict[str, Any]
+    design: str
+    complete: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        neighbours = None if self.neighbours is None else [asdict(own) for own in self.neighbours]
+        return {
+            "schema": SCHEMA,
+            "kind": "peers",
+            "complete": self.complete,
+            "provenance": self.provenance,
+            "design": self.design,
+            "summary": [asdict(row) for row in self.rows],
+            "absent": [asdict(own) for own in self.absent],
+            "waiting": self.waiting,
+            "neighbours": neighbours,
+        }
 
 
-def peers_markdown(
-    rows: Sequence[PeerRow], absent: Sequence[Absent], provenance: dict[str, Any], design: str, complete: bool
-) -> str:
-    """Return the report of a peers run; design: what was written, in a sentence."""
+def waiting_share(samples: Sequence[PeerSample]) -> float:
+    """Return how busy the waiting engines were while an engine wrote: at most, over all engines and variants."""
+    shares = [0.0]
+    for name in {(s.engine, s.variant) for s in samples}:
+        own = [s for s in samples if (s.engine, s.variant) == name]
+        shares.append(sum(s.waiting for s in own) / sum(s.seconds for s in own))
+    return max(shares)
+
+
+def peers_markdown(report: Report) -> str:
+    """Return the report for people."""
+    parts = ["# Engines side by side", origin(report.provenance)]
+    if not report.complete:
+        parts.append("**The run was cut short: this is what it had.**")
+    parts += [
+        f"{report.design} Greedy, same prompt tokens, same number of threads; engines take turns on every batch. "
+        "Tokens/s: after the first token; of batches, all sequences together and over the whole call, prompts "
+        "included; median and middle half. Relative to Outpace plain: its tokens/s / those of our plain decoding, "
+        "median of pairs, with the 95 % interval. Prefill: prompt tokens until the first token. Agreed: tokens before "
+        "the first that differs from ours.",
+        _rows_table(report.rows),
+        "## Neighbours",
+        "Engines that are not asked are suspended. While one wrote, all others together kept a processor busy for at "
+        f"most {report.waiting:.1%} of its time.",
+        *_neighbours(report.neighbours),
+    ]
+    if report.absent:
+        parts += ["## Not measured", "\n".join(f"* {a.engine}, {a.variant}: {a.reason}" for a in report.absent)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows_table(rows: Sequence[PeerRow]) -> str:
     head = (
-        "engine", "version", "weights", "variant", "calls", "tokens/s", "by our plain decoding", "prefill, tokens/s",
-        "by ours", "agreed",
+        "engine", "version", "weights", "variant", "settings", "calls", "tokens/s", "relative to Outpace plain",
+        "prefill, tokens/s", "relative to Outpace", "agreed",
     )  # fmt: skip
     lines = [
         (
@@ -79,29 +133,32 @@ def peers_markdown(
             row.about.get("version", ""),
             row.about.get("weights", ""),
             row.variant,
+            row.about.get("settings", ""),
             row.calls,
             _spread(row.rate),
-            ratio_cell(row.by_plain),
+            ratio_cell(row.over_plain),
             _spread(row.prefill_rate),
-            ratio_cell(row.prefill_by_plain),
+            ratio_cell(row.prefill_over_plain),
             f"{row.agreed:.0%}",
         )
         for row in rows
     ]
-    parts = [
-        "# Engines side by side",
-        origin(provenance),
-        f"{design} Greedy, same prompt tokens, same number of threads; engines alternate on every batch. "
-        "Tokens/s: after the first token; of batches, all texts together and over the whole call, prompts included; "
-        "median and middle half. By our plain decoding: median of pairs, with the 95 % interval. Prefill: prompt "
-        "tokens until the first token. Agreed: tokens before the first that differs from ours.",
+    return table(head, lines)
+
+
+def _neighbours(neighbours: Sequence[Neighbour] | None) -> list[str]:
+    if neighbours is None:
+        return ["No A/A run was made."]
+    head = ("engine", "variant", "ours right after it / after a pause", "it right after ours / after a pause", "")
+    lines = [
+        (n.engine, n.variant, ratio_cell(n.ours), ratio_cell(n.its), "**DISTURBED**" if n.disturbed else "")
+        for n in neighbours
+    ]
+    return [
+        "A/A run: the same engine writes the same tokens right after a neighbour wrote, and after a pause. 1 means "
+        "that a neighbour which waits costs nothing; pairs whose interval lies beyond 3 % are marked.",
         table(head, lines),
     ]
-    if not complete:
-        parts.insert(2, "**The run was cut short: this is what it had.**")
-    if absent:
-        parts += ["## Not measured", "\n".join(f"* {a.engine}, {a.variant}: {a.reason}" for a in absent)]
-    return "\n\n".join(parts) + "\n"
 
 
 def _spread(spread: Spread | None) -> str:
@@ -110,38 +167,7 @@ def _spread(spread: Spread | None) -> str:
     return f"{spread.median:.0f} ({spread.low:.0f} to {spread.high:.0f})"
 
 
-def peers_dict(rows: Sequence[PeerRow], absent: Sequence[Absent]) -> dict[str, Any]:
-    """Return the rows as plain JSON values."""
-    return {"summary": [asdict(row) for row in rows], "absent": [asdict(a) for a in absent]}
-
-
-def save_peers(
-    folder: Path,
-    samples: Sequence[PeerSample],
-    absent: Sequence[Absent],
-    about: dict[tuple[str, str], dict[str, str]],
-    provenance: dict[str, Any],
-    design: str,
-    complete: bool,
-    name: str = "peers",
-) -> list[PeerRow]:
-    """Write NAME.json and NAME.md into `folder`; return the rows.
-
-    about: version and weights of each engine. design: what was written, in a sentence.
-    """
-    rows = summarise_peers(samples, about)
-    write_json(
-        folder / f"{name}.json",
-        {
-            "schema": SCHEMA,
-            "kind": "peers",
-            "complete": complete,
-            "provenance": provenance,
-            "design": design,
-            **peers_dict(rows, absent),
-            "samples": [asdict(sample) for sample in samples],
-        },
-    )
-    report = peers_markdown(rows, absent, provenance, design, complete)
-    (folder / f"{name}.md").write_text(report, encoding="utf-8")
-    return rows
+def save_peers(folder: Path, report: Report, samples: Sequence[PeerSample], name: str = "peers") -> None:
+    """Write NAME.json, every sample included, and NAME.md into `folder`."""
+    write_json(folder / f"{name}.json", {**report.as_dict(), "samples": [asdict(sample) for sample in samples]})
+    write(folder / f"{name}.md", peers_markdown(report).encode())

@@ -1,9 +1,12 @@
 """One other engine in a process of its own: run by path, with the Python of a venv that has the engine.
 
 It imports nothing of Outpace. It speaks JSON lines: a first line on stdin says what to load (`engine`, `model`,
-`variant`, `draft`, `threads`, `context`), its answer names the engine's version and the weights' format, or an
-`error`. Each further line is a batch (`prompts`: as many token ids each, `max_new_tokens`), its answer the tokens and
-seconds. Greedy only.
+`variant`, `draft`, `threads`, `context`), its answer names the engine's version, the weights' format and the settings,
+or an `error`. Each further line is a batch (`prompts`: as many token ids each, `max_new_tokens`), its answer the tokens
+and seconds. Greedy only.
+
+Each engine is set up as its own documentation shows for a CPU (named in its class); what differs from its defaults
+there is the number of threads, the same for everybody, and that nothing is cached from one call to the next.
 """
 
 from __future__ import annotations
@@ -16,21 +19,24 @@ import time
 from importlib import metadata
 from typing import Any
 
-Written = tuple[list[list[int]], float]  # tokens of each text, seconds until all had their first
+Written = tuple[list[list[int]], float]  # new tokens of each sequence, seconds until all had their first
 
 
 class LlamaCpp:
     """llama.cpp through llama-cpp-python, plain or with its prompt lookup. Reads GGUF as it is.
 
-    One text goes through its own loop; a batch through `llama_decode`, every text a sequence.
+    A single sequence goes through its own loop; a batch through `llama_decode`. README, "Speculative Decoding": drafts
+    of 10 tokens are good for a GPU, 2 perform better on machines with a CPU only.
     """
 
     package = "llama-cpp-python"
+    lookup_tokens = 2
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.api = importlib.import_module("llama_cpp")
         self.weights = "as stored"
         self.order, self.lookup, self.batch = order, order["variant"] == "lookup", order["batch"]
+        self.settings = f"drafts of {self.lookup_tokens}" if self.lookup else "defaults"
         if self.batch == 1:
             self.model = self._single()
         else:
@@ -39,7 +45,8 @@ class LlamaCpp:
     def _single(self) -> Any:
         draft = None
         if self.lookup:
-            draft = importlib.import_module("llama_cpp.llama_speculative").LlamaPromptLookupDecoding(num_pred_tokens=8)
+            speculative = importlib.import_module("llama_cpp.llama_speculative")
+            draft = speculative.LlamaPromptLookupDecoding(num_pred_tokens=self.lookup_tokens)
         return self.api.Llama(
             self.order["model"], n_ctx=self.order["context"], n_threads=self.order["threads"],
             n_threads_batch=self.order["threads"], draft_model=draft, verbose=False,
@@ -47,7 +54,7 @@ class LlamaCpp:
 
     def _several(self) -> Any:
         if self.lookup:
-            raise ValueError("looks up one text at a time")
+            raise ValueError("looks up for one sequence at a time")
         self.numpy = importlib.import_module("numpy")
         api, threads = self.api, self.order["threads"]
         api.llama_backend_init()
@@ -63,7 +70,7 @@ class LlamaCpp:
         self.rows = api.llama_batch_init(self.room, 0, 1)
         context = api.llama_init_from_model(model, params)
         if not context:
-            raise ValueError(f"no context for {self.batch} texts of {self.order['context']} tokens")
+            raise ValueError(f"no context for {self.batch} sequences of {self.order['context']} tokens")
         return context
 
     def write(self, prompts: list[list[int]], count: int) -> Written:
@@ -82,18 +89,18 @@ class LlamaCpp:
     def _write_several(self, prompts: list[list[int]], count: int) -> Written:
         started = time.perf_counter()
         self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
-        texts: list[list[int]] = [[] for _ in prompts]
+        written: list[list[int]] = [[] for _ in prompts]
         size = len(prompts[0])
         rows = [(prompt[i], i, s, i == size - 1) for s, prompt in enumerate(prompts) for i in range(size)]
         for begin in range(0, len(rows), self.room):
-            self._decode(rows[begin : begin + self.room], texts)
+            self._decode(rows[begin : begin + self.room], written)
         first = time.perf_counter() - started
         for step in range(1, count):
-            self._decode([(text[-1], size + step - 1, s, True) for s, text in enumerate(texts)], texts)
-        return texts, first
+            self._decode([(own[-1], size + step - 1, s, True) for s, own in enumerate(written)], written)
+        return written, first
 
-    def _decode(self, rows: list[tuple[int, int, int, bool]], texts: list[list[int]]) -> None:
-        """Run rows (token, position, sequence, wanted) and add the likeliest token behind every wanted one."""
+    def _decode(self, rows: list[tuple[int, int, int, bool]], written: list[list[int]]) -> None:
+        """Run rows (token, position, sequence, wanted) and add the likeliest token after every wanted one."""
         batch = self.rows
         batch.n_tokens = len(rows)
         for i, (token, position, sequence, wanted) in enumerate(rows):
@@ -104,13 +111,17 @@ class LlamaCpp:
         for i, (_, _, sequence, wanted) in enumerate(rows):
             if wanted:
                 logits = self.api.llama_get_logits_ith(self.context, i)
-                texts[sequence].append(int(self.numpy.ctypeslib.as_array(logits, (self.num_words,)).argmax()))
+                written[sequence].append(int(self.numpy.ctypeslib.as_array(logits, (self.num_words,)).argmax()))
 
 
 class Transformers:
-    """Hugging Face transformers: plain, prompt lookup or assisted. A GGUF file is dequantised on loading."""
+    """Hugging Face transformers: plain, prompt lookup or assisted. A GGUF file is dequantised on loading.
+
+    "Optimizing inference": prompt lookup with 3 tokens, assisted generation with the assistant's own defaults.
+    """
 
     package = "transformers"
+    lookup_tokens = 3
 
     def __init__(self, order: dict[str, Any]) -> None:
         torch = importlib.import_module("torch")
@@ -119,13 +130,15 @@ class Transformers:
         torch.set_num_threads(order["threads"])
         variant, _, kind = order["variant"].partition("-")
         if variant != "plain" and order["batch"] > 1:
-            raise ValueError("drafts for one text at a time")
+            raise ValueError("drafts for one sequence at a time")
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         self.weights = f"dequantised to {kind}" if order["model"].endswith(".gguf") else kind
         self.model = self._open(order["model"], dtype)
         self.extra: dict[str, Any] = {}
+        self.settings = "defaults"
         if variant == "lookup":
-            self.extra = {"prompt_lookup_num_tokens": 8}
+            self.extra = {"prompt_lookup_num_tokens": self.lookup_tokens}
+            self.settings = f"drafts of {self.lookup_tokens}"
         if variant == "assisted":
             self.extra = {"assistant_model": self._open(order["draft"], dtype)}
 
@@ -163,9 +176,14 @@ class _FirstPut:
 
 
 class OnnxRuntime:
-    """onnxruntime-genai: a folder that its model builder has made."""
+    """onnxruntime-genai: a folder that its model builder has made.
+
+    The model cards of its own int4 models advise accuracy level 4 for speed on CPUs: give the builder
+    `--extra_options int4_accuracy_level=4`. ONNX Runtime's "Thread management": threads spin between operations.
+    """
 
     package = "onnxruntime-genai"
+    settings = "defaults"
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.og = importlib.import_module("onnxruntime_genai")
@@ -190,13 +208,19 @@ class OnnxRuntime:
             generator.generate_next_token()
             steps.append(list(map(int, generator.get_next_tokens())))
             first = first or time.perf_counter() - started
-        return [list(text) for text in zip(*steps, strict=True)], first
+        return [list(own) for own in zip(*steps, strict=True)], first
 
 
 class OpenVino:
-    """OpenVINO GenAI, plain or with its prompt lookup: a converted folder, or a GGUF file of the kinds it reads."""
+    """OpenVINO GenAI, plain or with its prompt lookup: a converted folder, or a GGUF file of the kinds it reads.
+
+    Its sample of prompt lookup drafts 5 tokens after a match of up to 3. Whoever passes a scheduler's configuration
+    loses the one that `LLMPipeline` makes for latency, in which a prompt is read in one pass: it is set as there, but
+    for the prefix cache, which would spare all calls after the first the prompt.
+    """
 
     package = "openvino-genai"
+    lookup_tokens, lookup_ngram = 5, 3
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.genai = importlib.import_module("openvino_genai")
@@ -204,24 +228,26 @@ class OpenVino:
         self.numpy = importlib.import_module("numpy")
         self.lookup = order["variant"] == "lookup"
         if self.lookup and order["batch"] > 1:
-            raise ValueError("looks up for one text at a time")
+            raise ValueError("looks up for one sequence at a time")
         scheduler = self.genai.SchedulerConfig()
         scheduler.enable_prefix_caching = False  # every call computes its prompt, as everybody's
+        scheduler.max_num_batched_tokens = 2**63 - 1
         options: dict[str, Any] = {"INFERENCE_NUM_THREADS": order["threads"], "scheduler_config": scheduler}
         if self.lookup:
             options["prompt_lookup"] = True
+        self.settings = f"drafts of {self.lookup_tokens}" if self.lookup else "defaults, no prefix cache"
         self.pipeline = self.genai.LLMPipeline(order["model"], "CPU", **options)
-        self.weights = "as converted"
+        self.weights = "converted from GGUF" if order["model"].endswith(".gguf") else "as converted"
 
     def write(self, prompts: list[list[int]], count: int) -> Written:
         config = self.genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos, config.do_sample = count, True, False
         if self.lookup:
-            config.num_assistant_tokens, config.max_ngram_size = 8, 3
+            config.num_assistant_tokens, config.max_ngram_size = self.lookup_tokens, self.lookup_ngram
         ids = self.numpy.array(prompts, dtype=self.numpy.int64)
         inputs = self.genai.TokenizedInputs(self.openvino.Tensor(ids), self.openvino.Tensor(self.numpy.ones_like(ids)))
         answer = self.pipeline.generate(inputs, config)
-        return [list(map(int, text)) for text in answer.tokens], answer.perf_metrics.get_ttft().mean / 1e3
+        return [list(map(int, own)) for own in answer.tokens], answer.perf_metrics.get_ttft().mean / 1e3
 
 
 ENGINES: dict[str, Any] = {
@@ -247,7 +273,7 @@ def main() -> None:
     except Exception as error:  # whatever an engine raises, the bench goes on without it
         answer({"error": f"{type(error).__name__}: {error}"})
         return
-    answer({"version": metadata.version(engine.package), "weights": engine.weights})
+    answer({"version": metadata.version(engine.package), "weights": engine.weights, "settings": engine.settings})
     for line in sys.stdin:
         task = json.loads(line)
         try:

@@ -42,7 +42,7 @@ def certify(
     """Prove on this machine that no strategy changes what the model writes. Exit code 1 if it is not proven."""
     import json
 
-    from outpace.measure.certify import FULL, QUICK, markdown, num_parts, verdict_lines
+    from outpace.measure.certify import FULL, QUICK, markdown, verdict_lines
     from outpace.measure.certify import certify as examine
     from outpace.measure.prompts import load_prompts
 
@@ -53,13 +53,13 @@ def certify(
     def opened(kv: KVFormat, cache_tokens: int) -> LanguageModel:
         return open_model(model, kv=kv, cache_tokens=cache_tokens, threads=threads, ops=ops)
 
-    with ticking(num_parts()) as tick:
+    with ticking() as progress:
         certificate = examine(
             opened,
             chosen,
             QUICK if quick else FULL,
             draft=lambda target: target.companion(draft_model) if draft_model else target,
-            tick=tick,
+            progress=progress,
         )
     output.write_text(json.dumps(certificate.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
     output.with_suffix(".md").write_text(markdown(certificate), encoding="utf-8")
@@ -136,8 +136,8 @@ def bench_strategies(
     origin = provenance(lm)
     samples: list[Sample] = []
     try:
-        with ticking(alternate.num_calls(chosen, design)) as tick:
-            samples.extend(alternate.measure(lm, chosen, design, draft_model=draft, tick=tick))
+        with ticking() as progress:
+            samples.extend(alternate.measure(lm, chosen, design, draft_model=draft, progress=progress))
     finally:
         complete = len(samples) == alternate.num_calls(chosen, design)
         rows = files.save_bench(output, samples, design, origin, complete)
@@ -161,7 +161,7 @@ def growth(
 ) -> None:
     """Measure what the n-th token costs, with the KV cache and without it. Ctrl-C keeps what there is."""
     from outpace.measure.bench import files
-    from outpace.measure.bench.growth import WAYS, Point, measure_growth
+    from outpace.measure.bench.growth import Point, measure_growth
     from outpace.measure.provenance import provenance
 
     counts = sorted(set(_numbers(sizes, "--sizes")))
@@ -171,8 +171,8 @@ def growth(
     points: list[Point] = []
     complete = False
     try:
-        with ticking(repeats * len(counts) * len(WAYS)) as tick:
-            points.extend(measure_growth(lm, counts, repeats, tick))
+        with ticking() as progress:
+            points.extend(measure_growth(lm, counts, repeats, progress))
         complete = True
     finally:
         if points:

@@ -46,31 +46,24 @@ def fetching(model: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 @contextmanager
-def ticking(total: int) -> Iterator[Callable[[str], None]]:
-    """Give tick(what), to be called before each of `total` pieces of work: a bar with the time that is left."""
+def ticking() -> Iterator[Callable[[int, int, str], None]]:
+    """Give progress(done, total, what), to be called before each piece of work: a bar with the time that is left."""
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
+        TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
     columns = (
-        BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(),
+        BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )  # fmt: skip
     with Progress(*columns, console=console(), transient=True) as bar:
-        task = bar.add_task("starting", total=total)
-        begun = False
-
-        def tick(what: str) -> None:
-            nonlocal begun
-            bar.update(task, description=what, advance=1 if begun else 0)
-            begun = True
-
-        yield tick
+        task = bar.add_task("starting", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
 
 
 def open_model(model: str, **settings: Any) -> LanguageModel:

@@ -75,7 +75,7 @@ def test_sources_are_coloured_and_the_text_stays_whole(folder: str, capsys: pyte
 
 def test_a_trace_is_written(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("generate", "hi", "-m", folder, "-n", "6", "--trace", str(tmp_path / "t.json"), *SMALL) == 0
-    assert json.loads((tmp_path / "t.json").read_text())["schema"] == 1
+    assert json.loads((tmp_path / "t.json").read_text())["schema"] == 2
 
 
 @pytest.mark.parametrize(

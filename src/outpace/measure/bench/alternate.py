@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.bench.sample import PLAIN, Condition, Sample, call, numbers
 from outpace.measure.bench.traffic import read_bandwidth, weight_bytes
+from outpace.measure.progress import Progress, Work
 from outpace.measure.prompts import TaskPrompt, builtin
 
 _WARM_UP = 16  # tokens
@@ -48,17 +49,20 @@ class Group:
 def check(lm: LanguageModel, design: Design, draft_model: Any = None) -> None:
     """Raise UsageError for a design that cannot run on this model, before anything is measured."""
     if not design.strategies:
-        raise UsageError("no strategy to measure: name at least one beside plain decoding")
+        raise UsageError("--strategies: no strategy to measure: name at least one beside plain decoding")
     for name in design.strategies:
         lm.check(strategy=name, **_extra(name, draft_model))
-    for name, values, least in (("batch", design.batches, 1), ("context", design.contexts, 0)):
-        if min(values) < least:
-            raise UsageError(f"{name} must be at least {least}, got {min(values)}")
-    if design.repeats < 1 or design.num_tokens < 2:
-        raise UsageError(f"needs at least 1 repeat and 2 tokens, got {design.repeats} and {design.num_tokens}")
+    for option, values, minimum in (
+        ("--batch", design.batches, 1),
+        ("--context", design.contexts, 0),
+        ("--repeats", (design.repeats,), 1),
+        ("--num-tokens", (design.num_tokens,), 2),
+    ):
+        if min(values) < minimum:
+            raise UsageError(f"{option} must be at least {minimum}, got {min(values)}")
 
 
-def plan(prompts: Sequence[TaskPrompt], design: Design) -> list[Group]:
+def call_groups(prompts: Sequence[TaskPrompt], design: Design) -> list[Group]:
     """Return the groups in the order in which they run: repeat by repeat, so that a cut run is still balanced."""
     categories: dict[str, list[int]] = {}
     for index, prompt in enumerate(prompts):
@@ -83,13 +87,13 @@ def measure(
     design: Design,
     *,
     draft_model: Any = None,
-    tick: Callable[[str], None] = lambda what: None,
+    progress: Progress | None = None,
 ) -> Iterator[Sample]:
     """Yield a sample per call, plain decoding's first within each group (whatever the order they ran in).
 
-    tick(what): before each call; there are `num_calls` of them. Every call has a salt of its own, so nothing of a
-    prompt is cached.
+    progress counts calls, `num_calls` of them. Every call has a salt of its own, so nothing of a prompt is cached.
     """
+    work = Work(num_calls(prompts, design), progress)
     weights, kv_bytes = weight_bytes(lm), lm.runner.cache.spec.bytes_per_token
     strategies = [PLAIN, *(name for name in design.strategies if name != PLAIN)]
     rng, salts = random.Random(design.seed), itertools.count()
@@ -97,12 +101,12 @@ def measure(
     for name in strategies:
         first = [encoded[design.contexts[0]][0]]
         call(lm, first, name, "greedy", max_new_tokens=_WARM_UP, salt=b"warm-up", **_extra(name, draft_model))
-    for number, group in enumerate(plan(prompts, design)):
+    for number, group in enumerate(call_groups(prompts, design)):
         batch = [encoded[group.condition.context][index] for index in group.prompts]
         bandwidth = read_bandwidth(lm.runner.ops)
         found: dict[str, tuple[Sample, list[list[int]]]] = {}
         for name in rng.sample(strategies, len(strategies)):
-            tick(f"{group.category}, {group.condition.sampling}, repeat {group.repeat + 1}: {name}")
+            work.begin(1, f"{group.category}, {group.condition.sampling}, repeat {group.repeat + 1}: {name}")
             results, seconds = call(
                 lm, batch, name, group.condition.sampling,
                 max_new_tokens=design.num_tokens, salt=b"bench %d" % next(salts),
@@ -115,18 +119,19 @@ def measure(
             found[name] = sample, [result.tokens for result in results]
         plain = found[PLAIN][1]
         for name in strategies:
-            sample, texts = found[name]
-            yield replace(sample, equal=texts == plain)
+            sample, sequences = found[name]
+            yield replace(sample, equal=sequences == plain)
+    work.finish()
 
 
 def num_calls(prompts: Sequence[TaskPrompt], design: Design) -> int:
     """Return how many calls `measure` makes (warm-up aside)."""
-    return len(plan(prompts, design)) * len({PLAIN, *design.strategies})
+    return len(call_groups(prompts, design)) * len({PLAIN, *design.strategies})
 
 
 def longest(prompts: Sequence[TaskPrompt], design: Design) -> int:
-    """Return the most tokens that one text of the design can have, prompt included."""
-    return max(prompt.most_tokens for prompt in prompts) + max(design.contexts) + design.num_tokens
+    """Return the maximum number of tokens that a sequence of the design can have, prompt included."""
+    return max(prompt.max_tokens for prompt in prompts) + max(design.contexts) + design.num_tokens
 
 
 class Lengthener:

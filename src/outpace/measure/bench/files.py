@@ -1,10 +1,10 @@
-"""What a run leaves behind: one JSON file with every raw sample, a Markdown report, plots."""
+"""What a run leaves behind: one JSON file with every sample, a Markdown report, plots."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,20 @@ from typing import Any
 from outpace.measure.bench import plots
 from outpace.measure.bench.alternate import Design
 from outpace.measure.bench.growth import Point, growth_dict, growth_lines, summarise_growth
-from outpace.measure.bench.router_comparison import standings
+from outpace.measure.bench.router_comparison import compare_router
 from outpace.measure.bench.rows import Row, summarise
 from outpace.measure.bench.sample import SAMPLINGS, Sample
 from outpace.measure.bench.tables import bench_markdown, growth_markdown
 
-SCHEMA = 1
+SCHEMA = 2
+DIGITS = 6  # significant: far finer than any clock repeats itself
 
 
 def save_bench(
     folder: Path, samples: Sequence[Sample], design: Design, provenance: dict[str, Any], complete: bool
 ) -> list[Row]:
     """Write bench.json, bench.md and the plots into `folder`; return the rows."""
-    rows, standing = summarise(samples), standings(samples)
+    rows, comparisons = summarise(samples), compare_router(samples)
     write_json(
         folder / "bench.json",
         {
@@ -35,13 +36,14 @@ def save_bench(
             "design": asdict(design),
             "samplings": {name: dict(options) for name, options in SAMPLINGS.items()},
             "summary": [row.as_dict() for row in rows],
-            "standings": [asdict(one) for one in standing],
+            "router": [asdict(comparison) for comparison in comparisons],
             "samples": [asdict(sample) for sample in samples],
         },
     )
-    (folder / "bench.md").write_text(bench_markdown(rows, standing, provenance, complete), encoding="utf-8")
+    write(folder / "bench.md", bench_markdown(rows, comparisons, provenance, complete).encode())
     if plots.available():
-        plots.plot_bench(rows, folder)
+        for name, picture in plots.plot_bench(rows).items():
+            write(folder / name, picture)
     return rows
 
 
@@ -60,14 +62,46 @@ def save_growth(folder: Path, points: Sequence[Point], provenance: dict[str, Any
             "samples": [asdict(point) for point in points],
         },
     )
-    (folder / "growth.md").write_text(growth_markdown(curves, lines, provenance, complete), encoding="utf-8")
+    write(folder / "growth.md", growth_markdown(curves, lines, provenance, complete).encode())
     if curves and plots.available():
-        plots.plot_growth(curves, folder / "growth.png")
+        write(folder / "growth.png", plots.plot_growth(curves))
     return lines
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON; an earlier file stays whole until the new one is."""
+def write_json(path: Path, value: Mapping[str, Any], digits: int = DIGITS) -> None:
+    """Write an object as JSON: numbers with so many significant digits, each entry of a list on a line of its own."""
+    write(path, as_lines(value, digits).encode())
+
+
+def as_lines(value: Mapping[str, Any], digits: int) -> str:
+    """Return an object as JSON text that `git diff` and `grep` can read."""
+    parts = []
+    for name, part in value.items():
+        part = rounded(part, digits)
+        text = _dumps(part)
+        if isinstance(part, list) and part:
+            text = "[\n  " + ",\n  ".join(map(_dumps, part)) + "\n ]"
+        parts.append(f" {_dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def rounded(value: Any, digits: int) -> Any:
+    """Return JSON values with every number that is not whole rounded to so many significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    if isinstance(value, Mapping):
+        return {name: rounded(part, digits) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part, digits) for part in value]
+    return value
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file of a run; an earlier one stays whole until the new one is."""
     partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+    partial.write_bytes(content)
     os.replace(partial, path)

@@ -7,13 +7,14 @@ it, one pass over everything.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.bench.medians import Spread, accumulate, fit_exponent, median
+from outpace.measure.progress import Progress, Work
 from outpace.measure.prompts import builtin
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024, 1536, 2048)
@@ -33,27 +34,29 @@ class Point:
 
 
 def measure_growth(
-    lm: LanguageModel, sizes: Sequence[int], repeats: int, tick: Callable[[str], None] = lambda what: None
+    lm: LanguageModel, sizes: Sequence[int], repeats: int, progress: Progress | None = None
 ) -> Iterator[Point]:
-    """Yield points, both ways in turn at every size; `tick` is called before each of them.
+    """Yield points, both ways in turn at every size; `progress` counts the tokens of the prompts.
 
     Raises UsageError for a size that the model's context or the built-in texts cannot fill.
     """
-    text = lm.tokenizer.encode_text("\n\n".join(prompt.text for prompt in builtin()))
-    longest = min(len(text), lm.runner.context - _STEPS - 1)
+    background = lm.tokenizer.encode_text("\n\n".join(prompt.text for prompt in builtin()))
+    longest = min(len(background), lm.runner.context - _STEPS - 1)
     wrong = [n for n in sizes if not 2 <= n <= longest]
     if wrong:
-        raise UsageError(f"sizes must be in [2, {longest}] for this model, got {', '.join(map(str, wrong))}")
+        raise UsageError(f"--sizes must be in [2, {longest}] for this model, got {', '.join(map(str, wrong))}")
+    work = Work(repeats * len(WAYS) * sum(sizes), progress)
     for repeat, n, way in itertools.product(range(repeats), sizes, WAYS):
-        tick(f"{n} tokens, {way}")
-        for seconds in _seconds(lm, text[:n], way):
+        work.begin(n, f"{n} tokens, {way}")
+        for seconds in _seconds(lm, background[:n], way):
             yield Point(way, n, repeat, seconds)
+    work.finish()
 
 
-def _seconds(lm: LanguageModel, text: list[int], way: str) -> list[float]:
-    """Return the seconds of steps that write what follows `text`: without the cache one, else a few."""
+def _seconds(lm: LanguageModel, prompt: list[int], way: str) -> list[float]:
+    """Return the seconds of steps that write what follows `prompt`: without the cache one, else a few."""
     steps = 1 if way == "no cache" else 1 + _STEPS
-    result = lm.generate(text, strategy=WAYS[way], max_new_tokens=steps, ignore_eos=True, trace=True)
+    result = lm.generate(prompt, strategy=WAYS[way], max_new_tokens=steps, ignore_eos=True, trace=True)
     assert result.trace is not None
     times = [step.times.total for step in result.trace.steps]
     return times if way == "no cache" else times[1:]  # the first of them belongs to the prefill

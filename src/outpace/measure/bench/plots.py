@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outpace.errors import UsageError
@@ -29,20 +29,18 @@ def available() -> bool:
     return True
 
 
-def plot_bench(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Draw speed-ups by category and the split of time, one picture per condition; return their paths."""
-    paths = []
+def plot_bench(rows: Sequence[Row]) -> dict[str, bytes]:
+    """Draw speed-ups by category and the split of time for each condition; return PNG files by name."""
+    pictures = {}
     for number, condition in enumerate(dict.fromkeys(row.condition for row in rows)):
         own = [row for row in rows if row.condition == condition]
-        paths += [
-            _save(_speedups(own, condition), folder / f"speedup-{number}-{_slug(condition)}.png"),
-            _save(_split(own, condition), folder / f"split-{number}-{_slug(condition)}.png"),
-        ]
-    return paths
+        pictures[f"speedup-{number}-{_slug(condition)}.png"] = _png(_speedups(own, condition))
+        pictures[f"split-{number}-{_slug(condition)}.png"] = _png(_split(own, condition))
+    return pictures
 
 
-def plot_growth(curves: Sequence[Growth], path: Path) -> Path:
-    """Draw milliseconds of the n-th token, with the cache and without it, both axes logarithmic."""
+def plot_growth(curves: Sequence[Growth]) -> bytes:
+    """Draw milliseconds of the n-th token, with the cache and without it, both axes logarithmic; return a PNG file."""
     figure, axes = _figure(7, 4.5)
     for curve in curves:
         middle, low, high = ([getattr(s, name) * 1e3 for s in curve.seconds] for name in ("median", "low", "high"))
@@ -55,7 +53,7 @@ def plot_growth(curves: Sequence[Growth], path: Path) -> Path:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title("What the n-th token costs")
     axes.legend()
-    return _save(figure, path)
+    return _png(figure)
 
 
 def _speedups(rows: Sequence[Row], condition: Condition) -> Figure:
@@ -69,13 +67,13 @@ def _speedups(rows: Sequence[Row], condition: Condition) -> Figure:
             speedup = found.get(category)
             if speedup is None:
                 continue
-            reach = None
+            errors = None
             if speedup.interval is not None:
                 low, high = speedup.interval
-                reach = [[speedup.median - low], [high - speedup.median]]
+                errors = [[speedup.median - low], [high - speedup.median]]
             axes.bar(
                 j + (i - (len(strategies) - 1) / 2) * width, speedup.median, width * 0.9, color=f"C{i}",
-                yerr=reach, capsize=2,
+                yerr=errors, capsize=2,
                 label=strategy if category == ALL else None,
             )  # fmt: skip
     axes.axhline(1, color="black", linewidth=1)
@@ -111,9 +109,10 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=150)
-    return path
+def _png(figure: Figure) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format="png")
+    return picture.getvalue()
 
 
 def _slug(condition: Condition) -> str:

@@ -1,4 +1,4 @@
-"""How the router stands: beside plain decoding, and beside the best strategy that one could have fixed beforehand.
+"""How the router compares with plain decoding, and with the best strategy that one could have fixed beforehand.
 
 The best of several noisy numbers looks better than it is. So the best fixed strategy is chosen on one half of the
 repeats and compared on the other, both ways round.
@@ -19,11 +19,11 @@ Calls = Mapping[str, Sample]  # of one group, by strategy
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The router's speed by another one's, of calls that alternated on the same prompts.
+class RouterComparison:
+    """The router's speed relative to another one's, of calls that alternated on the same prompts.
 
-    best: by that of the best fixed strategy (plain decoding may be it), as chosen on even and on odd repeats (pairs,
-    where everything was measured once); None: nothing was left to choose on.
+    plain: relative to plain decoding. best: relative to the best fixed strategy (plain decoding may be it), chosen on
+    even and on odd repeats (pairs, where everything was measured once); None: nothing was left to choose on.
     """
 
     condition: Condition
@@ -34,20 +34,20 @@ class Standing:
     chosen: tuple[str, ...]
 
 
-def standings(samples: Sequence[Sample]) -> list[Standing]:
-    """Return the router's standing in every category and in all together; nothing if it was not measured."""
+def compare_router(samples: Sequence[Sample]) -> list[RouterComparison]:
+    """Return the comparison in every category and in all together; nothing if the router was not measured."""
     found = []
     for condition in dict.fromkeys(sample.condition for sample in samples):
         own = [sample for sample in samples if sample.condition == condition]
         for category in (*dict.fromkeys(sample.category for sample in own), ALL):
             groups = _groups([sample for sample in own if category in (sample.category, ALL)])
             if groups:
-                found.append(_standing(condition, category, groups))
+                found.append(_comparison(condition, category, groups))
     return found
 
 
 def _groups(samples: Sequence[Sample]) -> list[Calls]:
-    """Return the groups that the router answered, without calls whose text was not plain decoding's."""
+    """Return the groups that the router answered, without calls that did not write plain decoding's sequences."""
     groups: dict[int, dict[str, Sample]] = {}
     for sample in samples:
         if sample.equal:
@@ -55,22 +55,22 @@ def _groups(samples: Sequence[Sample]) -> list[Calls]:
     return [calls for calls in groups.values() if ROUTER in calls and PLAIN in calls]
 
 
-def _standing(condition: Condition, category: str, groups: Sequence[Calls]) -> Standing:
+def _comparison(condition: Condition, category: str, groups: Sequence[Calls]) -> RouterComparison:
     repeats = [calls[PLAIN].repeat for calls in groups]
     keys = repeats if len(set(repeats)) > 1 else range(len(groups))
     halves: list[list[Calls]] = [[], []]
     for key, calls in zip(keys, groups, strict=True):
         halves[key % 2].append(calls)
     chosen = tuple(_best(half) for half in halves) if all(halves) else ()
-    beside = [calls[ROUTER].rate / calls[PLAIN].rate for calls in groups]
-    against = [
+    over_plain = [calls[ROUTER].rate / calls[PLAIN].rate for calls in groups]
+    over_best = [
         calls[ROUTER].rate / calls[name].rate
         for half, name in zip(halves, reversed(chosen), strict=False)
         for calls in half
         if name in calls
     ]
-    return Standing(
-        condition, category, len(groups), speedup_of(beside), speedup_of(against) if against else None, chosen
+    return RouterComparison(
+        condition, category, len(groups), speedup_of(over_plain), speedup_of(over_best) if over_best else None, chosen
     )
 
 

@@ -15,7 +15,7 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """Plain decoding's time by this one's, of calls in the same group. interval: 95 %, of the median; None: too few."""
+    """Plain decoding's time / this one's, of calls in the same group. interval: 95 %, of the median; None: too few."""
 
     median: float
     interval: tuple[float, float] | None
@@ -41,7 +41,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Samples whose text was plain decoding's (None: there are none). unequal: how many were not, and do not count."""
+    """Samples that wrote plain decoding's sequences (None: none did). unequal: how many did not, and do not count."""
 
     condition: Condition
     category: str

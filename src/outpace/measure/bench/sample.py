@@ -23,15 +23,15 @@ class Condition:
 
     sampling: str
     batch: int
-    context: int  # least tokens of a prompt; 0: as it is
+    context: int  # minimum length of a prompt in tokens; 0: as it is
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one call took. All but first_seconds and seconds leave each text's first step (its prefill) out.
+    """What one call took. All but first_seconds and seconds leave each sequence's first step (its prefill) out.
 
-    group: calls of the same prompts in the same repeat, which alternate. equal: whether every text is plain
-    decoding's of the same group. decode_seconds: of the text that decoded longest. num_bytes: weights and KV read.
+    group: calls of the same prompts in the same repeat, which alternate. equal: whether every sequence is plain
+    decoding's of the same group. decode_seconds: of the sequence that decoded longest. num_bytes: weights and KV read.
     bandwidth: GB/s of a streaming read, measured with the group.
     """
 
@@ -44,7 +44,7 @@ class Sample:
     prompt_tokens: int
     tokens: int
     seconds: float  # of the whole call
-    first_seconds: float  # until the last of its texts had its first token
+    first_seconds: float  # until the last of its sequences had its first token
     decode_tokens: int
     decode_seconds: float
     steps: int
@@ -57,21 +57,21 @@ class Sample:
 
     @property
     def rate(self) -> float:
-        """Tokens per second of decoding, all texts of the batch together."""
+        """Tokens per second of decoding, all sequences of the batch together."""
         return self.decode_tokens / self.decode_seconds
 
 
 def call(
     lm: LanguageModel, prompts: list[list[int]], strategy: str, sampling: str, **options: Any
 ) -> tuple[list[Result], float]:
-    """Write texts and return them with the seconds of the call. They go on past the model's end token."""
+    """Answer prompts and return the results with the seconds of the call. They go on past the model's end token."""
     started = time.perf_counter()
     results = lm.generate(prompts, strategy=strategy, ignore_eos=True, trace=True, **SAMPLINGS[sampling], **options)
     return results, time.perf_counter() - started
 
 
 def numbers(results: Sequence[Result], seconds: float, weight_bytes: int, kv_bytes: int) -> dict[str, Any]:
-    """Return those fields of a `Sample` that follow from the texts of a call. kv_bytes: per token of context."""
+    """Return those fields of a `Sample` that follow from the results of a call. kv_bytes: per token of context."""
     steps = [_decode_steps(result) for result in results]
     longest = max(steps, key=lambda own: sum(step.times.total for step in own))
     flat = [step for own in steps for step in own]
@@ -91,6 +91,6 @@ def numbers(results: Sequence[Result], seconds: float, weight_bytes: int, kv_byt
 
 
 def _decode_steps(result: Result) -> list[Step]:
-    """Return all steps of a text but the first, which ends its prefill."""
+    """Return all steps of a sequence but the first, which ends its prefill."""
     assert result.trace is not None
     return result.trace.steps[1:]

@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from outpace.measure.bench.growth import Growth
-from outpace.measure.bench.router_comparison import Standing
+from outpace.measure.bench.router_comparison import RouterComparison
 from outpace.measure.bench.rows import ALL, Row, Speedup
 from outpace.measure.bench.sample import PLAIN, Condition
 from outpace.trace import PHASES
 
 _LEGEND = (
-    "Speed-up: plain decoding's time by this one's, median of calls that alternated on the same prompts, with the 95 % "
-    "interval of that median. Tokens/s: decoding, median and middle half. Split: shares of decoding time. "
-    "Bandwidth: bytes read per second of decoding by what a streaming read gets on this machine in the same minute. "
-    "Calls whose text was not plain decoding's do not count, and are named."
+    "Speed-up: plain decoding's time / this one's, median of calls that alternated on the same prompts, with the 95 % "
+    "interval of that median. Tokens/s: decoding, median and middle half. Split: parts of the decoding time. "
+    "Bandwidth: bytes read per second of decoding / what a streaming read reached in the same minute. "
+    "Calls that did not write plain decoding's tokens do not count, and are named."
 )
-_STANDING = (
+_BEST_FIXED = (
     "The best fixed strategy of a category (plain decoding may be it) is chosen on one half of the repeats and "
     "compared on the other, both ways round."
 )
@@ -36,7 +36,7 @@ def origin(provenance: dict[str, Any]) -> str:
 
 
 def bench_markdown(
-    rows: Sequence[Row], standings: Sequence[Standing], provenance: dict[str, Any], complete: bool
+    rows: Sequence[Row], comparisons: Sequence[RouterComparison], provenance: dict[str, Any], complete: bool
 ) -> str:
     """Return the report of a bench run."""
     parts = ["# Bench", origin(provenance)]
@@ -46,8 +46,8 @@ def bench_markdown(
     for condition in dict.fromkeys(row.condition for row in rows):
         own = [row for row in rows if row.condition == condition]
         parts += [f"## {title(condition)}", _speedups(own)]
-        if routed := [standing for standing in standings if standing.condition == condition]:
-            parts += ["### Auto by plain, and by the best fixed", _STANDING, _standings(routed)]
+        if routed := [comparison for comparison in comparisons if comparison.condition == condition]:
+            parts += ["### `auto` / plain decoding, and `auto` / the best fixed strategy", _BEST_FIXED, _router(routed)]
         parts += ["### Everything", _everything(own)]
     return "\n\n".join(parts) + "\n"
 
@@ -59,9 +59,9 @@ def headlines(rows: Sequence[Row]) -> list[str]:
 
 def _headline(row: Row) -> str:
     if row.numbers is None:
-        return "NO call wrote plain decoding's text"
+        return "NO call wrote plain decoding's tokens"
     speedup = f", speed-up {ratio_cell(row.numbers.speedup)}" if row.numbers.speedup else ""
-    unequal = f"; {row.unequal} calls wrote ANOTHER TEXT and do not count" if row.unequal else ""
+    unequal = f"; {row.unequal} calls wrote OTHER TOKENS and do not count" if row.unequal else ""
     return f"{row.numbers.rate.median:.0f} tokens/s{speedup}{unequal}"
 
 
@@ -82,13 +82,13 @@ def _speedups(rows: Sequence[Row]) -> str:
     return table(("category", "plain, tokens/s", *strategies), lines)
 
 
-def _standings(standings: Sequence[Standing]) -> str:
-    head = ("category", "pairs", "auto by plain", "auto by the best fixed", "which was, on each half")
+def _router(comparisons: Sequence[RouterComparison]) -> str:
+    head = ("category", "pairs", "auto / plain", "auto / best fixed", "best fixed, on each half")
     return table(
         head,
         [
             (_strong(s.category), s.pairs, ratio_cell(s.plain), ratio_cell(s.best), ", ".join(dict.fromkeys(s.chosen)))
-            for s in standings
+            for s in comparisons
         ],
     )
 

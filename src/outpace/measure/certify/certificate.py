@@ -10,37 +10,37 @@ from outpace.measure.certify.divergence import Divergence
 from outpace.measure.certify.identity import IdentityRun
 from outpace.measure.certify.loss import Loss
 
-SCHEMA = 1
+SCHEMA = 2
 Verdict = Literal["pass", "fail", "void"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Scope:
     """How much is examined.
 
-    num_prompts: texts per case; num_tokens: their length (num_recomputed: for "recompute"); most_groups: batches of
-    each case (None: all); draws: seeds per sampling rule; false_alarm: odds that the chi-square tests together
-    accuse rules that are right.
+    num_prompts: sequences per case; num_tokens: their new tokens (num_recomputed: for "recompute"); max_groups:
+    batches of each case (None: all); draws: seeds per way of verification; false_alarm: odds that the chi-square
+    tests together accuse verification that is right.
     """
 
     num_prompts: int = 6
     num_tokens: int = 128
     num_recomputed: int = 16
     batches: tuple[int, ...] = (1, 4)
-    most_groups: int | None = None
+    max_groups: int | None = None
     draws: int = 10_000
     false_alarm: float = 1e-6
 
 
-FULL = Plan()
-QUICK = Plan(num_prompts=4, num_tokens=24, num_recomputed=4, most_groups=1, draws=1000)
+FULL = Scope()
+QUICK = Scope(num_prompts=4, num_tokens=24, num_recomputed=4, max_groups=1, draws=1000)
 
 
 @dataclass(frozen=True, slots=True)
-class RuleTest:
-    """The chi-square of one sampling rule."""
+class DistributionTest:
+    """The chi-square of one way of verification."""
 
-    rule: str
+    verification: str
     result: ChiSquare
 
 
@@ -49,29 +49,29 @@ class Certificate:
     """All results. The controls are deliberate faults: unless both are caught, the rest means nothing."""
 
     provenance: dict[str, Any]
-    plan: Plan
+    scope: Scope
     prompts: tuple[str, ...]
     identity: tuple[IdentityRun, ...]
-    wrong_stream: Divergence | None  # the control of identity: None would mean that it was not caught
-    distribution: tuple[RuleTest, ...]
-    biased_rule: RuleTest  # the control of chi-square
+    wrong_token: Divergence | None  # the control of identity: None would mean that it was not caught
+    distribution: tuple[DistributionTest, ...]
+    biased_control: DistributionTest  # the control of chi-square
     losses: tuple[Loss, ...]
     seconds: float
 
     @property
     def controls_caught(self) -> bool:
         """Whether both deliberate faults were found, and the wrong token not taken for rounding."""
-        found = self.wrong_stream is not None and not self.wrong_stream.within_rounding
-        return found and not self.biased_rule.result.passed
+        found = self.wrong_token is not None and not self.wrong_token.within_rounding
+        return found and not self.biased_control.result.passed
 
     @property
     def broken(self) -> list[IdentityRun]:
-        """The cases whose text is not plain decoding's."""
+        """The cases that did not write plain decoding's sequences."""
         return [run for run in self.identity if not run.identical]
 
     @property
     def verdict(self) -> Verdict:
-        """Pass: identical everywhere and no law refused. Void: a control was not caught."""
+        """Pass: identical everywhere and no distribution refused. Void: a control was not caught."""
         if not self.controls_caught:
             return "void"
         return "fail" if self.broken or not all(test.result.passed for test in self.distribution) else "pass"
@@ -83,12 +83,12 @@ class Certificate:
             "kind": "certificate",
             "verdict": self.verdict,
             "provenance": self.provenance,
-            "plan": asdict(self.plan),
+            "scope": asdict(self.scope),
             "prompts": list(self.prompts),
             "identity": [_identity(run) for run in self.identity],
-            "identity_control": _divergence(self.wrong_stream),
-            "distribution": [_rule(test) for test in self.distribution],
-            "distribution_control": _rule(self.biased_rule),
+            "identity_control": _divergence(self.wrong_token),
+            "distribution": [_test(test) for test in self.distribution],
+            "distribution_control": _test(self.biased_control),
             "losses": [asdict(loss) for loss in self.losses],
             "seconds": self.seconds,
         }
@@ -97,7 +97,7 @@ class Certificate:
 def _identity(run: IdentityRun) -> dict[str, Any]:
     return {
         **asdict(run.case),
-        "texts": run.texts,
+        "sequences": run.sequences,
         "tokens": run.tokens,
         "cached_tokens": run.cached_tokens,
         "tokens_per_step": run.tokens_per_step,
@@ -110,5 +110,5 @@ def _divergence(divergence: Divergence | None) -> dict[str, Any] | None:
     return None if divergence is None else {**asdict(divergence), "within_rounding": divergence.within_rounding}
 
 
-def _rule(test: RuleTest) -> dict[str, Any]:
-    return {"rule": test.rule, **asdict(test.result), "passed": test.result.passed}
+def _test(test: DistributionTest) -> dict[str, Any]:
+    return {"verification": test.verification, **asdict(test.result), "passed": test.result.passed}

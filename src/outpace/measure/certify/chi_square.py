@@ -1,4 +1,4 @@
-"""Is a sample drawn from a law? Pearson's chi-square, with its exact tail and what it would have caught."""
+"""Is a sample drawn from a distribution? Pearson's chi-square, with its exact tail and what it would have caught."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-_LEAST_EXPECTED = 10.0  # counts in a cell: below, the statistic's tail is not that of chi-square
+_MIN_EXPECTED = 10.0  # counts in a cell: below, the statistic's tail is not that of chi-square
 _POWER = 0.99
 
 
 @dataclass(frozen=True, slots=True)
 class ChiSquare:
-    """How well counts fit a law. A true law gives a p-value below a with odds a.
+    """How well counts fit a distribution. The true one gives a p-value below a with odds a.
 
-    detectable: any law further than this from the target, in total variation over the cells, would have been caught
-    with odds of 99 % (at the odds of a false alarm that were asked for).
+    detectable: any distribution further than this from the target, in total variation over the cells, would have been
+    caught with odds of 99 % (at the odds of a false alarm that were asked for).
     """
 
     draws: int
@@ -30,18 +30,18 @@ class ChiSquare:
 
     @property
     def passed(self) -> bool:
-        """Whether the counts may well come from the law."""
+        """Whether the counts may well come from the distribution."""
         return self.p_value >= self.false_alarm
 
 
-def chi_square(counts: NDArray[np.int64], law: NDArray[np.float64], false_alarm: float = 1e-6) -> ChiSquare:
-    """Compare counts [K] with a law [K]: the likely cells one by one, the others together.
+def chi_square(counts: NDArray[np.int64], probs: NDArray[np.float64], false_alarm: float = 1e-6) -> ChiSquare:
+    """Compare counts [K] with probs [K]: the likely cells one by one, the others together.
 
-    A count where the law gives nothing is proof by itself: its p-value is 0. false_alarm: odds that a true law fails.
+    A count in a cell of probability 0 is proof by itself: its p-value is 0. false_alarm: odds that true probs fail.
     """
     n = int(counts.sum())
-    impossible = bool(counts[law == 0].any())
-    expected, seen = _pool(law * n, counts)
+    impossible = bool(counts[probs == 0].any())
+    expected, seen = _pool(probs * n, counts)
     freedom = len(expected) - 1
     if freedom < 1:
         return ChiSquare(n, len(expected), 0.0, float(not impossible), false_alarm, 1.0)
@@ -54,8 +54,8 @@ def _pool(expected: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[NDA
     """Return expected and seen counts of the likely cells, and of all others as one (with the rarest of the likely)."""
     order = np.argsort(-expected, kind="stable")
     expected, counts = expected[order], counts[order]
-    likely = max(1, int((expected >= _LEAST_EXPECTED).sum()))
-    while likely > 1 and 0 < expected[likely:].sum() < _LEAST_EXPECTED:
+    likely = max(1, int((expected >= _MIN_EXPECTED).sum()))
+    while likely > 1 and 0 < expected[likely:].sum() < _MIN_EXPECTED:
         likely -= 1
     groups = [np.append(values[:likely], values[likely:].sum()).astype(np.float64) for values in (expected, counts)]
     used = groups[0] > 0
@@ -92,8 +92,8 @@ def quantile(freedom: int, odds: float) -> float:
 def _detectable(freedom: int, draws: int, false_alarm: float) -> float:
     """Return the total variation d that is caught with odds of 99 %.
 
-    A law at distance d has noncentrality of at least 4 n d^2 (Cauchy-Schwarz), and noncentral chi-square is about
-    normal with mean f + c and variance 2 (f + 2 c): solve f + c - z sqrt(2 (f + 2 c)) = bound for c.
+    A distribution at distance d has noncentrality of at least 4 n d^2 (Cauchy-Schwarz), and noncentral chi-square is
+    about normal with mean f + c and variance 2 (f + 2 c): solve f + c - z sqrt(2 (f + 2 c)) = bound for c.
     """
     bound, z = quantile(freedom, false_alarm), NormalDist().inv_cdf(_POWER)
     low, high = 0.0, 1.0
@@ -110,6 +110,6 @@ def _detectable(freedom: int, draws: int, false_alarm: float) -> float:
 
 
 def total_variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return half the summed difference of two laws, along the last axis."""
+    """Return half the summed difference of two distributions, along the last axis."""
     distance: NDArray[np.float64] = 0.5 * np.abs(p - q).sum(axis=-1)
     return distance

@@ -1,4 +1,4 @@
-"""Where two texts part, and whether rounding can explain it."""
+"""Where two sequences part, and whether rounding can explain it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _WIDTHS = (1, 5, 64)  # rows of a pass: plain decoding, a short draft, a prefill
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The first place where a text differs from plain decoding's.
+    """The first place where a sequence differs from plain decoding's.
 
-    position: in the output. plain, other: the two tokens (None: that text has ended). margin: by how much the best
+    position: in the output. plain, other: the two tokens (None: that sequence has ended). margin: by how much the best
     score in plain decoding exceeds the second best; gap: by how much plain's token exceeds the other. Scores are
     logits (greedy) or logits / temperature with the position's noise (sampled). rounding: how far the same scores move
     when this backend computes them in passes of other widths.
     """
 
-    text: int  # which of the run's texts
+    sequence: int  # which of the run's sequences
     position: int
     plain: int | None
     other: int | None
@@ -41,20 +41,20 @@ class Divergence:
 
 
 def first_difference(plain: Sequence[int], other: Sequence[int]) -> int | None:
-    """Return the first position where two texts differ, or None if they are the same."""
+    """Return the first position where two sequences differ, or None if they are the same."""
     for position, (a, b) in enumerate(zip(plain, other, strict=False)):
         if a != b:
             return position
     return None if len(plain) == len(other) else min(len(plain), len(other))
 
 
-def explain(
+def find_divergence(
     runner: Runner,
     prompt: Sequence[int],
     plain: Sequence[int],
     other: Sequence[int],
     *,
-    text: int,
+    sequence: int,
     temperature: float,
     seed: int,
 ) -> Divergence | None:
@@ -67,12 +67,12 @@ def explain(
         return None
     if place >= len(plain) or place >= len(other):
         a, b = (list(tokens[place : place + 1]) for tokens in (plain, other))
-        return Divergence(text, place, a[0] if a else None, b[0] if b else None, None, None, None)
+        return Divergence(sequence, place, a[0] if a else None, b[0] if b else None, None, None, None)
     ways = [_scores_at(runner, prompt, plain, place, width, temperature, seed) for width in _WIDTHS]
     second, best = np.sort(ways[0])[-2:]
     gap = ways[0][plain[place]] - ways[0][other[place]]
     rounding = max(float(np.abs(way - ways[0]).max()) for way in ways[1:])
-    return Divergence(text, place, plain[place], other[place], float(best - second), float(gap), rounding)
+    return Divergence(sequence, place, plain[place], other[place], float(best - second), float(gap), rounding)
 
 
 def _scores_at(

@@ -1,26 +1,35 @@
-"""The examination: every case, every rule, every lossy mode, and the two controls."""
+"""The examination: every case, every way of verification, every lossy format, and the two controls."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from outpace.api import LanguageModel
-from outpace.drafters.protocol import Drafter
 from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, Verifier
-from outpace.measure.certify.certificate import Certificate, Plan, RuleTest
-from outpace.measure.certify.distribution import Careless, Contrary, Question, examine
-from outpace.measure.certify.identity import SAMPLINGS, Identity, IdentityRun, default_strategies, wrong_stream
+from outpace.measure.certify import effort
+from outpace.measure.certify.adversarial_drafter import AdversarialDrafter
+from outpace.measure.certify.certificate import Certificate, DistributionTest, Scope
+from outpace.measure.certify.distribution import BATCH, LENGTH, BiasedRejection, check_distribution
+from outpace.measure.certify.identity import SAMPLINGS, Identity, IdentityRun, default_strategies, wrong_token
 from outpace.measure.certify.loss import Loss, measure_loss
+from outpace.measure.certify.target_distribution import TargetDistribution
+from outpace.measure.progress import Progress, Work
 from outpace.measure.prompts import TaskPrompt, varied
 from outpace.measure.provenance import provenance
 from outpace.types import KVFormat
 
 FORMATS: tuple[KVFormat, ...] = ("f32", "bf16", "int8")
-TARGET: KVFormat = "f32"  # lossy formats are measured against it
+TARGET: KVFormat = "f32"  # lossy formats are compared with it
 
-NUM_RULES = 4  # the control among them
+_VERIFICATIONS: Sequence[tuple[str, Verifier, bool]] = (  # name, verifier, whether there are drafts
+    ("exact match, without drafts", EXACT_MATCH, False),
+    ("exact match", EXACT_MATCH, True),
+    ("rejection sampling", REJECTION_SAMPLING, True),
+    ("control: biased rejection sampling", BiasedRejection(), True),
+)
 
 
 class Opener(Protocol):
@@ -32,23 +41,18 @@ class Opener(Protocol):
 def certify(
     open_model: Opener,
     prompts: Sequence[TaskPrompt],
-    plan: Plan,
+    scope: Scope,
     *,
     draft: Callable[[LanguageModel], LanguageModel] = lambda target: target,
-    tick: Callable[[str], None] = lambda what: None,
+    progress: Progress | None = None,
 ) -> Certificate:
     """Examine a model and return its certificate.
 
-    prompts: as many as the plan has are taken, of different categories first. draft: gives the model for strategy
-    "draft_model", from the target with f32 keys and values (by default itself: good guesses, no speed). tick(what):
-    before each of `num_parts()` parts. The target stays open throughout, one other format at a time beside it.
+    prompts: as many as the scope has are taken, of different categories first. draft: gives the model for strategy
+    "draft_model", from the target with f32 keys and values (by default itself: good guesses, no speed). The target
+    stays open throughout, one other format at a time beside it.
     """
-    return _Examination(open_model, varied(prompts, plan.num_prompts), plan, draft, tick).run()
-
-
-def num_parts() -> int:
-    """Return the number of parts of an examination: a strategy's cases, a format's loss, a rule's draws."""
-    return len(FORMATS) * len(SAMPLINGS) * (1 + len(default_strategies())) + len(FORMATS) - 1 + NUM_RULES
+    return _Examination(open_model, varied(prompts, scope.num_prompts), scope, draft, progress).run()
 
 
 class _Examination:
@@ -56,83 +60,102 @@ class _Examination:
         self,
         open_model: Opener,
         prompts: list[TaskPrompt],
-        plan: Plan,
+        scope: Scope,
         draft: Callable[[LanguageModel], LanguageModel],
-        tick: Callable[[str], None],
+        progress: Progress | None,
     ) -> None:
-        self.open_model, self.prompts, self.plan, self.tick = open_model, prompts, plan, tick
+        self.open_model, self.prompts, self.scope = open_model, prompts, scope
         # Room for the largest batch, or for the draws of a batch, and as much for what they leave behind.
-        longest = max(prompt.most_tokens for prompt in prompts) + plan.num_tokens
-        self.cache_tokens = max(2 * longest * max(plan.batches), 8192)
-        self.target = open_model(TARGET, self.cache_tokens)
-        self.tokens = [prompt.encode(self.target.tokenizer) for prompt in prompts]
-        self.draft = draft(self.target)
+        longest = max(prompt.max_tokens for prompt in prompts) + scope.num_tokens
+        self.cache_tokens = max(2 * longest * max(scope.batches), 8192)
+        lm = open_model(TARGET, self.cache_tokens)
+        self.tokens = [prompt.encode(lm.tokenizer) for prompt in prompts]
+        self.draft = draft(lm)
         self.strategies = default_strategies()
+        self.target = self._identity(lm, TARGET)
+        self.work = Work(self._effort(), progress)
 
     def run(self) -> Certificate:
         started = time.perf_counter()
-        runs: list[IdentityRun] = []
+        runs = self._runs(self.target)
         losses: list[Loss] = []
-        target = self._identity(self.target, TARGET)
-        runs += self._runs(target)
         for kv in FORMATS:
             if kv == TARGET:
                 continue
             lossy = self._identity(self.open_model(kv, self.cache_tokens), kv)
             runs += self._runs(lossy)
-            self.tick(f"{kv} keys and values against {TARGET}")
-            losses.append(self._loss(lossy, target))
-        tests, control = self._rules()
-        return Certificate(
-            provenance=provenance(self.target),
-            plan=self.plan,
+            self.work.begin(self._effort_of_loss(), f"{kv} keys and values against {TARGET}")
+            losses.append(self._loss(lossy))
+        tests, control = self._distributions()
+        certificate = Certificate(
+            provenance=provenance(self.target.lm),
+            scope=self.scope,
             prompts=tuple(prompt.text for prompt in self.prompts),
             identity=tuple(runs),
-            wrong_stream=wrong_stream(target, "greedy"),
+            wrong_token=wrong_token(self.target, "greedy"),
             distribution=tests,
-            biased_rule=control,
+            biased_control=control,
             losses=tuple(losses),
             seconds=time.perf_counter() - started,
         )
+        self.work.finish()
+        return certificate
+
+    def _effort(self) -> int:
+        """Return the effort of everything that `run` begins."""
+        identity = len(FORMATS) * len(SAMPLINGS) * self.target.effort(self.strategies)
+        losses = (len(FORMATS) - 1) * self._effort_of_loss()
+        return identity + losses + len(_VERIFICATIONS) * _effort_of_draws(self.scope.draws)
+
+    def _effort_of_loss(self) -> int:
+        return 4 * effort.of_scoring([len(tokens) for tokens in self.tokens], self.scope.num_tokens)
+
+    def _begin(self, units: int, what: str) -> None:
+        self.work.begin(units, what)
+
+    def _begin_draws(self, name: str, count: int) -> None:
+        self.work.begin(_effort_of_draws(count), f"distribution of {name}")
 
     def _identity(self, lm: LanguageModel, kv: str) -> Identity:
-        plan = self.plan
+        scope = self.scope
         return Identity(
             lm, kv, self.tokens, self.draft,
-            num_tokens=plan.num_tokens, num_recomputed=min(plan.num_recomputed, plan.num_tokens),
-            batches=plan.batches, most_groups=plan.most_groups,
+            num_tokens=scope.num_tokens, num_recomputed=min(scope.num_recomputed, scope.num_tokens),
+            batches=scope.batches, max_groups=scope.max_groups, begin=self._begin,
         )  # fmt: skip
 
     def _runs(self, identity: Identity) -> list[IdentityRun]:
         runs: list[IdentityRun] = []
         for sampling in SAMPLINGS:
-            self.tick(f"{identity.kv}, {sampling}: plain decoding")
             identity.write_plain(sampling)
             for strategy in self.strategies:
-                self.tick(f"{identity.kv}, {sampling}: {strategy}")
-                runs += identity.runs([strategy], sampling)
+                runs += identity.runs(strategy, sampling)
         return runs
 
-    def _loss(self, lossy: Identity, target: Identity) -> Loss:
+    def _loss(self, lossy: Identity) -> Loss:
+        target = self.target
         return measure_loss(
             f"{lossy.kv} keys and values", f"{target.kv} keys and values",
             lossy.lm.runner, target.lm.runner, self.tokens, lossy.plain["sampled"], target.plain["sampled"],
         )  # fmt: skip
 
-    def _rules(self) -> tuple[tuple[RuleTest, ...], RuleTest]:
-        question = Question.of(self.target.runner, self.tokens[0])
-        contrary = Contrary(question)
-        cases: list[tuple[str, Verifier, Drafter | None]] = [
-            ("exact match, without drafts", EXACT_MATCH, None),
-            ("exact match", EXACT_MATCH, contrary),
-            ("rejection sampling", REJECTION_SAMPLING, contrary),
-            ("control: careless rejection", Careless(), contrary),
-        ]
-        assert len(cases) == NUM_RULES
+    def _distributions(self) -> tuple[tuple[DistributionTest, ...], DistributionTest]:
+        runner = self.target.lm.runner
+        target = TargetDistribution.of(runner, self.tokens[0])
+        drafter = AdversarialDrafter(target)
+        odds = self.scope.false_alarm / (len(_VERIFICATIONS) - 1)
         tests = []
-        for name, verifier, drafter in cases:
-            self.tick(f"law of {name}")
-            odds = self.plan.false_alarm / (len(cases) - 1)
-            result = examine(self.target.runner, question, verifier, drafter, draws=self.plan.draws, false_alarm=odds)
-            tests.append(RuleTest(name, result))
+        for name, verifier, drafts in _VERIFICATIONS:
+            result = check_distribution(
+                runner, target, verifier, drafter if drafts else None, draws=self.scope.draws, false_alarm=odds,
+                begin=partial(self._begin_draws, name),
+            )  # fmt: skip
+            tests.append(DistributionTest(name, result))
         return tuple(tests[:-1]), tests[-1]
+
+
+def _effort_of_draws(count: int) -> int:
+    """Return the effort of so many draws, decoded in full batches; the last may be smaller."""
+    full, rest = divmod(count, BATCH)
+    batches = [BATCH] * full + [rest] * bool(rest)
+    return sum(effort.of_decoding([1] * batch, LENGTH) for batch in batches)

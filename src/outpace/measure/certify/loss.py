@@ -15,11 +15,11 @@ from outpace.runner import Runner
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A mode against the target, at every token of texts that the mode itself wrote.
+    """A mode compared with the target, at every token of sequences that the mode itself wrote.
 
-    tv_mean, tv_max: total variation of the two next-token laws (temperature 1). top1: how often their most likely
-    tokens agree. perplexity: of the mode's texts under the target; own_perplexity: of the target's own texts, written
-    with the same seeds, under the target.
+    tv_mean, tv_max: total variation of the two next-token distributions (temperature 1). top1: how often their most
+    likely tokens agree. perplexity: of the mode's sequences under the target; own_perplexity: of the target's own
+    sequences, written with the same seeds, under the target.
     """
 
     mode: str
@@ -38,14 +38,14 @@ def measure_loss(
     lossy: Runner,
     exact: Runner,
     prompts: Sequence[Sequence[int]],
-    texts: Sequence[Sequence[int]],
-    own_texts: Sequence[Sequence[int]],
+    sequences: Sequence[Sequence[int]],
+    own_sequences: Sequence[Sequence[int]],
 ) -> Loss:
-    """Measure the runner `lossy` against `exact` along `texts`, which `lossy` wrote after `prompts`."""
+    """Compare the runner `lossy` with `exact` along `sequences`, the tokens that `lossy` wrote after `prompts`."""
     distances: list[float] = []
     agreed = 0
-    for prompt, text in zip(prompts, texts, strict=True):
-        for a, b in zip(score(exact, prompt, text), score(lossy, prompt, text), strict=True):
+    for prompt, tokens in zip(prompts, sequences, strict=True):
+        for a, b in zip(score(exact, prompt, tokens), score(lossy, prompt, tokens), strict=True):
             distances += total_variation(softmax(a), softmax(b)).tolist()
             agreed += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
     return Loss(
@@ -55,19 +55,19 @@ def measure_loss(
         tv_mean=float(np.mean(distances)),
         tv_max=max(distances),
         top1=agreed / len(distances),
-        perplexity=perplexity(exact, prompts, texts),
-        own_perplexity=perplexity(exact, prompts, own_texts),
+        perplexity=perplexity(exact, prompts, sequences),
+        own_perplexity=perplexity(exact, prompts, own_sequences),
     )
 
 
-def perplexity(runner: Runner, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> float:
-    """Return exp of the mean negative log-probability of all tokens of the texts, each after its prompt."""
+def perplexity(runner: Runner, prompts: Sequence[Sequence[int]], sequences: Sequence[Sequence[int]]) -> float:
+    """Return exp of the mean negative log-probability of all tokens of the sequences, each after its prompt."""
     total, count = 0.0, 0
-    for prompt, text in zip(prompts, texts, strict=True):
+    for prompt, tokens in zip(prompts, sequences, strict=True):
         place = 0
-        for logits in score(runner, prompt, text):
-            laws = softmax(logits)
-            tokens = list(text[place : place + len(laws)])
-            total -= float(np.log(np.maximum(laws[np.arange(len(laws)), tokens], 1e-300)).sum())
-            place, count = place + len(laws), count + len(laws)
+        for logits in score(runner, prompt, tokens):
+            probs = softmax(logits)
+            own = list(tokens[place : place + len(probs)])
+            total -= float(np.log(np.maximum(probs[np.arange(len(probs)), own], 1e-300)).sum())
+            place, count = place + len(probs), count + len(probs)
     return math.exp(total / count)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from outpace.measure.certify.certificate import Certificate, RuleTest
+from outpace.measure.certify.certificate import Certificate, DistributionTest
 from outpace.measure.certify.divergence import Divergence
 from outpace.measure.certify.identity import IdentityRun
 
 _WORDS = {
-    "pass": "PASS: every strategy wrote plain decoding's text, and every rule kept the target's law.",
+    "pass": "PASS: every strategy wrote plain decoding's sequence, and verification kept the target's distribution.",
     "fail": "FAIL: see below what differs.",
     "void": "VOID: a deliberate fault was not caught, so nothing here is proven.",
 }
@@ -22,18 +22,18 @@ def verdict_lines(certificate: Certificate) -> list[str]:
     tokens = sum(run.tokens for run in c.identity)
     good = len(c.identity) - len(c.broken)
     cached = sum(run.cached_tokens for run in c.identity)
-    biased = c.biased_rule.result
+    biased = c.biased_control.result
     return [
         _WORDS[c.verdict],
         f"identity: {good} of {len(c.identity)} cases, {tokens} tokens compared with plain decoding "
         f"({cached} prompt tokens came from the cache)",
         *(f"  {_case(run)}: {_difference(d)}" for run in c.broken[:5] for d in run.divergences[:1]),
-        *(f"law of {_test(test)}" for test in c.distribution),
-        f"controls: a wrong token was {'' if c.wrong_stream else 'NOT '}caught; "
-        f"a biased rule was {'NOT ' if biased.passed else ''}caught (p = {biased.p_value:.1e})",
+        *(f"distribution of {_test(test)}" for test in c.distribution),
+        f"controls: a wrong token was {'' if c.wrong_token else 'NOT '}caught; "
+        f"biased rejection sampling was {'NOT ' if biased.passed else ''}caught (p = {biased.p_value:.1e})",
         *(
-            f"lossy: {loss.mode} against {loss.target}: total variation {loss.tv_mean:.4f}, same first choice "
-            f"{loss.top1:.1%}, perplexity {loss.perplexity:.3f} (the target's own texts: {loss.own_perplexity:.3f})"
+            f"lossy: {loss.mode} against {loss.target}: total variation {loss.tv_mean:.4f}, same top token "
+            f"{loss.top1:.1%}, perplexity {loss.perplexity:.3f} (the target's own sequences: {loss.own_perplexity:.3f})"
             for loss in c.losses
         ),
     ]
@@ -56,36 +56,37 @@ def markdown(certificate: Certificate) -> str:
                 ("date, duration", f"{p['date']}, {c.seconds:.0f} s"),
             ],
         ),
-        "## Same text?",
-        f"Each case wrote up to {c.plan.num_tokens} tokens (`recompute`: {c.plan.num_recomputed}) after the prompts "
+        "## Same sequence?",
+        f"Each case wrote up to {c.scope.num_tokens} tokens (`recompute`: {c.scope.num_recomputed}) after the prompts "
         "listed at the end, past the model's own end token, and was compared token by token with plain decoding of "
-        "each prompt alone with nothing cached. Sampled texts have a fixed seed.",
+        "each prompt alone with nothing cached. Sampled sequences have a fixed seed.",
         _table(("strategy", "KV", "sampling", "identical", "tokens", "tokens per step"), _identity_rows(c.identity)),
         *_divergences(c.broken),
-        "Control: a text with one wrong token was "
-        + (f"caught ({_difference(c.wrong_stream)})." if c.wrong_stream else "**not caught**."),
-        "## Same law?",
-        f"The first two tokens after the first prompt, with {c.plan.draws} seeds, against the target's law of the "
-        "pair, computed from raw logits apart from the sampler. The drafter prefers what the target finds unlikely: "
-        f"most drafts are rejected. Right rules would be accused with odds of {c.plan.false_alarm:g}, all tests "
-        "together (Bonferroni). Seeds are fixed, so the same machine gives the same result again.",
+        "Control: a sequence with one wrong token was "
+        + (f"caught ({_difference(c.wrong_token)})." if c.wrong_token else "**not caught**."),
+        "## Same distribution?",
+        f"The first two tokens after the first prompt, with {c.scope.draws} seeds, against the target's distribution "
+        "of the pair, computed from raw logits apart from the sampler. The drafter prefers what the target finds "
+        "unlikely: most drafts are rejected. Right verification would be accused with odds of "
+        f"{c.scope.false_alarm:g}, all tests together (Bonferroni). Seeds are fixed, so the same machine gives the "
+        "same result again.",
         _table(
-            ("rule", "cells", "chi-square", "p-value", "fails below", "would have caught (99 %)", "result"),
-            [_test_row(test) for test in (*c.distribution, c.biased_rule)],
+            ("verification", "cells", "chi-square", "p-value", "fails below", "would have caught (99 %)", "result"),
+            [_test_row(test) for test in (*c.distribution, c.biased_control)],
         ),
-        "The last rule is the control: after a rejection it draws from p instead of what p has beyond q. It must fail.",
+        "The last row is the control: after a rejection it draws from p instead of what p has beyond q. It must fail.",
         "## How lossy?",
         "KV formats change the text on purpose (identity above holds within each format). Measured along "
-        "sampled texts that the format itself wrote, against f32:",
+        "sampled sequences that the format itself wrote, relative to f32:",
         _table(
             (
                 "mode",
                 "positions",
                 "total variation: mean",
                 "max",
-                "same first choice",
+                "same top token",
                 "perplexity under the target",
-                "target's own texts",
+                "target's own sequences",
             ),
             [
                 (
@@ -125,8 +126,8 @@ def _identity_rows(runs: Iterable[IdentityRun]) -> list[tuple[Any, ...]]:
 def _divergences(broken: Sequence[IdentityRun]) -> list[str]:
     if not broken:
         return []
-    rows = [(_case(run), d.text + 1, _difference(d)) for run in broken for d in run.divergences]
-    return ["### Where texts part", _table(("case", "text", "first difference"), rows)]
+    rows = [(_case(run), d.sequence + 1, _difference(d)) for run in broken for d in run.divergences]
+    return ["### Where sequences part", _table(("case", "sequence", "first difference"), rows)]
 
 
 def _case(run: IdentityRun) -> str:
@@ -136,7 +137,7 @@ def _case(run: IdentityRun) -> str:
 
 def _difference(d: Divergence) -> str:
     if d.margin is None or d.gap is None or d.rounding is None:
-        return f"at token {d.position} one text ends ({d.plain} against {d.other})"
+        return f"at token {d.position} one sequence ends ({d.plain} against {d.other})"
     words = "within rounding" if d.within_rounding else "NOT within rounding"
     return (
         f"at token {d.position}: {d.other} instead of {d.plain}, whose score is {d.gap:.3g} higher (best two: "
@@ -144,18 +145,18 @@ def _difference(d: Divergence) -> str:
     )
 
 
-def _test(test: RuleTest) -> str:
+def _test(test: DistributionTest) -> str:
     r = test.result
     return (
-        f"{test.rule}: {'kept' if r.passed else 'BROKEN'} (chi-square {r.statistic:.1f} over {r.cells} cells, "
+        f"{test.verification}: {'kept' if r.passed else 'BROKEN'} (chi-square {r.statistic:.1f} over {r.cells} cells, "
         f"p = {r.p_value:.2g}; false alarm {r.false_alarm:.1e}; a bias of {r.detectable:.3f} would have been caught)"
     )
 
 
-def _test_row(test: RuleTest) -> tuple[Any, ...]:
+def _test_row(test: DistributionTest) -> tuple[Any, ...]:
     r = test.result
     return (
-        test.rule,
+        test.verification,
         r.cells,
         f"{r.statistic:.1f}",
         f"{r.p_value:.2g}",

@@ -1,4 +1,4 @@
-"""What the target computes along a given text: its logits at every token, in passes of a chosen width."""
+"""What the target computes along a given sequence: its logits at every token, in passes of a chosen width."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ def score(
     The tokens go through the network as drafts of `width` rows; width 1 is plain decoding. Uses a table of its own
     that shares nothing, and gives its blocks back.
     """
-    text = [*prompt, *tokens]
+    sequence = [*prompt, *tokens]
     request = Request(tuple(prompt), 1, salt=b"score")
     table = runner.cache.open((), request.salt)
     try:
         while table.length < len(prompt) - 1:
-            s = ScheduledSequence(table, request, text, min(len(prompt) - 1, table.length + _CHUNK))
+            s = ScheduledSequence(table, request, sequence, min(len(prompt) - 1, table.length + _CHUNK))
             runner.forward([s])
-            table.commit(range(s.end - s.start), text[s.start : s.end])
-        for first in range(len(prompt), len(text), width):
-            draft = text[first : min(first + width, len(text)) - 1]
-            s = ScheduledSequence(table, request, text[:first], first, DraftTree.chain(draft, "text"))
+            table.commit(range(s.end - s.start), sequence[s.start : s.end])
+        for first in range(len(prompt), len(sequence), width):
+            draft = sequence[first : min(first + width, len(sequence)) - 1]
+            s = ScheduledSequence(table, request, sequence[:first], first, DraftTree.chain(draft, "sequence"))
             yield runner.ops.numpy(runner.forward([s]).logits)
-            table.commit(range(first + len(draft) - s.start), text[s.start : first + len(draft)])
+            table.commit(range(first + len(draft) - s.start), sequence[s.start : first + len(draft)])
     finally:
         table.close()
 
 
 def softmax(logits: NDArray[np.float32], temperature: float = 1.0, top_k: int = 0) -> NDArray[np.float64]:
-    """Return the laws of rows of logits, [R, V] float64, over the `top_k` most likely tokens (0: all; ties to low ids).
+    """Return the probs of rows of logits, [R, V] float64, over the `top_k` most likely tokens (0: all).
+
+    Ties at the edge go to the lowest ids.
 
     Written apart from ops' sampler on purpose: it is what the certificate compares that sampler with.
     """
@@ -49,5 +51,5 @@ def softmax(logits: NDArray[np.float32], temperature: float = 1.0, top_k: int = 
         order = np.argsort(-scaled, axis=-1, kind="stable")
         np.put_along_axis(scaled, order[:, top_k:], -np.inf, axis=-1)
     mass = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    law: NDArray[np.float64] = mass / mass.sum(axis=-1, keepdims=True)
-    return law
+    probs: NDArray[np.float64] = mass / mass.sum(axis=-1, keepdims=True)
+    return probs

@@ -32,9 +32,6 @@ def summarise(trace: Json) -> dict[str, Any]:
     }
 
 
-# -- words ---------------------------------------------------------------------------------------------
-
-
 def headline(trace: Json) -> str:
     """Return what the text took in a few words."""
     return f"This text took {_count(len(trace['steps']), 'step')} for {_count(len(trace['tokens']), 'token')}"
@@ -67,9 +64,6 @@ def speed_sentence(speed: Mapping[str, float | str] | None) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-# -- numbers -------------------------------------------------------------------------------------------
 
 
 def step_shares(trace: Json) -> list[float]:

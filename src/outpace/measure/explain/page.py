@@ -14,13 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from outpace.measure.explain.overview import summarise
-from outpace.measure.explain.read import HEADER, check_trace
+from outpace.measure.explain.read import HEADER, STEP, check_trace
 
 _SCRIPTS = ("data.js", "step.js", "text.js", "charts.js", "blocks.js", "page.js")
-
-_STEP = (
-    "position", "num_pending", "batch", "tree", "picks", "path", "tokens", "seconds", "blocks", "holders", "forecast",
-)  # fmt: skip
 
 
 def explain(trace: Mapping[str, Any]) -> str:
@@ -63,7 +59,7 @@ def _shown(trace: Mapping[str, Any]) -> dict[str, Any]:
     stats = {name: trace["stats"][name] for name in ("prompt_tokens", "cached_tokens", "prefill_seconds")}
     shown = {name: trace[name] for name in (*HEADER, *texts) if trace.get(name) is not None}
     kv = {name: trace["kv"][name] for name in ("format", "block_size") if name in trace.get("kv", {})}
-    steps = [{name: step[name] for name in _STEP if name in step} for step in trace["steps"]]
+    steps = [{name: step[name] for name in STEP if name in step} for step in trace["steps"]]
     return {**shown, "kv": kv, "stats": stats, "steps": steps}
 
 
@@ -82,13 +78,13 @@ def _data(value: object) -> str:
 
 
 def _promise(trace: Mapping[str, Any]) -> str:
-    if trace.get("rule", "walk") == "walk" or not trace.get("temperature"):
+    if trace.get("verification", "exact") == "exact" or not trace.get("temperature"):
         return (
-            "Every token here is one that the target chose itself, at its place, with all that stands before it. "
-            "Drafts only decide how many of its choices fit into one pass. So the text is, bit for bit, the one that "
-            "plain decoding writes: Outpace calls that lossless."
+            "Every token here is the target's own, sampled at its place after all that stands before it. Drafts only "
+            "decide how many of them fit into one pass. So the text is, bit for bit, the one that plain decoding "
+            "writes: Outpace calls that lossless."
         )
     return (
-        "This text was verified by the rejection rule: a guess is kept with just the odds that make the result follow "
+        "This text was verified by rejection sampling: a guess is kept with just the odds that make the result follow "
         "the target's own distribution. The text may differ from plain decoding's; its probabilities do not."
     )

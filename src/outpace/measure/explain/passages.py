@@ -12,7 +12,7 @@ Kind = Literal["prose", "list", "code", "table", "heading"]
 
 _ITEM = re.compile(r"^[^\S\n]*(?:[-*+•–]|\d{1,3}[.)])\s", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]*]*\s+(?=[\"'“‘(\[*]*[^\W\d_a-z])")
-_LEAST_TOKENS = 8  # shorter passages say nothing
+_MIN_TOKENS = 8  # shorter passages say nothing
 _CLEARLY = 1.3  # times more tokens per step
 _WELL, _BADLY = 2.5, 1.5  # tokens per step
 
@@ -34,7 +34,7 @@ class Passage:
 
     @property
     def tokens_per_step(self) -> float:
-        """Tokens of the passage by the steps they took."""
+        """Tokens / steps of the passage."""
         return self.tokens / self.steps if self.steps else 0.0
 
     def as_dict(self) -> dict[str, object]:
@@ -69,7 +69,7 @@ def passages(pieces: Sequence[str], shares: Sequence[float]) -> list[Passage]:
 
 def sentence(found: Sequence[Passage]) -> str:
     """Say in plain words which passages drafted well and which badly; empty where there is nothing to compare."""
-    found = [p for p in found if p.tokens >= _LEAST_TOKENS]
+    found = [p for p in found if p.tokens >= _MIN_TOKENS]
     if len(found) < 2:
         return ""
     kinds = sorted({p.kind for p in found})

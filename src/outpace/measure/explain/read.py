@@ -10,19 +10,26 @@ from typing import Any
 from outpace.errors import UsageError
 from outpace.trace import PHASES, SCHEMA
 
-HEADER = ("outpace", "model", "ops", "threads", "strategy", "rule", "seed", "temperature", "finish_reason")
+# The names of schema 2 that the page knows; nothing else in `explain` spells out which ones there are.
+HEADER = ("outpace", "model", "ops", "threads", "strategy", "verification", "seed", "temperature", "finish_reason")
+STEP = (
+    "position", "num_pending", "batch", "tree", "target_tokens", "path", "tokens", "seconds", "blocks", "ref_counts",
+    "forecast",
+)  # fmt: skip
 _CURE = "write one with `outpace generate ... --trace FILE`"
-_MOST_BYTES = 512 << 20  # far beyond any text of a model's context
+_MAX_BYTES = 512 << 20  # far beyond any text of a model's context
 
 
 def read_trace(path: Path) -> dict[str, Any]:
-    """Return the trace in `path`. Raises UsageError for a file that holds none."""
-    if not path.is_file():
+    """Return the trace in `path`, a file or a pipe. Raises UsageError where it holds none."""
+    if not path.exists() or path.is_dir():
         raise UsageError(f"there is no trace file {str(path)!r}: {_CURE}")
-    if (size := path.stat().st_size) > _MOST_BYTES:
-        raise UsageError(f"{str(path)!r} is no trace: {size} bytes are more than any has; {_CURE}")
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise UsageError(f"{str(path)!r} is no trace: more than {_MAX_BYTES} bytes, which no trace has; {_CURE}")
     try:
-        trace = json.loads(path.read_text(encoding="utf-8"))
+        trace = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UsageError(f"{str(path)!r} is no trace: it is not UTF-8 text; {_CURE}") from error
     except RecursionError as error:
@@ -110,7 +117,7 @@ def _check_step(step: Mapping[str, Any], name: str) -> None:
         _require(-1 <= parent < node, f"{name}: tree.parents[{node}]", f"in [-1, {node})", parent)
     _same_length(f"{name}: tree.sources", _list(tree, "sources", _is_names, name), num_nodes)
     _same_length(f"{name}: tree.confidence", _list(tree, "confidence", _is_number, name), num_nodes)
-    _same_length(f"{name}: picks", _list(step, "picks", _is_whole, name), num_nodes + 1)
+    _same_length(f"{name}: target_tokens", _list(step, "target_tokens", _is_whole, name), num_nodes + 1)
     above = -1
     for node in _list(step, "path", _is_count, name):
         good = node < num_nodes and parents[node] == above
@@ -120,7 +127,7 @@ def _check_step(step: Mapping[str, Any], name: str) -> None:
     seconds = step.get("seconds")
     good = isinstance(seconds, dict) and all(_is_number(seconds.get(phase)) for phase in PHASES)
     _require(good, f"{name}: seconds", f"the seconds of {', '.join(PHASES)}", seconds)
-    for field in ("blocks", "holders"):
+    for field in ("blocks", "ref_counts"):
         if field in step:
             _list(step, field, _is_whole, name)
     if step.get("forecast") is not None:
@@ -140,9 +147,6 @@ def _check_forecast(forecast: object, name: str) -> None:
         for d in drafters.values()
     )
     _require(good, f"{name}: forecast.drafters", "proposed and expected by drafter", drafters)
-
-
-# -- small questions -----------------------------------------------------------------------------------
 
 
 def _require(good: bool, field: str, allowed: str, given: object) -> None:

@@ -8,7 +8,8 @@ them: `category`, and `turns`, a list of user messages, of which the first is us
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -35,8 +36,8 @@ class TaskPrompt:
         return [{"role": "user", "content": self.text}]
 
     @property
-    def most_tokens(self) -> int:
-        """The most tokens it can have: no token is shorter than a byte, and a template adds few of its own."""
+    def max_tokens(self) -> int:
+        """The maximum it can have: no token is shorter than a byte, and a template adds few of its own."""
         return len(self.tokens) or len(self.text.encode()) + 256
 
     def encode(self, tokenizer: Tokenizer) -> list[int]:
@@ -52,12 +53,24 @@ class TaskPrompt:
 def builtin() -> list[TaskPrompt]:
     """Return the built-in prompts, category by category."""
     file = resources.files("outpace.measure.prompts") / "builtin.jsonl"
-    return parse(file.read_text(encoding="utf-8").splitlines(), "builtin.jsonl")
+    return parse(file.read_text(encoding="utf-8").split("\n"), "builtin.jsonl")
 
 
 def read(path: Path) -> list[TaskPrompt]:
-    """Return the prompts of a file. Raises UsageError for a line that is none, OSError for an unreadable file."""
-    return parse(path.read_text(encoding="utf-8").splitlines(), str(path))
+    """Return the prompts of a file, a mark of the byte order at its beginning left out.
+
+    Raises UsageError for a line that is no prompt and for bytes that are not UTF-8, OSError for an unreadable file.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{path}, line {line}: prompts must be UTF-8 text, and byte {error.start} (0x{content[error.start]:02x}) "
+            "is not: convert the file, for example with `iconv -f latin1 -t utf-8`"
+        ) from error
+    return parse(text.split("\n"), str(path))
 
 
 def load_prompts(path: Path | None) -> list[TaskPrompt]:
@@ -77,7 +90,8 @@ def _parse(line: str, where: str) -> TaskPrompt:
     try:
         entry = json.loads(line)
         category, text = entry["category"], entry["turns"][0]
-    except (ValueError, KeyError, IndexError, TypeError):
+        f"{category}{text}".encode()  # JSON can spell half a character, which no tokenizer takes
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         category = text = None
     if not (isinstance(category, str) and isinstance(text, str) and category and text.strip()):
         raise UsageError(
@@ -88,20 +102,17 @@ def _parse(line: str, where: str) -> TaskPrompt:
 
 def varied(prompts: Iterable[TaskPrompt], count: int) -> list[TaskPrompt]:
     """Return at most `count` prompts: the first of every category, then the second, and so on."""
-    seen: dict[str, int] = {}
-    rounds: list[tuple[int, int, TaskPrompt]] = []
-    for prompt in prompts:
-        seen[prompt.category] = seen.get(prompt.category, 0) + 1
-        rounds.append((seen[prompt.category], len(rounds), prompt))
-    return [prompt for _, _, prompt in sorted(rounds, key=lambda entry: entry[:2])[:count]]
+    return [prompt for _, prompt in sorted(_numbered(prompts), key=lambda entry: entry[0])][:count]
 
 
 def spread(prompts: Iterable[TaskPrompt], per_category: int) -> list[TaskPrompt]:
     """Return the first `per_category` prompts of every category, in order."""
-    taken: dict[str, int] = {}
-    chosen = []
+    return [prompt for number, prompt in _numbered(prompts) if number < per_category]
+
+
+def _numbered(prompts: Iterable[TaskPrompt]) -> Iterator[tuple[int, TaskPrompt]]:
+    """Yield each prompt after its number within its category, from 0."""
+    seen = Counter[str]()
     for prompt in prompts:
-        taken[prompt.category] = taken.get(prompt.category, 0) + 1
-        if taken[prompt.category] <= per_category:
-            chosen.append(prompt)
-    return chosen
+        yield seen[prompt.category], prompt
+        seen[prompt.category] += 1

@@ -7,6 +7,10 @@ from typing import Any
 from outpace.measure.bench.sample import Condition, Sample
 
 GREEDY = Condition("greedy", 1, 0)
+ORIGIN = {
+    "date": "today", "outpace": "0", "commit": None, "ops": "reference", "isa": None, "threads": 1,
+    "model": {"name": "tiny", "bytes": 5, "sha256": "ab"}, "machine": {"cpu": "c", "system": "s", "load_average": 0.0},
+}  # fmt: skip
 
 
 def sample(strategy: str, group: int, rate: float, **overrides: Any) -> Sample:

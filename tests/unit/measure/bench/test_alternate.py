@@ -7,11 +7,10 @@ import pytest
 import outpace
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
-from outpace.measure.bench.alternate import Design, Lengthener, check, full_batches, measure, num_calls, plan
+from outpace.measure.bench.alternate import Design, Lengthener, call_groups, check, full_batches, measure, num_calls
 from outpace.measure.bench.sample import Sample
-from outpace.measure.bench.traffic import read_bandwidth, weight_bytes
+from outpace.measure.bench.traffic import weight_bytes
 from outpace.measure.prompts import TaskPrompt
-from outpace.ops.reference import ReferenceOps
 from tests.decoding import tiny_ops
 from tests.folder import make_folder
 
@@ -75,7 +74,7 @@ def test_batches_are_full() -> None:
 
 
 def test_a_cut_run_is_balanced_because_repeats_come_outermost() -> None:
-    repeats = [group.repeat for group in plan(PROMPTS, DESIGN)]
+    repeats = [group.repeat for group in call_groups(PROMPTS, DESIGN)]
     assert repeats == sorted(repeats)
 
 
@@ -97,8 +96,10 @@ def test_a_longer_context_keeps_the_question_and_never_repeats_a_passage(lm: Lan
         (Design(()), "no strategy"),
         (Design(("prediction",)), "needs the text that you expect"),
         (Design(("draft_model",)), "needs a second"),
-        (Design(("ngram",), batches=(0,)), "batch must be at least 1"),
-        (Design(("ngram",), repeats=0), "at least 1 repeat"),
+        (Design(("ngram",), batches=(0,)), "--batch must be at least 1, got 0"),
+        (Design(("ngram",), contexts=(0, -1)), "--context must be at least 0, got -1"),
+        (Design(("ngram",), repeats=0), "--repeats must be at least 1, got 0"),
+        (Design(("ngram",), num_tokens=1), "--num-tokens must be at least 2, got 1"),
     ],
 )
 def test_a_design_that_cannot_run_is_refused_before_it_starts(lm: LanguageModel, design: Design, message: str) -> None:
@@ -114,5 +115,10 @@ def test_a_draft_model_is_measured_too(lm: LanguageModel) -> None:
     assert found["draft_model"].accepted > 0
 
 
-def test_bandwidth_is_measured_with_any_ops() -> None:
-    assert read_bandwidth(ReferenceOps(threads=1), repeats=1) > 0.01
+def test_progress_counts_the_calls(lm: LanguageModel) -> None:
+    reports: list[tuple[int, int, str]] = []
+    design = Design(("ngram",), samplings=("greedy",), num_tokens=4, repeats=2)
+    list(measure(lm, PROMPTS[:2], design, progress=lambda *report: reports.append(report)))
+    total = num_calls(PROMPTS[:2], design)
+    assert [done for done, _, _ in reports] == list(range(total + 1))
+    assert {own for _, own, _ in reports} == {total}

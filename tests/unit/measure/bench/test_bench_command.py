@@ -49,9 +49,11 @@ def test_it_adds_prompts_that_nobody_can_draft_for(folder: str, tmp_path: Path) 
     own = ["--prompts", prompts_file(tmp_path / "p.jsonl"), "-s", "auto,ngram", "--adversarial", "2"]
     assert run("bench", "-m", folder, *SMALL, *own, "-o", str(tmp_path / "out"), "--sampling", "greedy") == 0
     saved = json.loads((tmp_path / "out" / "bench.json").read_text())
-    pairs = {standing["category"]: standing["pairs"] for standing in saved["standings"]}
+    pairs = {own["category"]: own["pairs"] for own in saved["router"]}
     assert pairs == {"x": 1, "y": 1, "random tokens": 2, "no repetition": 2, "all": 6}
-    assert "Auto by plain, and by the best fixed" in (tmp_path / "out" / "bench.md").read_text()
+    assert (
+        "`auto` / plain decoding, and `auto` / the best fixed strategy" in (tmp_path / "out" / "bench.md").read_text()
+    )
 
 
 def test_growth_writes_its_curve(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from outpace.measure.bench import files
 from outpace.measure.bench.growth import Point, growth_lines, measure_growth, summarise_growth
 from tests.decoding import tiny_ops
 from tests.folder import make_folder
-from tests.unit.measure.bench.test_rows import ORIGIN
+from tests.unit.measure.bench.samples import ORIGIN
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +21,13 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 
 
 def test_both_ways_are_measured_at_every_size(lm: LanguageModel) -> None:
-    ticks: list[str] = []
-    points = list(measure_growth(lm, [16, 64], 2, ticks.append))
+    reports: list[tuple[int, int, str]] = []
+    points = list(measure_growth(lm, [16, 64], 2, lambda *report: reports.append(report)))
     assert {(p.way, p.n, p.repeat) for p in points} == {
         (way, n, repeat) for way in ("cache", "no cache") for n in (16, 64) for repeat in (0, 1)
     }
-    assert len(ticks) == 8
+    assert [done for done, _, _ in reports] == [0, 16, 32, 96, 160, 176, 192, 256, 320]
+    assert {total for _, total, _ in reports} == {320}
     assert all(p.seconds > 0 for p in points)
     assert sum(p.way == "cache" for p in points) == 4 * 8
 

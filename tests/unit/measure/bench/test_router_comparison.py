@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outpace.measure.bench.router_comparison import Standing, standings
+from outpace.measure.bench.router_comparison import RouterComparison, compare_router
 from outpace.measure.bench.sample import Sample
 from tests.unit.measure.bench.samples import sample
 
@@ -19,8 +19,8 @@ def groups(*rates: tuple[float, ...], repeats: int = 2, **overrides: object) -> 
     ]
 
 
-def only(samples: list[Sample]) -> Standing:
-    chat, together = standings(samples)
+def only(samples: list[Sample]) -> RouterComparison:
+    chat, together = compare_router(samples)
     assert (chat.category, together.category) == ("chat", "all")
     return chat
 
@@ -62,5 +62,5 @@ def test_other_texts_do_not_count() -> None:
 
 
 def test_without_the_router_there_is_nothing_to_say() -> None:
-    assert standings([sample("none", 0, 100), sample("suffix", 0, 120)]) == []
-    assert standings([]) == []
+    assert compare_router([sample("none", 0, 100), sample("suffix", 0, 120)]) == []
+    assert compare_router([]) == []

@@ -23,42 +23,42 @@ def test_the_quantile_turns_the_tail_around(freedom: int) -> None:
     assert tail(1e6, freedom) == pytest.approx(0.0, abs=1e-300)
 
 
-def test_true_laws_are_accused_about_as_often_as_asked() -> None:
+def test_true_distributions_are_accused_about_as_often_as_asked() -> None:
     """2,000 samples at odds of 5 %: 100 expected; outside [60, 145] with odds below 10^-4."""
     rng = np.random.default_rng(0)
-    law = rng.gamma(0.5, size=60)
-    law /= law.sum()
-    accused = sum(not chi_square(rng.multinomial(800, law), law, 0.05).passed for _ in range(2000))
+    probs = rng.gamma(0.5, size=60)
+    probs /= probs.sum()
+    accused = sum(not chi_square(rng.multinomial(800, probs), probs, 0.05).passed for _ in range(2000))
     assert 60 <= accused <= 145
 
 
 def test_what_it_says_it_would_catch_it_catches() -> None:
-    """A law at the distance that is promised to be caught 99 % of the time: 300 tries, 285 with odds of 10^-6."""
+    """Probs at the distance that is promised to be caught 99 % of the time: 300 tries, 285 with odds of 10^-6."""
     rng = np.random.default_rng(1)
-    law = np.full(20, 0.05)
-    distance = chi_square(rng.multinomial(3000, law), law, 1e-6).detectable
-    biased = law + np.where(np.arange(20) % 2, 1, -1) * distance / 10
-    assert total_variation(law, biased) == pytest.approx(distance)
-    assert sum(not chi_square(rng.multinomial(3000, biased), law, 1e-6).passed for _ in range(300)) >= 285
+    probs = np.full(20, 0.05)
+    distance = chi_square(rng.multinomial(3000, probs), probs, 1e-6).detectable
+    biased = probs + np.where(np.arange(20) % 2, 1, -1) * distance / 10
+    assert total_variation(probs, biased) == pytest.approx(distance)
+    assert sum(not chi_square(rng.multinomial(3000, biased), probs, 1e-6).passed for _ in range(300)) >= 285
 
 
-def test_a_count_where_the_law_gives_nothing_is_proof() -> None:
-    law = np.array([0.5, 0.5, 0.0])
-    assert chi_square(np.array([500, 500, 0]), law).passed
-    found = chi_square(np.array([500, 500, 1]), law)
+def test_a_count_of_what_is_impossible_is_proof() -> None:
+    probs = np.array([0.5, 0.5, 0.0])
+    assert chi_square(np.array([500, 500, 0]), probs).passed
+    found = chi_square(np.array([500, 500, 1]), probs)
     assert not found.passed
     assert found.p_value == 0.0
 
 
 def test_rare_cells_are_counted_together() -> None:
-    law = np.append([0.6, 0.3], np.full(1000, 1e-4))
-    found = chi_square(np.append([600, 300], np.arange(1000) < 100).astype(np.int64), law)
+    probs = np.append([0.6, 0.3], np.full(1000, 1e-4))
+    found = chi_square(np.append([600, 300], np.arange(1000) < 100).astype(np.int64), probs)
     assert found.cells == 3
     assert found.statistic == pytest.approx(0.0)
     assert found.p_value == pytest.approx(1.0)
 
 
-def test_a_law_with_one_outcome_is_no_test_but_no_error() -> None:
+def test_a_distribution_with_one_outcome_is_no_test_but_no_error() -> None:
     assert chi_square(np.array([9, 0]), np.array([1.0, 0.0])).passed
     assert not chi_square(np.array([9, 1]), np.array([1.0, 0.0])).passed
 

@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from outpace.measure.certify.divergence import Divergence, explain, first_difference
+from outpace.measure.certify.divergence import Divergence, find_divergence, first_difference
 from outpace.measure.certify.scoring import score
 from tests.decoding import decode, tiny_runner
 
 PROMPT = [5, 6, 7]
 
 
-def test_the_first_difference_is_found_also_where_a_text_ends() -> None:
+def test_the_first_difference_is_found_also_where_a_sequence_ends() -> None:
     assert first_difference([1, 2, 3], [1, 2, 3]) is None
     assert first_difference([1, 2, 3], [1, 9, 3]) == 1
     assert first_difference([1, 2, 3], [1, 2]) == 2
@@ -22,9 +22,9 @@ def test_a_wrong_token_is_explained_by_its_scores(temperature: float) -> None:
     runner = tiny_runner()
     (g,) = decode(runner, [PROMPT], temperature=temperature, seed=3, max_new_tokens=12)
     wrong = [*g.output.tokens[:6], (g.output.tokens[6] + 1) % 97, *g.output.tokens[7:]]
-    found = explain(runner, PROMPT, g.output.tokens, wrong, text=2, temperature=temperature, seed=3)
+    found = find_divergence(runner, PROMPT, g.output.tokens, wrong, sequence=2, temperature=temperature, seed=3)
     assert found is not None
-    assert (found.text, found.position, found.plain, found.other) == (2, 6, g.output.tokens[6], wrong[6])
+    assert (found.sequence, found.position, found.plain, found.other) == (2, 6, g.output.tokens[6], wrong[6])
     assert found.gap >= found.margin > 0  # the plain token has the best score, noise included
     assert found.rounding == 0.0  # the reference keeps the third principle
     assert not found.within_rounding
@@ -34,12 +34,12 @@ def test_a_wrong_token_is_explained_by_its_scores(temperature: float) -> None:
         assert found.margin == pytest.approx(best - second)
 
 
-def test_a_text_that_ends_early_has_no_scores_to_compare() -> None:
+def test_a_sequence_that_ends_early_has_no_scores_to_compare() -> None:
     runner = tiny_runner()
-    found = explain(runner, PROMPT, [1, 2, 3], [1, 2], text=0, temperature=0.0, seed=0)
+    found = find_divergence(runner, PROMPT, [1, 2, 3], [1, 2], sequence=0, temperature=0.0, seed=0)
     assert found == Divergence(0, 2, 3, None, None, None, None)
     assert not found.within_rounding
-    assert explain(runner, PROMPT, [1, 2], [1, 2], text=0, temperature=0.0, seed=0) is None
+    assert find_divergence(runner, PROMPT, [1, 2], [1, 2], sequence=0, temperature=0.0, seed=0) is None
 
 
 def test_two_scores_change_places_when_each_moves_by_half_their_gap() -> None:

@@ -10,7 +10,7 @@ PROMPT = list(range(1, 40))
 
 
 @pytest.mark.parametrize("width", [1, 3, 64])
-def test_scores_are_what_the_loop_chose_from(width: int) -> None:
+def test_scores_are_what_the_loop_sampled_from(width: int) -> None:
     runner = tiny_runner()
     (g,) = decode(runner, [PROMPT], max_new_tokens=20)
     rows = np.concatenate(list(score(runner, PROMPT, g.output.tokens, width)))
@@ -24,16 +24,16 @@ def test_a_prompt_of_one_token_can_be_scored() -> None:
     assert rows.shape == (2, 97)
 
 
-def test_softmax_is_the_law_that_the_sampler_draws_from() -> None:
+def test_softmax_gives_the_probs_that_the_sampler_draws_from() -> None:
     from outpace.types import Row, SamplingParams
 
     runner = tiny_runner()
     (logits,) = score(runner, PROMPT, [1, 2, 3])
     rows = [Row(SamplingParams(temperature=0.7, top_k=5), 0, 0, 9)] * 3
-    law = runner.ops.law(runner.ops.array(logits), rows)
-    np.testing.assert_allclose(softmax(logits, 0.7, 5), law, atol=1e-6)
+    probs = runner.ops.law(runner.ops.array(logits), rows)
+    np.testing.assert_allclose(softmax(logits, 0.7, 5), probs, atol=1e-6)
 
 
 def test_ties_at_the_edge_of_top_k_go_to_the_lowest_ids() -> None:
-    law = softmax(np.array([[1.0, 2.0, 1.0, 1.0]], np.float32), top_k=2)
-    assert np.flatnonzero(law[0]).tolist() == [0, 1]
+    probs = softmax(np.array([[1.0, 2.0, 1.0, 1.0]], np.float32), top_k=2)
+    assert np.flatnonzero(probs[0]).tolist() == [0, 1]

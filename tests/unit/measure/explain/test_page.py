@@ -103,11 +103,11 @@ def test_the_words_are_there_without_the_script() -> None:
     assert "lossless" in page
 
 
-def test_the_rejection_rule_is_not_promised_to_give_the_same_text() -> None:
+def test_rejection_sampling_is_not_promised_to_give_the_same_text() -> None:
     trace = small_story().as_dict(verification="rejection", temperature=0.8)
     assert "may differ from plain decoding" in explain(trace)
     assert "bit for bit" not in explain(trace)
-    assert "bit for bit" in explain({**trace, "temperature": 0.0})  # without noise both rules give the same
+    assert "bit for bit" in explain({**trace, "temperature": 0.0})  # without noise both write the same
 
 
 def test_the_page_is_one_file_written_whole(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,14 @@ def test_a_trace_comes_back_as_it_was_written(tmp_path: Path) -> None:
     ("content", "told"),
     [
         (b"", "not whole JSON"),
-        (b'{"schema": 1, "steps": [{"pos', "not whole JSON"),
+        (b'{"schema": 2, "steps": [{"pos', "not whole JSON"),
         (b"\x89PNG\r\n\x1a\n\xff\xfe", "not UTF-8"),
         (b"[1, 2]", "no trace"),
         (b'{"text": "hello"}', "no trace"),
-        (b'{"schema": 2, "steps": [], "outpace": "9.9"}', "schema version 2, this Outpace reads version 1"),
+        (b'{"schema": 1, "steps": [], "outpace": "0.1"}', "schema version 1, this Outpace reads version 2"),
+        (b'{"schema": 3, "steps": [], "outpace": "9.9"}', "the Outpace that wrote it ('9.9')"),
         (b'{"schema": true, "steps": []}', "schema version True"),
-        (b'{"schema": 1, "steps": []}', "tokens must be a list"),
+        (b'{"schema": 2, "steps": []}', "tokens must be a list"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"schema": ' + b"9" * 5000 + b"}", "no trace"),
     ],
@@ -48,6 +51,23 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(UsageError, match="no trace file"):
             read_trace(path)
+
+
+def test_a_trace_may_come_through_a_pipe(tmp_path: Path) -> None:
+    trace = small_story().as_dict()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(json.dumps(trace),))
+    writer.start()
+    assert read_trace(pipe) == trace
+    writer.join()
+
+
+def test_what_is_far_too_long_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outpace.measure.explain.read._MAX_BYTES", 100)
+    (tmp_path / "t.json").write_text(json.dumps(small_story().as_dict()))
+    with pytest.raises(UsageError, match="more than 100 bytes"):
+        read_trace(tmp_path / "t.json")
 
 
 def damage(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -98,6 +118,6 @@ def test_what_newer_and_older_writers_leave_out_is_not_needed() -> None:
     for field in ("prompt_pieces", "texts", "logprobs", "outpace"):
         del trace[field]
     for step in trace["steps"]:
-        for field in ("forecast", "blocks", "holders", "batch"):
+        for field in ("forecast", "blocks", "ref_counts", "batch"):
             del step[field]
     assert "took 3 steps" in explain(trace)

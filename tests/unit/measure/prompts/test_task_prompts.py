@@ -32,7 +32,38 @@ def test_a_file_of_spec_bench_gives_categories_and_first_turns(tmp_path: Path) -
     assert prompts.load_prompts(None) == prompts.builtin()
 
 
-@pytest.mark.parametrize("line", ["no json", "[]", '{"category": "x"}', '{"category": "x", "turns": [" "]}', "3"])
+def test_a_file_in_another_encoding_is_refused_with_line_byte_and_cure(tmp_path: Path) -> None:
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes('{"category": "x", "turns": ["y"]}\n{"category": "x", "turns": ["café"]}\n'.encode("latin-1"))
+    with pytest.raises(UsageError, match=r"latin\.jsonl, line 2: prompts must be UTF-8 text, and byte 66 \(0xe9\)"):
+        prompts.load_prompts(path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes('{"category": "x", "turns": ["é"]}\r\n'.encode("utf-8-sig"))
+    assert prompts.load_prompts(path) == [TaskPrompt("x", "é")]
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    """JSON allows U+2028 and U+0085 inside strings, where `str.splitlines` would cut."""
+    path = tmp_path / "separators.jsonl"
+    path.write_text('{"category": "x", "turns": ["a\u2028b\u0085c"]}\n', encoding="utf-8")
+    assert prompts.load_prompts(path) == [TaskPrompt("x", "a\u2028b\u0085c")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no json",
+        "[" * 100_000,
+        '{"category": "x", "turns": ["\\ud83d"]}',
+        "[]",
+        '{"category": "x"}',
+        '{"category": "x", "turns": [" "]}',
+        "3",
+    ],
+)
 def test_a_line_that_is_no_prompt_is_named(line: str) -> None:
     with pytest.raises(UsageError, match="p, line 2"):
         prompts.parse(['{"category": "x", "turns": ["y"]}', line], "p")

@@ -13,7 +13,7 @@ const KINDS = {
 function tableAfter(s) {
   const step = steps[s];
   const ended = s === steps.length - 1 && !step.blocks?.length && trace.finish_reason !== "cancelled";
-  return { blocks: ended ? (steps[s - 1]?.blocks ?? []) : (step.blocks ?? []), holders: ended ? [] : (step.holders ?? []), ended };
+  return { blocks: ended ? (steps[s - 1]?.blocks ?? []) : (step.blocks ?? []), refCounts: ended ? [] : (step.ref_counts ?? []), ended };
 }
 
 /** What lies in a slot after step s, or null. A slot's number is its token's position. */
@@ -27,7 +27,7 @@ function slotKind(slot, s) {
   return slot < trace.stats.cached_tokens ? "cached" : slot < numPrompt ? "prompt" : "output";
 }
 
-function drawBlock(place, s, { blocks, holders, ended }, before) {
+function drawBlock(place, s, { blocks, refCounts, ended }, before) {
   const size = trace.kv.block_size;
   const across = size % 8 === 0 ? 8 : Math.ceil(Math.sqrt(size));
   const paths = { empty: "" };
@@ -43,7 +43,7 @@ function drawBlock(place, s, { blocks, holders, ended }, before) {
   const picture = svg("svg", { viewBox: `0 0 ${8 * across} ${height}`, "aria-hidden": true },
     ...Object.entries(paths).map(([kind, d]) => svg("path", { d, "data-slot": kind })));
   const id = blocks[place];
-  const texts = holders[place] ?? 1;
+  const texts = refCounts[place] ?? 1;
   const isGhost = id === undefined;
   const state = id === -1 ? "freed" : isGhost ? "given back" : ended ? (filled === size ? "findable" : "given back")
     : texts > 1 ? `in ${texts} texts` : filled === size ? "full" : `${filled}/${size}`;
@@ -79,7 +79,7 @@ function drawBlocks(box) {
     const previous = s > 0 ? steps[s - 1].blocks ?? [] : [];
     list.replaceChildren(...Array.from({ length: count - start }, (_, i) => drawBlock(start + i, s, table, previous[start + i])));
     note.textContent = start ? `The first ${plural(start, "block")} of this text are not drawn.` : "";
-    const shared = table.holders.filter((held) => held > 1).length;
+    const shared = table.refCounts.filter((count) => count > 1).length;
     const freed = table.blocks.filter((block) => block === -1).length;
     says.textContent = [
       `Step ${s + 1} wrote ${plural(written, "slot")}: ${written - lost} kept${lost ? `, ${lost} forgotten` : ""}.`,

@@ -21,15 +21,15 @@ function drawTree(step, mostBehind = Infinity) {
   const fate = fates(step);
   const last = step.path.length ? step.path[step.path.length - 1] : -1;
   const node = (n) => {
-    const pick = step.picks[n + 1];
-    const then = pick >= 0 ? `; after it the target writes ${quoted(pick)}` : "";
+    const target = step.target_tokens[n + 1];
+    const then = target >= 0 ? `; after it the target writes ${quoted(target)}` : "";
     const title = `${FATES[fate[n]]}; drafted by ${ownerName(tree.sources[n])}, who gave it ${percent(tree.confidence[n])}${then}`;
     return chip(tree.tokens[n], fate[n], tree.sources[n], percent(tree.confidence[n]), title);
   };
   const own = () => {
     const cut = step.tokens.length <= step.path.length;
     const title = cut ? "the target's own token; a stop condition cut it off" : "the target's own token";
-    return chip(step.picks[last + 1], "target", [], cut ? "cut off" : null, title);
+    return chip(step.target_tokens[last + 1], "target", [], cut ? "cut off" : null, title);
   };
   // One row: a node and those after it, as long as there is one way on. Loops, not recursion, along a chain.
   const row = (start) => {
@@ -162,6 +162,6 @@ function drawExample(box) {
     el("p", { class: "before" }, `…${before.replace(/\s+/g, " ")}`),
     drawTree(step, 2),
     el("figcaption", {}, `Step ${summary.example + 1} of this text: the guesses “${right.trim()}” were right (✓). Then came `,
-      `${quoted(step.tree.tokens[wrong])} (✗), but the target writes ${quoted(step.picks[last + 1])} (◆), so what was guessed behind (·) `,
+      `${quoted(step.tree.tokens[wrong])} (✗), but the target writes ${quoted(step.target_tokens[last + 1])} (◆), so what was guessed behind (·) `,
       `is void. One pass, ${plural(step.tokens.length, "token")}. The percentages are the drafter's own confidence.`)));
 }

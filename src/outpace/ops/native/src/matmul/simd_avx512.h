@@ -49,7 +49,7 @@ struct Avx512 {
 
   // The dot products of each dword's codes with activations, four codes an `add`. The compiler would broadcast the
   // activations by an instruction of its own; fewer instructions let the CPU look further ahead into the stream of
-  // weights (docs/kernels.md).
+  // weights (benchmarks/LOG.md).
   template <int bits>
   class Dot {
    public:

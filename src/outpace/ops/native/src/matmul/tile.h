@@ -6,7 +6,7 @@
 namespace outpace {
 namespace {
 
-constexpr int64_t kPrefetchAhead = 4096;  // bytes ahead in the stream of weights: measured in docs/kernels.md
+constexpr int64_t kPrefetchAhead = 4096;  // bytes ahead in the stream of weights: measured in benchmarks/LOG.md
 
 // Writes a part of a tile's columns of one row; columns from `cols` on do not exist.
 template <class S>
