@@ -19,7 +19,7 @@ from outpace.ops.protocol import Array
 from outpace.runner import Pass, Runner, ScheduledSequence
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree, Verification
-from outpace.types import Request, SamplingParams
+from outpace.types import Options, Request, SamplingParams
 
 _TOP_K = 5  # candidates: few, so that pairs of tokens are counted often
 _TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0)
@@ -176,10 +176,11 @@ def _pairs(
 ) -> Iterator[tuple[int, int]]:
     """Yield the first two tokens of each seed. They are decoded together, from one prefill."""
     loop = Decoder(runner)
+    options = Options(sampling=question.sampling, max_new_tokens=_LENGTH, strategy="none", salt=b"examine")
     sequences = []
     for seed in seeds:
-        request = Request(question.prompt, _LENGTH, question.sampling, seed, salt=b"examine")
-        output = Output(max_new_tokens=_LENGTH, room=_LENGTH)
+        request = Request.of(question.prompt, options, seed=seed)
+        output = Output(request, runner.context)
         sequences.append(SequenceState(request, output, drafter=drafter, verifier=verifier))
     loop.add(sequences)
     for _ in loop.run():
