@@ -43,8 +43,8 @@ def test_it_drafts_nothing_where_it_knows_no_distribution_or_has_no_budget(targe
 
 def test_most_of_its_guesses_are_rejected_so_the_residual_matters(runner: Runner, target: TargetDistribution) -> None:
     generations = [
-        decode(runner, [PROMPT], drafter=AdversarialDrafter(target), verifier=REJECTION_SAMPLING, seed=seed, max_new_tokens=4,
-               temperature=target.sampling.temperature, top_k=target.sampling.top_k)[0]
+        decode(runner, [PROMPT], drafter=AdversarialDrafter(target), verifier=REJECTION_SAMPLING,
+               seed=seed, max_new_tokens=4, temperature=target.sampling.temperature, top_k=target.sampling.top_k)[0]
         for seed in range(60)
     ]  # fmt: skip
     verified = sum(g.stats.proposed["adversarial"] for g in generations)
