@@ -20,7 +20,8 @@ from outpace import models
 from outpace.models import Transformer
 from outpace.ops.formats import BLOCKS, row_bytes
 from outpace.ops.native import NativeOps
-from outpace.types import KVFormat, RawTensor, Row, SamplingParams, Segment
+from outpace.ops.sampling import SamplingRows
+from outpace.types import KVFormat, RawTensor, SamplingParams, Segment
 from outpace.weights.config import normalise
 
 BLOCK = 32
@@ -160,8 +161,10 @@ def run_format(args: argparse.Namespace, format: str) -> None:
         "temperature 0.8": SamplingParams(temperature=0.8),
         "temperature 0.8, top-p 0.95": SamplingParams(temperature=0.8, top_p=0.95),
     }.items():
-        row = Row(params, seed=1, sample_index=0, position=1)
-        times, _ = bench.measure(lambda row=row: bench.ops.sample(logits, [row]), 4096)
+        rows = SamplingRows()
+        rows.add(params, 1, 0, [1])
+        batch = rows.build()
+        times, _ = bench.measure(lambda batch=batch: bench.ops.sample(logits, batch), 4096)
         print(f"  sample, {name:28} {statistics.median(times) * 1e6:8.1f} us")
 
 

@@ -2,7 +2,8 @@
 
     OutpaceError
     ├── UsageError (ValueError)     an argument, option or name that cannot work as given
-    │   └── ContextError            a prompt longer than the model's context
+    │   ├── ContextError            a prompt longer than the model's context
+    │   └── SamplingError           rows of logits from which no token can be sampled
     ├── WeightsError                a model file or folder that is malformed or not supported
     │   └── TokenizerError          its tokenizer or chat template is
     ├── DownloadError               fetching a model failed; nothing half-done is left
@@ -11,12 +12,17 @@
     └── EngineError                 a pass failed, or the engine takes no more work
 
 Messages say what was given, what is allowed and what to do. `assert` is for our own bugs.
+Below the tree: the checks of a user's values. Each returns the value in its normal form or raises UsageError.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
 
 
 class OutpaceError(Exception):
@@ -29,6 +35,20 @@ class UsageError(OutpaceError, ValueError):
 
 class ContextError(UsageError):
     """A prompt that does not fit the model's context (it is never silently cut)."""
+
+
+class SamplingError(UsageError):
+    """Rows of logits from which no token can be sampled.
+
+    rows: the index of each such row in the call, with the reason. The other rows are fine: they can be sampled alone.
+    """
+
+    def __init__(self, rows: Mapping[int, str]) -> None:
+        super().__init__(dict(rows))
+        self.rows = dict(rows)
+
+    def __str__(self) -> str:
+        return "; ".join(f"row {row} of the logits: {reason}" for row, reason in self.rows.items())
 
 
 class WeightsError(OutpaceError):
@@ -61,3 +81,39 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
     close = difflib.get_close_matches(given, names, n=3)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return UsageError(f"unknown {kind} {given!r}: {hint}allowed: {', '.join(names)}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message quotes it: its repr, cut to 60 characters."""
+    try:
+        text = repr(value)
+    except Exception:  # a foreign object's repr can raise anything
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def integer(name: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
+    """Return a whole number in [minimum, maximum] as an int. NumPy's are welcome; True, 1.0 and "1" are refused."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise UsageError(f"{name} must be a whole number, got {shown(value)}")
+    if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        allowed = f"at least {minimum}" if maximum is None else f"in [{minimum}, {maximum}]"
+        raise UsageError(f"{name} must be {allowed}, got {shown(value)}")
+    return number
+
+
+def real(name: str, value: Any, minimum: float, maximum: float) -> float:
+    """Return a number in [minimum, maximum] as a float. NumPy's are welcome; NaN, True and "0.5" are refused."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise UsageError(f"{name} must be a number, got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not minimum <= number <= maximum:  # also refuses NaN
+        raise UsageError(f"{name} must be in [{minimum:g}, {maximum:g}], got {shown(value)}")
+    return number

@@ -257,7 +257,7 @@ def _law_of_first(runner: Runner, prompt: tuple[int, ...], temperature: float) -
 
     request = Request(prompt, 1, SamplingParams(temperature=temperature))
     share = ScheduledSequence(runner.cache.open(()), request, list(prompt), len(prompt))
-    law = runner.law(runner.forward([share]).logits, [share])[0][0]
+    law = runner.probs(runner.forward([share]).logits, [share])[0][0]
     share.table.close()
     return law
 

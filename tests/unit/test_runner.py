@@ -78,10 +78,10 @@ def test_a_pass_says_where_each_sequences_rows_are(ops: Ops) -> None:
 def test_a_pass_without_scored_rows_has_no_logits(ops: Ops) -> None:
     runner = tiny_runner(ops=ops)
     passed = runner.forward([scheduled(runner, end=4), scheduled(runner, end=2)])
-    assert passed.logits is None
+    assert ops.numpy(passed.logits).shape == (0, 97)
     assert passed.hidden == {}
     assert runner.sample(passed.logits, passed.batch) == [[], []]
-    assert [law.size for law in runner.law(passed.logits, passed.batch)] == [0, 0]
+    assert [p.size for p in runner.probs(passed.logits, passed.batch)] == [0, 0]
     asked = ScheduledSequence(runner.cache.open(()), request([1, 2], logprobs=2), [1, 2], 1)
     assert runner.logprobs(runner.forward([asked]).logits, [asked], [[]]) == [None]
 

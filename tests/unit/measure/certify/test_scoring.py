@@ -25,12 +25,14 @@ def test_a_prompt_of_one_token_can_be_scored() -> None:
 
 
 def test_softmax_is_the_law_that_the_sampler_draws_from() -> None:
-    from outpace.types import Row, SamplingParams
+    from outpace.ops.sampling import SamplingRows
+    from outpace.types import SamplingParams
 
     runner = tiny_runner()
     (logits,) = score(runner, PROMPT, [1, 2, 3])
-    rows = [Row(SamplingParams(temperature=0.7, top_k=5), 0, 0, 9)] * 3
-    law = runner.ops.law(runner.ops.array(logits), rows)
+    rows = SamplingRows()
+    rows.add(SamplingParams(temperature=0.7, top_k=5), 0, 0, [9] * 3)
+    law = runner.ops.probs(runner.ops.array(logits), rows.build())
     np.testing.assert_allclose(softmax(logits, 0.7, 5), law, atol=1e-6)
 
 
