@@ -121,7 +121,7 @@ class Runner:
             if id(s) in wanted:
                 rows += range(first, first + s.num_scored)
             first += s.num_scored
-        return self.ops.array(self.ops.numpy(passed.logits)[rows])
+        return self.ops.select(passed.logits, rows)
 
     def sample(self, logits: Array, batch: Sequence[ScheduledSequence]) -> list[list[int]]:
         """Return the target's token at every scored row, one list per sequence (empty where none is scored).
