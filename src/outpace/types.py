@@ -114,6 +114,14 @@ class SamplingParams:
             "Keep tokens with at least this fraction of the largest probability.", _numbers(0.0, 1.0), is_filter=True
         ),
     )
+    top_n_sigma: float = field(
+        default=0.0,
+        metadata=_sampling(
+            "Keep tokens within this many standard deviations of the largest logit (arXiv:2411.07641); 0 keeps all.",
+            _numbers(0.0, 1e3),
+            is_filter=True,
+        ),
+    )
     repetition_penalty: float = field(
         default=1.0,
         metadata=_sampling(

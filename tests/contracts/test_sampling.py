@@ -126,6 +126,33 @@ def test_min_p_is_measured_against_the_largest_probability(ops: Ops, min_p: floa
     assert support(probs(ops, LOGITS, min_p=min_p)) == kept
 
 
+# The logits' mean is 1.42, their standard deviation 1.43: from the largest, 3, down to 2.28, 1.57, 0.85, ...
+@pytest.mark.parametrize(
+    ("n", "kept"),
+    [(0.1, [1, 3]), (0.69, [1, 3]), (0.71, [1, 2, 3]), (1.39, [1, 2, 3]), (1.41, [0, 1, 2, 3]), (9, range(6))],
+)
+@pytest.mark.parametrize("temperature", [0.01, 1.0, 7.0])
+def test_top_n_sigma_keeps_the_logits_near_the_largest_at_any_temperature(
+    ops: Ops, n: float, kept: list[int], temperature: float
+) -> None:
+    p = probs(ops, LOGITS, top_n_sigma=n, temperature=temperature)
+    allowed = np.isin(np.arange(6), list(kept))
+    np.testing.assert_allclose(p, softmax(np.where(allowed, LOGITS / temperature, -np.inf)), rtol=1e-4, atol=1e-300)
+    assert not p[~allowed].any()
+
+
+def test_top_n_sigma_does_not_count_tokens_that_may_not_come(ops: Ops) -> None:
+    # Of 3, 2 and 1 the standard deviation is 0.816.
+    assert support(probs(ops, LOGITS, mask=packed([0, 1, 2]), top_n_sigma=1.3)) == [1, 2]
+    assert support(probs(ops, LOGITS, mask=packed([0, 1, 2]), top_n_sigma=1.2)) == [1]
+    assert support(probs(ops, np.full(6, 2.0, np.float32), top_n_sigma=0.5)) == list(range(6))
+
+
+def test_top_k_counts_what_top_n_sigma_left(ops: Ops) -> None:
+    assert support(probs(ops, LOGITS, top_n_sigma=0.8, top_k=4)) == [1, 2, 3]
+    assert support(probs(ops, LOGITS, top_n_sigma=0.8, top_k=2)) == [1, 3]
+
+
 def test_top_p_counts_what_top_k_left(ops: Ops) -> None:
     # Of {1, 3, 2} the first two have 0.845 of the mass, of all tokens 0.77.
     assert support(probs(ops, LOGITS, top_k=3, top_p=0.8)) == [1, 3]
@@ -291,9 +318,10 @@ def test_no_rows_give_no_tokens(ops: Ops) -> None:
     assert ops.probs(empty, SamplingBatch.greedy(0)).shape == (0, 6)
 
 
-def test_samples_follow_the_distribution(ops: Ops) -> None:
+@pytest.mark.parametrize("filters", [{"top_p": 0.99}, {"top_n_sigma": 2.0}], ids=str)
+def test_samples_follow_the_distribution(ops: Ops, filters: dict[str, float]) -> None:
     """Chi-square over 4,000 positions: right ops fail with probability 1e-6, and the seed is fixed anyway."""
-    given = {"temperature": 0.8, "top_p": 0.99, "seed": 7}
+    given = {"temperature": 0.8, "seed": 7, **filters}
     p = probs(ops, LOGITS, **given)
     draws = 4000
     batch = rows(*({"position": position} | given for position in range(draws)))

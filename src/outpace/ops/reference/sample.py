@@ -167,6 +167,9 @@ def _allowed(mask: NDArray[np.uint32], vocabulary: int) -> NDArray[np.bool_]:
 
 def _filtered(x: F32, params: dict[str, float]) -> F32:
     """Apply the filters one after another, each to the distribution that the one before it left."""
+    if params["top_n_sigma"] > 0.0:
+        possible = x[x > _NEVER].astype(np.float64)
+        x = _only(x, np.flatnonzero(x >= possible.max() - params["top_n_sigma"] * possible.std()))
     if 0 < params["top_k"] < len(x):
         x = _only(x, _best(x, int(params["top_k"])))
     if params["top_p"] < 1.0:

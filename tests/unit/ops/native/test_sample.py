@@ -46,6 +46,9 @@ FILTERS: list[dict[str, Any]] = [
     {"min_p": 1e-9},
     {"top_k": 100, "top_p": 0.8, "min_p": 0.02},
     {"top_p": 0.99, "min_p": 0.01},
+    {"top_n_sigma": 1.0},
+    {"top_n_sigma": 3.0, "top_p": 0.9},
+    {"top_n_sigma": 4.0, "top_k": 20, "min_p": 0.01},
 ]
 
 

@@ -191,12 +191,38 @@ class Sampler {
   // those that are. largest_ is the largest logit that is left.
   void filter(const SamplingParams& p) {
     all_ = true;
-    if (0 < p.top_k && p.top_k < static_cast<double>(n_)) {
-      most_likely(static_cast<int64_t>(p.top_k));
-      all_ = false;
-    }
+    if (p.top_n_sigma > 0) keep_sigma(p.top_n_sigma);
+    if (0 < p.top_k && p.top_k < static_cast<double>(n_)) keep_most_likely(static_cast<int64_t>(p.top_k));
     if (p.top_p < 1) keep_mass(p.top_p);
     if (p.min_p > 0) keep_near(p.min_p);
+  }
+
+  // The first filter: keeps the logits within n standard deviations of the largest (arXiv:2411.07641, algorithm 1).
+  void keep_sigma(double n) {
+    int64_t count = 0;
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < n_; ++i) {
+      if (x_[i] == kNever) continue;
+      sum += x_[i];
+      ++count;
+    }
+    const double mean = sum / static_cast<double>(count);
+    for (int64_t i = 0; i < n_; ++i) {
+      if (x_[i] != kNever) squares += (x_[i] - mean) * (x_[i] - mean);
+    }
+    const double lowest = largest_ - n * std::sqrt(squares / static_cast<double>(count));
+    keep_at_least(std::nextafter(static_cast<float>(lowest), kNever));
+    std::erase_if(kept_, [&](const Scored& s) { return s.score < lowest; });
+    all_ = false;
+  }
+
+  void keep_most_likely(int64_t k) {
+    if (all_) {
+      most_likely(k);
+    } else {
+      keep_best(k);
+    }
+    all_ = false;
   }
 
   // Sum of e^(x - largest) over the tokens that are left.

@@ -17,15 +17,16 @@ namespace outpace {
 // A row of outpace.ops.sampling.SamplingBatch.params: its columns, in their order.
 struct SamplingParams {
   double temperature;  // 0: greedy
-  double top_k, top_p, min_p;
+  double top_k, top_p, min_p, top_n_sigma;
   double repetition_penalty, presence_penalty, frequency_penalty;
 
   bool greedy() const { return temperature == 0; }
   bool penalises() const { return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0; }
 };
 constexpr const char* kSamplingParams[] = {
-    "temperature",      "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
-    "frequency_penalty"};
+    "temperature",        "top_k",            "top_p",             "min_p", "top_n_sigma",
+    "repetition_penalty", "presence_penalty", "frequency_penalty",
+};
 static_assert(sizeof(SamplingParams) == std::size(kSamplingParams) * sizeof(double));
 
 using Tokens = std::span<const int32_t>;
