@@ -114,6 +114,15 @@ class SamplingParams:
             "Keep tokens with at least this fraction of the largest probability.", _numbers(0.0, 1.0), is_filter=True
         ),
     )
+    typical_p: float = field(
+        default=1.0,
+        metadata=_sampling(
+            "Keep the smallest set of most typical tokens, whose information is nearest to the entropy, whose mass "
+            "reaches this (arXiv:2202.00666).",
+            _numbers(0.0, 1.0),
+            is_filter=True,
+        ),
+    )
     top_n_sigma: float = field(
         default=0.0,
         metadata=_sampling(

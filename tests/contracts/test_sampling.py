@@ -153,6 +153,41 @@ def test_top_k_counts_what_top_n_sigma_left(ops: Ops) -> None:
     assert support(probs(ops, LOGITS, top_n_sigma=0.8, top_k=2)) == [1, 3]
 
 
+# Information in nats: 1 and 3: 0.95, 2: 1.95, 0: 2.95, 5: 3.45, 4: 4.95. Its expectation, the entropy, is 1.31.
+@pytest.mark.parametrize(
+    ("mass", "kept"),
+    [(0.0, [1]), (0.38, [1]), (0.39, [1, 3]), (0.76, [1, 3]), (0.78, [1, 2, 3]), (0.92, [0, 1, 2, 3]), (1.0, range(6))],
+)
+def test_typical_p_keeps_the_tokens_whose_information_is_nearest_to_the_entropy(
+    ops: Ops, mass: float, kept: list[int]
+) -> None:
+    p = probs(ops, LOGITS, typical_p=mass)
+    assert support(p) == list(kept)
+    np.testing.assert_allclose(p[list(kept)], softmax(LOGITS[list(kept)]), rtol=1e-6)
+
+
+def test_typical_p_may_drop_the_most_likely_token(ops: Ops) -> None:
+    # 0.3 once, 0.07 ten times: the entropy, 2.22 nats, is nearer to the 2.66 of the ten than to the 1.20 of the first.
+    logits = np.log(np.array([0.07] * 5 + [0.3] + [0.07] * 5)).astype(np.float32)
+    assert support(probs(ops, logits, typical_p=0.2)) == [0, 1, 2]
+    assert support(probs(ops, logits, typical_p=0.69)) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert support(probs(ops, logits, typical_p=0.71)) == list(range(11))
+    # What follows looks at what is left: all ten have the largest probability now.
+    assert support(probs(ops, logits, typical_p=0.69, min_p=1.0)) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert support(probs(ops, logits, typical_p=0.69, top_p=0.35)) == [0, 1, 2, 3]
+    # Of the five that top-k leaves, the entropy, 1.36, is nearer to the 0.66 of the first.
+    assert support(probs(ops, logits, top_k=5, typical_p=0.4)) == [5]
+
+
+def test_typical_p_agrees_with_the_definition_on_random_logits(ops: Ops) -> None:
+    for x in many(20):
+        p = softmax(x)
+        information = -np.log(p)
+        order = np.argsort(np.abs(information - (p * information).sum()), kind="stable")
+        kept = order[: int(np.searchsorted(np.cumsum(p[order]), 0.6)) + 1]
+        assert support(probs(ops, x, typical_p=0.6)) == sorted(kept.tolist())
+
+
 def test_top_p_counts_what_top_k_left(ops: Ops) -> None:
     # Of {1, 3, 2} the first two have 0.845 of the mass, of all tokens 0.77.
     assert support(probs(ops, LOGITS, top_k=3, top_p=0.8)) == [1, 3]
@@ -318,7 +353,7 @@ def test_no_rows_give_no_tokens(ops: Ops) -> None:
     assert ops.probs(empty, SamplingBatch.greedy(0)).shape == (0, 6)
 
 
-@pytest.mark.parametrize("filters", [{"top_p": 0.99}, {"top_n_sigma": 2.0}], ids=str)
+@pytest.mark.parametrize("filters", [{"top_p": 0.99}, {"top_n_sigma": 2.0}, {"typical_p": 0.99}], ids=str)
 def test_samples_follow_the_distribution(ops: Ops, filters: dict[str, float]) -> None:
     """Chi-square over 4,000 positions: right ops fail with probability 1e-6, and the seed is fixed anyway."""
     given = {"temperature": 0.8, "seed": 7, **filters}

@@ -172,12 +172,26 @@ def _filtered(x: F32, params: dict[str, float]) -> F32:
         x = _only(x, np.flatnonzero(x >= possible.max() - params["top_n_sigma"] * possible.std()))
     if 0 < params["top_k"] < len(x):
         x = _only(x, _best(x, int(params["top_k"])))
+    if params["typical_p"] < 1.0:
+        x = _keep_mass(x, _most_typical_first(x), params["typical_p"])
     if params["top_p"] < 1.0:
         x = _keep_mass(x, np.argsort(-x, kind="stable"), params["top_p"])  # most likely first, ties by id
     if params["min_p"] > 0.0:
         p = _softmax(x)
         x = _only(x, np.flatnonzero(p >= params["min_p"] * p.max()))
     return x
+
+
+def _most_typical_first(x: F32) -> Ids:
+    """Return the ids by how far a token's information -log p is from its expectation, the entropy; ties by id.
+
+    Meister et al., arXiv:2202.00666, equation 6. Information and entropy share the term log(sum(exp(x))), which drops
+    out: what is compared is each logit with the expected one.
+    """
+    below = x.astype(np.float64) - float(x.max())
+    p = np.exp(below)
+    expected = np.sum(p[p > 0] * below[p > 0]) / p.sum()
+    return np.argsort(np.abs(below - expected), kind="stable")
 
 
 def _keep_mass(x: F32, order: Ids, mass: float) -> F32:

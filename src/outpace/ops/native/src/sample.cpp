@@ -193,6 +193,7 @@ class Sampler {
     all_ = true;
     if (p.top_n_sigma > 0) keep_sigma(p.top_n_sigma);
     if (0 < p.top_k && p.top_k < static_cast<double>(n_)) keep_most_likely(static_cast<int64_t>(p.top_k));
+    if (p.typical_p < 1) keep_typical(p.typical_p);
     if (p.top_p < 1) keep_mass(p.top_p);
     if (p.min_p > 0) keep_near(p.min_p);
   }
@@ -223,6 +224,28 @@ class Sampler {
       keep_best(k);
     }
     all_ = false;
+  }
+
+  // Keeps the tokens whose information is nearest to the entropy, until their mass reaches `mass` (arXiv:2202.00666,
+  // equation 6). That is the same as the logits nearest to the expected one. May drop the largest.
+  void keep_typical(double mass) {
+    if (all_) keep_at_least(std::numeric_limits<float>::lowest());
+    double sum = 0, weighted = 0;
+    for (const Scored& s : kept_) {
+      const double d = below_largest(s), p = std::exp(d);
+      sum += p;
+      if (p > 0) weighted += p * d;
+    }
+    const double expected = weighted / sum;
+    const auto distance = [&](const Scored& s) { return std::fabs(below_largest(s) - expected); };
+    const Cut cut = cut_at(mass, sum, 0, [&](const Scored& a, const Scored& b) {
+      const double da = distance(a), db = distance(b);
+      return da < db || (da == db && a.token < b.token);
+    });
+    if (cut != Cut::done) return;
+    all_ = false;
+    largest_ = kNever;
+    for (const Scored& s : kept_) largest_ = std::max(largest_, s.score);
   }
 
   // Sum of e^(x - largest) over the tokens that are left.

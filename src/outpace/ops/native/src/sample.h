@@ -17,14 +17,15 @@ namespace outpace {
 // A row of outpace.ops.sampling.SamplingBatch.params: its columns, in their order.
 struct SamplingParams {
   double temperature;  // 0: greedy
-  double top_k, top_p, min_p, top_n_sigma;
+  double top_k, top_p, min_p, typical_p, top_n_sigma;
   double repetition_penalty, presence_penalty, frequency_penalty;
 
   bool greedy() const { return temperature == 0; }
   bool penalises() const { return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0; }
 };
 constexpr const char* kSamplingParams[] = {
-    "temperature",        "top_k",            "top_p",             "min_p", "top_n_sigma",
+    "temperature", "top_k",       "top_p",
+    "min_p",       "typical_p",   "top_n_sigma",
     "repetition_penalty", "presence_penalty", "frequency_penalty",
 };
 static_assert(sizeof(SamplingParams) == std::size(kSamplingParams) * sizeof(double));
