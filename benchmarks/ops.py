@@ -21,7 +21,8 @@ from outpace import models
 from outpace.models import Transformer
 from outpace.ops.formats import BLOCKS, row_bytes
 from outpace.ops.native import NativeOps
-from outpace.types import KVFormat, RawTensor, Row, SamplingParams, Segment
+from outpace.ops.sampling import SamplingRows
+from outpace.types import KVFormat, RawTensor, SamplingParams, Segment
 from outpace.weights.config import normalise
 
 BLOCK = 32
@@ -161,8 +162,9 @@ def run_format(args: argparse.Namespace, format: str) -> None:
         "temperature 0.8": SamplingParams(temperature=0.8),
         "temperature 0.8, top-p 0.95": SamplingParams(temperature=0.8, top_p=0.95),
     }.items():
-        row = Row(params, seed=1, sample_index=0, position=1)
-        times, _ = bench.measure(partial(bench.ops.sample, logits, [row]), 4096)
+        sampling = SamplingRows()
+        sampling.add(params, 1, 0, [1])
+        times, _ = bench.measure(partial(bench.ops.sample, logits, sampling.build()), 4096)
         print(f"  sample, {name:28} {statistics.median(times) * 1e6:8.1f} us")
 
 

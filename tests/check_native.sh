@@ -21,7 +21,7 @@ best=$(instrumented -c 'from outpace.ops.native import _native as n; assert "/sa
 # With OUTPACE_ISA the tests do not run themselves again for other sets, which they would do without -S.
 for isa in baseline avx2 avx512; do
   OUTPACE_ISA=$isa instrumented -m pytest -o pythonpath=. --capture=sys \
-    -k 'not [reference' tests/contracts/test_ops.py tests/contracts/test_choosing.py tests/unit/ops/native
+    -k 'not [reference' tests/contracts/test_ops.py tests/contracts/test_sampling.py tests/unit/ops/native
   if [ "$isa" = "$best" ]; then break; fi
 done
 

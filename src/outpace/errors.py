@@ -2,7 +2,8 @@
 
     OutpaceError
     ├── UsageError (ValueError)     an argument, option or name that cannot work as given
-    │   └── ContextError            a prompt longer than the model's context
+    │   ├── ContextError            a prompt longer than the model's context
+    │   └── SamplingError           rows of logits from which no token can be sampled
     ├── WeightsError                a model file or folder that is malformed or not supported
     │   └── TokenizerError          its tokenizer or chat template is
     ├── DownloadError               fetching a model failed; nothing half-done is left
@@ -19,7 +20,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Real
 from typing import Any
 
@@ -36,6 +37,20 @@ class UsageError(OutpaceError, ValueError):
 
 class ContextError(UsageError):
     """A prompt that does not fit the model's context (it is never silently cut)."""
+
+
+class SamplingError(UsageError):
+    """Rows of logits from which no token can be sampled.
+
+    rows: the index of each such row in the call, with the reason. The other rows are fine: they can be sampled alone.
+    """
+
+    def __init__(self, rows: Mapping[int, str]) -> None:
+        super().__init__(dict(rows))
+        self.rows = dict(rows)
+
+    def __str__(self) -> str:
+        return "; ".join(f"row {row} of the logits: {reason}" for row, reason in self.rows.items())
 
 
 class WeightsError(OutpaceError):

@@ -5,7 +5,7 @@ It knows nothing of drafters, stop conditions or text: it is handed tokens, and 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.cache import BlockTable, Cache
-from outpace.errors import UsageError, shown
+from outpace.errors import SamplingError, UsageError, shown
 from outpace.models import Transformer
 from outpace.ops.protocol import Array, Ops
-from outpace.tree import EMPTY, DraftTree, Verification
-from outpace.types import Constraint, LogitsProcessor, Request, Row, Segment, TokenLogprob
+from outpace.ops.sampling import SamplingBatch, SamplingRows
+from outpace.tree import EMPTY, NO_TOKEN, DraftTree, Verification
+from outpace.types import Constraint, LogitsProcessor, Request, Segment, TokenLogprob
 
 Rows = TypeVar("Rows", list[Any], NDArray[Any])
+Number = TypeVar("Number", np.int64, np.float64)
 
 
 @dataclass(slots=True)
@@ -69,13 +71,13 @@ class ScheduledSequence:
 class Pass:
     """What a forward pass computed, as arrays of ops.
 
-    logits: the scored rows of all sequences, in the batch's order, [R, V]; None where no row is scored. hidden: for
-    each tap, the hidden states of all tokens, [T, D] (see `Transformer.forward`). rows[i]: where batch[i] lies in them,
-    its pending tokens first, then its draft nodes.
+    logits: the scored rows of all sequences, in the batch's order, [R, V]. hidden: for each tap, the hidden states of
+    all tokens, [T, D] (see `Transformer.forward`). rows[i]: where batch[i] lies in them, its pending tokens first, then
+    its draft nodes.
     """
 
     batch: Sequence[ScheduledSequence]
-    logits: Array | None
+    logits: Array
     hidden: dict[int, Array]
     rows: tuple[range, ...]
 
@@ -112,7 +114,7 @@ class Runner:
             first += len(tokens)
         plan = self.ops.plan(segments, self.cache.block_size)
         logits, hidden = self.model.forward(plan, self.cache.kv, taps)
-        return Pass(batch, logits if any(s.scored for s in batch) else None, hidden, tuple(rows))
+        return Pass(batch, logits, hidden, tuple(rows))
 
     def logits_of(self, passed: Pass, parts: Sequence[ScheduledSequence]) -> Array:
         """Return the scored rows of some of a pass' scored sequences, in the pass' order, [R, V]."""
@@ -125,87 +127,122 @@ class Runner:
             if id(s) in wanted:
                 rows += range(first, first + s.num_scored)
             first += s.num_scored
-        return self.ops.array(self.ops.numpy(passed.logits)[rows])
+        return self.ops.select(passed.logits, rows)
 
     def sample(self, logits: Array, batch: Sequence[ScheduledSequence]) -> list[list[int]]:
-        """Return the target's token at every scored row, one list per sequence (empty where none is scored)."""
-        rows = self.rows(batch)
-        if not rows:
-            return [[] for _ in batch]
-        target_tokens = self.ops.sample(self._processed(logits, batch), rows)[:, 0].tolist()
-        return split(target_tokens, batch)
+        """Return the target's token at every scored row, one list per sequence (empty where none is scored).
 
-    def law(self, logits: Array, batch: Sequence[ScheduledSequence]) -> list[NDArray[np.float64]]:
-        """Return the law that `sample` draws from at every scored row, [rows of the sequence, V] per sequence."""
-        if not any(s.scored for s in batch):
-            return [np.empty((0, 0))] * len(batch)
-        return split(self.ops.law(self._processed(logits, batch), self.rows(batch)), batch)
+        A sequence from whose last pending token nothing can be sampled (its constraint, bias or logits processor
+        raises or forbids every token, a logit is NaN) raises what plain decoding would raise here. Behind a draft node,
+        where the target may never come, the token is NO_TOKEN instead.
+        """
+        return split(self._each_row(self.ops.sample, logits, batch, NO_TOKEN)[:, 0].tolist(), batch)
+
+    def probs(self, logits: Array, batch: Sequence[ScheduledSequence]) -> list[NDArray[np.float64]]:
+        """Return the distribution that `sample` draws from at every scored row, [rows of the sequence, V] per sequence.
+
+        Raises as `sample` does; where it gives NO_TOKEN, all probabilities are 0.
+        """
+        return split(self._each_row(self.ops.probs, logits, batch, 0), batch)
 
     def logprobs(
         self, logits: Array, batch: Sequence[ScheduledSequence], target_tokens: Sequence[Sequence[int]]
     ) -> list[list[TokenLogprob] | None]:
         """Return raw log-softmax of the target tokens, and of the most likely tokens, where a request asks for them."""
-        most = max((s.request.options.logprobs for s in batch if s.request.options.logprobs is not None), default=None)
-        if most is None or not any(s.scored for s in batch):
-            return [None] * len(batch)
-        flat = [max(token, 0) for tokens in target_tokens for token in tokens]
-        own = split(self.ops.logprobs(logits, flat).tolist(), batch)
-        ids, values = self.ops.top_k(logits, most) if most else (np.empty((len(flat), 0)),) * 2
-        top_ids, top_values = split(ids.tolist(), batch), split(values.tolist(), batch)
-        answer: list[list[TokenLogprob] | None] = []
+        answer: list[list[TokenLogprob] | None] = [None] * len(batch)
+        first = 0
         for i, s in enumerate(batch):
-            k = s.request.options.logprobs
-            answer.append(
-                None
-                if k is None
-                else [
-                    TokenLogprob(token, logprob, tuple(zip(top[:k], top_logprobs[:k], strict=True)))
-                    for token, logprob, top, top_logprobs in zip(
-                        target_tokens[i], own[i], top_ids[i], top_values[i], strict=True
-                    )
-                ]
-            )
+            if s.scored and s.request.options.logprobs is not None:
+                rows = self.ops.select(logits, range(first, first + s.num_scored))
+                answer[i] = self._logprobs(rows, target_tokens[i], s.request.options.logprobs)
+            first += s.num_scored
         return answer
 
-    def rows(self, batch: Sequence[ScheduledSequence]) -> list[Row]:
+    def _logprobs(self, logits: Array, tokens: Sequence[int], k: int) -> list[TokenLogprob]:
+        own = self.ops.logprobs(logits, [max(token, 0) for token in tokens]).tolist()
+        if k == 0:
+            return list(map(TokenLogprob, tokens, own))
+        ids, values = self.ops.top_k(logits, k)
+        tops = [tuple(zip(*top, strict=True)) for top in zip(ids.tolist(), values.tolist(), strict=True)]
+        return list(map(TokenLogprob, tokens, own, tops))
+
+    def sampling_batch(self, batch: Sequence[ScheduledSequence]) -> SamplingBatch:
         """Return how each scored row becomes a token: with its position, its own history and its mask."""
-        rows: list[Row] = []
+        return self._sampling_batch(batch, {})
+
+    def _sampling_batch(self, batch: Sequence[ScheduledSequence], failures: dict[int, Exception]) -> SamplingBatch:
+        """Return the sampling batch; failures: what a constraint raised, by row, which then goes without a mask."""
+        rows = SamplingRows()
         for s in batch:
             if not s.scored:
                 continue
             request, sampling = s.request, s.request.options.sampling
-            constrained = request.options.constraint is not None
-            if sampling.greedy and not sampling.penalises and not constrained:
-                rows += [Row(sampling, request.seed, request.sample_index, 0)] * s.num_scored
+            constraint = request.options.constraint
+            if constraint is None and sampling.is_argmax:
+                rows.add(sampling, 0, 0, (0,) * s.num_scored)  # no noise, so no position
                 continue
-            needs_output = sampling.penalises or constrained
-            output = tuple(s.tokens[len(request.prompt) :]) if needs_output else ()
+            output = s.tokens[len(request.prompt) :] if sampling.penalises or constraint else ()
             paths = s.paths()
-            masks = _masks(s, output, paths, self.model.config.vocab_size)
-            for path, mask in zip(paths, masks, strict=True):
-                position = s.end + len(path)
-                row = Row(sampling, request.seed, request.sample_index, position, mask=mask)
-                if sampling.penalises:
-                    row.prompt, row.output = request.prompt, output + path
-                rows.append(row)
-        return rows
+            first = len(rows)
+            masks, errors = _masks(s, output, paths, self.model.config.vocab_size)
+            rows.add(
+                sampling,
+                request.seed,
+                request.sample_index,
+                [s.end + len(path) for path in paths],
+                prompt=request.prompt,
+                output=output,
+                paths=paths,
+                masks=masks,
+            )
+            failures |= {first + row: error for row, error in errors.items()}
+        return rows.build()
 
-    def _processed(self, logits: Array, batch: Sequence[ScheduledSequence]) -> Array:
-        """Return the logits after each request's logits processors (node by node), or as they are."""
+    def _each_row(
+        self,
+        op: Callable[[Array, SamplingBatch], NDArray[Number]],
+        logits: Array,
+        batch: Sequence[ScheduledSequence],
+        missing: int,
+    ) -> NDArray[Number]:
+        """Return what `op` makes of every scored row, [R, ...]; `missing` at draft nodes where that fails."""
+        failures: dict[int, Exception] = {}
+        sampling = self._sampling_batch(batch, failures)
+        logits = self._processed(logits, batch, failures)
+        try:
+            found = op(logits, sampling)
+        except SamplingError as error:
+            failures = {row: UsageError(reason) for row, reason in error.rows.items()} | failures
+            fine = [row for row in range(len(sampling)) if row not in error.rows]
+            rest = op(self.ops.select(logits, fine), sampling.select(fine))
+            found = np.empty((len(sampling), rest.shape[1]), rest.dtype)
+            found[fine] = rest
+        if failures:
+            _raise_at_roots(batch, failures)
+            found[list(failures)] = missing
+        return found
+
+    def _processed(self, logits: Array, batch: Sequence[ScheduledSequence], failures: dict[int, Exception]) -> Array:
+        """Return the logits after each request's logits processors (node by node), or as they are.
+
+        failures: what a processor raised, by row, whose logits stay as they are.
+        """
         if not any(s.request.options.logits_processors for s in batch):
             return logits
         edited = self.ops.numpy(logits)
-        first = 0
+        row = 0
         for s in batch:
             for path in s.paths() if s.scored else ():
-                for process in s.request.options.logits_processors:
-                    edited[first] = _logits(process, process([*s.tokens, *path], edited[first]), edited[first])
-                first += 1
+                try:
+                    edited[row] = _process(s.request.options.logits_processors, [*s.tokens, *path], edited[row])
+                except Exception as error:
+                    failures.setdefault(row, error)
+                row += 1
         return self.ops.array(edited)
 
 
 def split(rows: Rows, batch: Sequence[ScheduledSequence]) -> list[Rows]:
-    """Cut rows of the whole pass into one piece per s."""
+    """Cut rows of the whole pass into one piece per sequence."""
     pieces, first = [], 0
     for s in batch:
         pieces.append(rows[first : first + s.num_scored])
@@ -213,37 +250,58 @@ def split(rows: Rows, batch: Sequence[ScheduledSequence]) -> list[Rows]:
     return pieces
 
 
-def _logits(process: LogitsProcessor, found: Any, given: NDArray[np.float32]) -> NDArray[Any]:
-    """Return what a logits processor returned; raises UsageError unless it is one row of floats like the given one."""
-    if isinstance(found, np.ndarray) and found.shape == given.shape and found.dtype.kind == "f":
-        return found
-    what = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else shown(found)
-    raise UsageError(
-        f"logits processor {shown(process)} must return an array of floats {list(given.shape)}, as it is given, "
-        f"got {what}"
-    )
+def _raise_at_roots(batch: Sequence[ScheduledSequence], failures: Mapping[int, Exception]) -> None:
+    """Raise the failure of the first sequence that has one at its last pending token."""
+    first = 0
+    for s in batch:
+        if s.scored and first in failures:
+            raise failures[first]
+        first += s.num_scored
 
 
-def _mask(constraint: Constraint, path: Sequence[int], vocab_size: int) -> NDArray[np.uint32]:
-    """Return a constraint's mask; raises UsageError unless it has a bit for every token."""
-    mask = constraint.mask(path)
-    shape = (-(-vocab_size // 32),)
-    if isinstance(mask, np.ndarray) and mask.shape == shape and mask.dtype == np.uint32:
-        return mask
-    what = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, np.ndarray) else shown(mask)
-    raise UsageError(f"the constraint's mask must be uint32 {list(shape)}, a bit for every token, got {what}")
+def _process(
+    processors: Sequence[LogitsProcessor], tokens: Sequence[int], logits: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return one row of logits [V] after its processors."""
+    x = logits.copy()
+    for process in processors:
+        given = process(tokens, x)
+        x = np.asarray(given)
+        if x.shape != logits.shape or x.dtype.kind not in "fiu":
+            raise UsageError(
+                f"a logits processor must return numbers of shape {list(logits.shape)} (float32), "
+                f"got {f'{x.dtype} {list(x.shape)}' if isinstance(given, np.ndarray) else shown(given)}"
+            )
+        x = x.astype(np.float32)
+    return x
 
 
 def _masks(
-    s: ScheduledSequence, output: tuple[int, ...], paths: Sequence[tuple[int, ...]], vocab_size: int
-) -> Sequence[NDArray[np.uint32] | None]:
-    """Return the constraint's mask at every row; None where the constraint itself forbids the way there."""
+    s: ScheduledSequence, output: Sequence[int], paths: Sequence[tuple[int, ...]], vocab_size: int
+) -> tuple[list[NDArray[np.uint32] | None], dict[int, Exception]]:
+    """Return the constraint's mask at every row, and what it raised.
+
+    A row has no mask (None) where its constraint raised, or forbids the way there.
+    """
+    masks: list[NDArray[np.uint32] | None] = []
+    errors: dict[int, Exception] = {}
     constraint = s.request.options.constraint
     if constraint is None:
-        return [None] * len(paths)
-    masks: list[NDArray[np.uint32] | None] = [_mask(constraint, output, vocab_size)]
-    for path, parent in zip(paths[1:], s.tree.parents, strict=True):
-        before, token = masks[parent + 1], path[-1]
-        allowed = before is not None and before[token // 32] >> (token % 32) & 1
-        masks.append(_mask(constraint, output + path, vocab_size) if allowed else None)
-    return masks
+        return masks, errors
+    for row, path in enumerate(paths):
+        before = masks[s.tree.parents[row - 1] + 1] if row else None
+        allowed = not row or (before is not None and before[path[-1] // 32] >> (path[-1] % 32) & 1)
+        try:
+            masks.append(_mask(constraint, [*output, *path], vocab_size) if allowed else None)
+        except Exception as error:
+            masks.append(None)
+            errors[row] = error
+    return masks, errors
+
+
+def _mask(constraint: Constraint, path: Sequence[int], vocab_size: int) -> NDArray[np.uint32]:
+    mask, words = constraint.mask(path), -(-vocab_size // 32)
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.uint32 or mask.shape != (words,):
+        found = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, np.ndarray) else shown(mask)
+        raise UsageError(f"a constraint's mask over {vocab_size} tokens must be uint32 [{words}], got {found}")
+    return mask

@@ -119,14 +119,16 @@ class DraftTree:
 
 
 EMPTY = DraftTree()
+NO_TOKEN = -1
 
 
 @dataclass(slots=True)
 class Verification:
     """What the target made of one draft: the accepted nodes, and its token at the root and at every node.
 
-    A token is -1 where the verification did not look. The token after the path is target_tokens[path[-1] + 1], or
-    target_tokens[0] where nothing was accepted. Both are empty for a sequence that is not scored.
+    A token is NO_TOKEN where the verification did not look, or nothing could be sampled. The token after the path is
+    target_tokens[path[-1] + 1], or target_tokens[0] where nothing was accepted. Both are empty for a sequence that is
+    not scored.
     """
 
     path: list[int]

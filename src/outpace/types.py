@@ -21,17 +21,18 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.errors import UsageError, flag, instance, integer, items, one_of, shown, strings, token_ids, unknown
+from outpace.errors import UsageError, flag, instance, integer, items, one_of, real, shown, strings, token_ids, unknown
 
 FinishReason = Literal["stop", "length", "context", "cancelled", "error"]
 KVFormat = Literal["f32", "bf16", "int8"]
 
-# Philox streams (design, principle 4): what a random number is for.
+# Philox streams (docs/decisions/0004): what a random number is for.
 TOKEN_STREAM, COIN_STREAM, RESIDUAL_STREAM = 0, 1, 2
 
 
@@ -51,37 +52,117 @@ class Constraint(Protocol):
 LogitsProcessor = Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]]
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How logits become a token. Greedy is temperature 0 (no noise).
+def _numbers(minimum: float, maximum: float) -> Callable[[str, Any], float]:
+    return lambda name, value: real(name, value, minimum, maximum)
 
-    Order: `logits_processors` (of the Request), repetition / presence / frequency penalties,
-    logit bias, constraint mask, temperature, top-k, top-p, min-p, Gumbel noise, argmax.
-    Ties always go to the lowest token id.
+
+def _temperature(name: str, value: Any) -> float:
+    temperature = real(name, value, 0.0, 1e4)
+    if 0 < temperature < 1e-3:
+        raise UsageError(f"temperature must be 0 (greedy) or at least 0.001, got {shown(value)}")
+    return temperature
+
+
+def _top_k(name: str, value: Any) -> int:
+    return integer(name, value, 0, 2**31 - 1)
+
+
+def _logit_bias(name: str, value: Any) -> dict[int, float]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{name} must map token ids to numbers, got {shown(value)}")
+    biases = {}
+    for key, bias in value.items():
+        token = integer(f"a token id of {name}", key, 0, 2**31 - 1)
+        banned = isinstance(bias, float) and bias == -math.inf
+        biases[token] = float(bias) if banned else real(f"{name} of token {token}", bias, -1e6, 1e6)
+    return biases
+
+
+def _sampling(text: str, read: Callable[[str, Any], Any], *, is_filter: bool = False) -> dict[str, Any]:
+    """Return the metadata of a field of `SamplingParams`: its help text, its check (which returns the normal form).
+
+    is_filter: whether it drops tokens before noise is added, and so has no effect at temperature 0.
+    """
+    return {"help": text, "read": read, "is_filter": is_filter}
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How logits become a token. Temperature 0 is greedy: no noise is added.
+
+    Applied in this order: `logits_processors` (of the request), repetition / presence / frequency penalties, logit
+    bias, constraint mask, temperature, top-n-sigma, top-k, typical-p, top-p, min-p, Gumbel noise, argmax. Each filter
+    looks at the distribution that those before it left. Ties always go to the lowest token id.
+
+    A new numeric option is a field here, and its meaning in the samplers: `ops/reference/sample.py`, and
+    `ops/native/src/sample.h` and `sample.cpp`.
     """
 
-    temperature: float = 0.0
-    top_k: int = 0  # keep the k most likely; 0 keeps all
-    top_p: float = 1.0  # keep the smallest set of most likely tokens whose mass reaches top_p
-    min_p: float = 0.0  # keep tokens with at least min_p times the largest probability
-    repetition_penalty: float = 1.0  # divides positive and multiplies negative logits; counts the prompt
-    presence_penalty: float = 0.0  # subtracted once from every token already in the output
-    frequency_penalty: float = 0.0  # subtracted per occurrence in the output
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    temperature: float = field(
+        default=0.0, metadata=_sampling("Divides the logits; 0 is greedy, higher is more random.", _temperature)
+    )
+    top_k: int = field(
+        default=0, metadata=_sampling("Keep the k most likely tokens; 0 keeps all.", _top_k, is_filter=True)
+    )
+    top_p: float = field(
+        default=1.0,
+        metadata=_sampling(
+            "Keep the smallest set of most likely tokens whose mass reaches this.", _numbers(0.0, 1.0), is_filter=True
+        ),
+    )
+    min_p: float = field(
+        default=0.0,
+        metadata=_sampling(
+            "Keep tokens with at least this fraction of the largest probability.", _numbers(0.0, 1.0), is_filter=True
+        ),
+    )
+    typical_p: float = field(
+        default=1.0,
+        metadata=_sampling(
+            "Keep the smallest set of most typical tokens, whose information is nearest to the entropy, whose mass "
+            "reaches this (arXiv:2202.00666).",
+            _numbers(0.0, 1.0),
+            is_filter=True,
+        ),
+    )
+    top_n_sigma: float = field(
+        default=0.0,
+        metadata=_sampling(
+            "Keep tokens within this many standard deviations of the largest logit (arXiv:2411.07641); 0 keeps all.",
+            _numbers(0.0, 1e3),
+            is_filter=True,
+        ),
+    )
+    repetition_penalty: float = field(
+        default=1.0,
+        metadata=_sampling(
+            "Divides positive and multiplies negative logits of tokens in prompt or output.", _numbers(0.01, 100.0)
+        ),
+    )
+    presence_penalty: float = field(
+        default=0.0,
+        metadata=_sampling("Subtracted from the logit of every token in the output.", _numbers(-100.0, 100.0)),
+    )
+    frequency_penalty: float = field(
+        default=0.0,
+        metadata=_sampling(
+            "Subtracted from a token's logit for each time it is in the output.", _numbers(-100.0, 100.0)
+        ),
+    )
+    logit_bias: Mapping[int, float] = field(
+        default_factory=dict,
+        metadata=_sampling("Added to the logits of these token ids; -inf bans a token.", _logit_bias),
+    )
 
     def __post_init__(self) -> None:
-        _within("temperature", self.temperature, 0.0, 1e4)
-        if 0 < self.temperature < 1e-3:
-            raise UsageError(f"temperature must be 0 (greedy) or at least 0.001, got {self.temperature!r}")
-        _within("top_k", self.top_k, 0, math.inf)
-        _within("top_p", self.top_p, 0.0, 1.0)
-        _within("min_p", self.min_p, 0.0, 1.0)
-        _within("presence_penalty", self.presence_penalty, -100.0, 100.0)
-        _within("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
-        _within("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        for token, bias in self.logit_bias.items():
-            if not bias < math.inf:  # also refuses NaN; -inf bans a token
-                raise UsageError(f"logit_bias of token {token} must be a number below infinity, got {bias!r}")
+        for option in fields(self):
+            value = option.metadata["read"](option.name, getattr(self, option.name))
+            object.__setattr__(self, option.name, value)
+            if self.greedy and option.metadata["is_filter"] and value != option.default:
+                raise UsageError(
+                    f"{option.name}={value!r} has no effect at temperature 0 (greedy): raise temperature, or leave it "
+                    "out"
+                )
 
     @property
     def greedy(self) -> bool:
@@ -90,8 +171,21 @@ class SamplingParams:
 
     @property
     def penalises(self) -> bool:
-        """Whether earlier tokens change the law, so that a row needs its history."""
+        """Whether earlier tokens change the distribution, so that a row needs its history."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @cached_property
+    def is_argmax(self) -> bool:
+        """Whether the token is that of the largest raw logit, if no constraint forbids it."""
+        return self.greedy and not self.penalises and not self.logit_bias
+
+    @cached_property
+    def numbers(self) -> tuple[float, ...]:
+        """The fields that are numbers, in their order: a row of `SamplingBatch.params`."""
+        return tuple(float(getattr(self, name)) for name in NUMERIC_PARAMS)
+
+
+NUMERIC_PARAMS = tuple(option.name for option in fields(SamplingParams) if isinstance(option.default, int | float))
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -305,6 +399,8 @@ class OptionKeywords(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     min_p: float | None
+    typical_p: float | None
+    top_n_sigma: float | None
     repetition_penalty: float | None
     presence_penalty: float | None
     frequency_penalty: float | None
@@ -443,20 +539,6 @@ class Segment:
     def num_pending(self) -> int:
         """Length of the chain before the draft."""
         return len(self.tokens) - len(self.parents)
-
-
-@dataclass(slots=True)
-class Row:
-    """How one scored row becomes a token: the target's token is a pure function of logits and this."""
-
-    params: SamplingParams
-    seed: int
-    sample_index: int
-    position: int  # absolute position of the token that is chosen (prompt included)
-    prompt: Sequence[int] = ()  # history, given only when params.penalises
-    output: Sequence[int] = ()  # output tokens, and the path to this node
-    mask: NDArray[np.uint32] | None = None  # packed allowed tokens, or None
-    stream: int = TOKEN_STREAM
 
 
 @dataclass(frozen=True, slots=True)

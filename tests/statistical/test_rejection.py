@@ -255,7 +255,7 @@ def _law_of_first(runner: Runner, prompt: tuple[int, ...], temperature: float) -
 
     asked = request(prompt, max_new_tokens=1, temperature=temperature)
     share = ScheduledSequence(runner.cache.open(()), asked, list(prompt), len(prompt))
-    law = runner.law(runner.forward([share]).logits, [share])[0][0]
+    law = runner.probs(runner.forward([share]).logits, [share])[0][0]
     share.table.close()
     return law
 
@@ -271,3 +271,9 @@ def test_greedy_requests_write_plain_decodings_text_under_it() -> None:
 def test_a_law_wider_than_the_targets_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="mass outside the target's vocabulary"):
         DraftModel(tiny_runner(vocab_size=97), 96, with_law=True)
+
+
+def test_an_accepted_node_behind_which_nothing_can_be_sampled_ends_the_path_before_it() -> None:
+    p = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    tree = DraftTree((1,), (-1,), (("d",),), (0.5,), np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
+    assert reject(tree, p, Script((True,))) == ([], 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from outpace.errors import UsageError
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import DraftTree
+from outpace.tree import NO_TOKEN, DraftTree
 from tests.decoding import request, tiny_runner
 from tests.implementations import MAKERS
 
@@ -78,10 +79,10 @@ def test_a_pass_says_where_each_sequences_rows_are(ops: Ops) -> None:
 def test_a_pass_without_scored_rows_has_no_logits(ops: Ops) -> None:
     runner = tiny_runner(ops=ops)
     passed = runner.forward([scheduled(runner, end=4), scheduled(runner, end=2)])
-    assert passed.logits is None
+    assert ops.numpy(passed.logits).shape == (0, 97)
     assert passed.hidden == {}
     assert runner.sample(passed.logits, passed.batch) == [[], []]
-    assert [law.size for law in runner.law(passed.logits, passed.batch)] == [0, 0]
+    assert [p.size for p in runner.probs(passed.logits, passed.batch)] == [0, 0]
     asked = ScheduledSequence(runner.cache.open(()), request([1, 2], logprobs=2), [1, 2], 1)
     assert runner.logprobs(runner.forward([asked]).logits, [asked], [[]]) == [None]
 
@@ -138,52 +139,95 @@ def test_a_scratch_runner_computes_the_same_and_leaves_the_cache_alone(ops: Ops)
     assert scratch.cache.num_available == 2
 
 
-# -- what a caller's functions return ------------------------------------------------------------------
+# -- what cannot be sampled --------------------------------------------------------------------------
 
 
-def edited(found: Any) -> None:
-    """Sample one row with a logits processor that returns `found`, or what `found` makes of the row."""
-    runner = tiny_runner()
-    process = found if callable(found) else lambda tokens, logits: found
-    asked = request(TOKENS, logits_processors=[lambda tokens, logits: process(tokens, logits)])
-    part = ScheduledSequence(runner.cache.open((), b"salt"), asked, TOKENS, len(TOKENS))
-    runner.sample(runner.forward([part]).logits, [part])
+class Dead:
+    """Allows every token, but fails on output that ends with one of `ends`: raises, or allows nothing there."""
+
+    def __init__(self, ends: tuple[int, ...], raises: bool = False) -> None:
+        self.ends, self.raises = ends, raises
+
+    def mask(self, path: Any) -> NDArray[np.uint32]:
+        is_dead = bool(path) and path[-1] in self.ends
+        if is_dead and self.raises:
+            raise LookupError("the grammar broke")
+        return np.full(4, 0 if is_dead else 2**32 - 1, np.uint32)
+
+
+def part_of(runner: Runner, last: int = 11, tree: DraftTree = DRAFT, **options: Any) -> ScheduledSequence:
+    tokens = [*TOKENS[:-1], last]
+    return ScheduledSequence(runner.cache.open(()), request(tokens[:3], **options), tokens, len(tokens), tree)
+
+
+def ends_in_20(tokens: Any, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return logits * np.float32(np.nan) if tokens[-1] == 20 else logits
 
 
 @pytest.mark.parametrize(
-    ("found", "what"),
+    ("options", "error"),
     [
-        (None, "None"),
-        (0.5, "0.5"),
-        (np.float32(0.5), r"np.float32\(0.5\)"),
-        ([0.0] * 97, r"\[0.0, "),
-        (np.zeros(100, np.float32), r"float32 \[100\]"),
-        (np.zeros((1, 97), np.float32), r"float32 \[1, 97\]"),
-        (np.zeros(97, np.int64), r"int64 \[97\]"),
-        (np.zeros(97, np.complex64), r"complex64 \[97\]"),
-        (np.zeros(97, object), r"object \[97\]"),
+        ({"constraint": Dead((20,))}, "no token is allowed"),
+        ({"constraint": Dead((20,), raises=True)}, "the grammar broke"),
+        ({"logits_processors": (ends_in_20,)}, "a logit is NaN"),
+        ({"logits_processors": (lambda tokens, x: x[:1] if tokens[-1] == 20 else x,)}, r"shape \[97\].*float32 \[1\]"),
+        ({"logits_processors": (lambda tokens, x: None if tokens[-1] == 20 else x,)}, "got None"),
     ],
+    ids=["nothing allowed", "constraint raises", "processor breaks", "processor's shape", "processor's type"],
 )
-def test_a_logits_processor_that_returns_anything_but_a_row_of_floats_is_refused(found: Any, what: str) -> None:
-    with pytest.raises(UsageError, match=rf"must return an array of floats \[97\], as it is given, got {what}"):
-        edited(found)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_draft_node_without_a_token_fails_nobody_and_a_last_token_without_one_raises(
+    ops: Ops, options: dict[str, Any], error: str, temperature: float
+) -> None:
+    runner = tiny_runner(ops=ops)
+    other = part_of(runner, temperature=temperature)
+    part, plain = part_of(runner, temperature=temperature, **options), part_of(runner, temperature=temperature)
+    logits = runner.forward([other, part]).logits
+    expected = runner.sample(runner.forward([plain]).logits, [plain])[0]
+    found = runner.sample(logits, [other, part])
+    assert found == [expected, [expected[0], NO_TOKEN, *expected[2:]]]
+    distributions = runner.probs(logits, [other, part])
+    assert not distributions[1][1].any()
+    assert (np.delete(distributions[1], 1, 0) == np.delete(distributions[0], 1, 0)).all()
+
+    at_its_end = part_of(runner, last=20, temperature=temperature, **options)
+    logits = runner.forward([other, at_its_end]).logits
+    for call in (runner.sample, runner.probs):
+        with pytest.raises((UsageError, LookupError), match=error):
+            call(logits, [other, at_its_end])
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_a_logits_processor_may_return_floats_of_any_width(dtype: Any) -> None:
-    edited(lambda tokens, logits: logits.astype(dtype))
+def test_a_bias_outside_the_vocabulary_fails_its_own_request_alone(ops: Ops) -> None:
+    runner = tiny_runner(ops=ops)
+    fine, wrong = part_of(runner, temperature=1.0), part_of(runner, logit_bias={97: 1.0}, tree=DraftTree())
+    logits = runner.forward([fine, wrong]).logits
+    with pytest.raises(UsageError, match=r"logit_bias names token 97; the vocabulary is \[0, 97\)"):
+        runner.sample(logits, [fine, wrong])
+    assert len(runner.sample(ops.select(logits, range(5)), [fine])[0]) == 5
 
 
-@pytest.mark.parametrize(
-    "mask", [None, 5, np.ones(3, np.uint32), np.ones(4, np.int64), np.ones((1, 4), np.uint32), [1] * 4]
-)
-def test_a_constraint_whose_mask_has_not_a_bit_for_every_token_is_refused(mask: Any) -> None:
-    class Fixed:
-        def mask(self, path: Any) -> Any:
-            return mask
-
-    runner = tiny_runner()
-    asked = request(TOKENS, constraint=Fixed())
-    part = ScheduledSequence(runner.cache.open((), b"salt"), asked, TOKENS, len(TOKENS))
-    with pytest.raises(UsageError, match=r"the constraint's mask must be uint32 \[4\], a bit for every token, got"):
+@pytest.mark.parametrize("mask", [np.ones(3, np.uint32), np.ones(4, np.int32), np.ones((1, 4), np.uint32), [1] * 4])
+def test_a_mask_that_does_not_fit_the_vocabulary_is_refused(ops: Ops, mask: Any) -> None:
+    runner = tiny_runner(ops=ops)
+    part = part_of(runner, constraint=SimpleNamespace(mask=lambda path: mask))
+    with pytest.raises(UsageError, match=r"a constraint's mask over 97 tokens must be uint32 \[4\], got"):
         runner.sample(runner.forward([part]).logits, [part])
+
+
+def test_logprobs_are_of_the_requests_that_ask_for_them(ops: Ops) -> None:
+    runner = tiny_runner(ops=ops)
+    batch = [part_of(runner), part_of(runner, logprobs=0), part_of(runner, logprobs=3, tree=DraftTree())]
+    logits = runner.forward(batch).logits
+    targets = runner.sample(logits, batch)
+    targets[1][2] = NO_TOKEN
+    none, own, tops = runner.logprobs(logits, batch, targets)
+    assert none is None
+    assert own is not None
+    assert tops is not None
+    x = ops.numpy(logits).astype(np.float64)
+    raw = x - x.max(axis=1, keepdims=True)
+    raw -= np.log(np.exp(raw).sum(axis=1, keepdims=True))
+    for i in (0, 1, 3, 4):
+        assert (own[i].token, own[i].top) == (targets[1][i], ())
+        assert own[i].logprob == pytest.approx(raw[5 + i, targets[1][i]], abs=1e-5)
+    assert [token for token, _ in tops[0].top] == np.argsort(-raw[10], kind="stable")[:3].tolist()

@@ -197,6 +197,7 @@ class Stream:
             if chunk := self._take():
                 return chunk
             if done:
+                self._call.wait()  # raises what made it fail
                 self._finish(self._call.result(self._sequence))
                 break
             self._call.wait(lambda: len(self._sequence.output.tokens) != self._num_seen)

@@ -65,7 +65,7 @@ def load(
         if context > limit:
             raise UsageError(f"context must be in [2, {limit}] (this model's own limit), got {context}")
     spec = network.spec(kv)
-    capacity = _blocks(spec, cache_tokens, context or limit)
+    capacity = _blocks(spec, cache_tokens, context or limit, chosen.memory_bytes)
     cache = Cache(chosen, spec, capacity=capacity, lookback=network.lookback, fingerprint=checkpoint.fingerprint)
     tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)
     return LanguageModel(
@@ -95,8 +95,6 @@ def _ops(ops: str | Ops | None, threads: int | None, quantize: Quantize | None) 
         if threads is not None or quantize is not None:
             raise UsageError("threads and quantize belong to the ops instance that was given: set them there")
         return ops
-    if threads is not None:
-        threads = integer("threads", threads, 1)
     if ops is not None:
         one_of("ops", ops, ("native", "reference"))
     if quantize is not None:
@@ -107,7 +105,7 @@ def _ops(ops: str | Ops | None, threads: int | None, quantize: Quantize | None) 
         try:
             from outpace.ops.native import NativeOps
 
-            return cast(Ops, NativeOps(threads=threads, quantize=quantize))
+            return NativeOps(threads=threads, quantize=quantize)
         except ImportError as error:
             cure = "reinstall outpace where a C++ compiler is present (pip install --force-reinstall outpace)"
             if ops == "native" or quantize is not None:
@@ -115,14 +113,13 @@ def _ops(ops: str | Ops | None, threads: int | None, quantize: Quantize | None) 
             warnings.warn(f"the native ops are missing, so the slow NumPy reference is used: {cure}", stacklevel=3)
     from outpace.ops.reference import ReferenceOps
 
-    return ReferenceOps(threads=threads or len(os.sched_getaffinity(0)))
+    return ReferenceOps(threads=len(os.sched_getaffinity(0)) if threads is None else threads)
 
 
-def _blocks(spec: KVSpec, cache_tokens: int | None, context: int) -> int:
+def _blocks(spec: KVSpec, cache_tokens: int | None, context: int, memory_bytes: int) -> int:
     """Return the cache's capacity in blocks: what was asked for, or a quarter of memory and at least one context."""
     if cache_tokens is None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        cache_tokens = max(context + 2 * spec.block_size, memory // 4 // spec.bytes_per_token)
+        cache_tokens = max(context + 2 * spec.block_size, memory_bytes // 4 // spec.bytes_per_token)
     return integer("cache_tokens", cache_tokens, 2 * spec.block_size) // spec.block_size
 
 

@@ -122,10 +122,10 @@ class DraftModel:
         batch = [ScheduledSequence(d.table, d.request, d.text, len(d.text)) for d in drafts]
         ops = self.runner.ops
         logits = self.runner.forward(batch).logits
-        rows = self.runner.rows(batch)
-        guesses = ops.sample(logits, rows, k=self.branches)
+        sampling = self.runner.sampling_batch(batch)
+        guesses = ops.sample(logits, sampling, k=self.branches)
         chances = np.exp([ops.logprobs(logits, column) for column in guesses.T.tolist()]).T
-        laws = ops.law(logits, rows) if self.with_law else [None] * len(drafts)
+        laws = ops.probs(logits, sampling) if self.with_law else [None] * len(drafts)
         ended = []
         for draft, s, guess, chance, law in zip(drafts, batch, guesses.tolist(), chances.tolist(), laws, strict=True):
             s.table.commit(range(s.end - s.start), draft.text[s.start : s.end])

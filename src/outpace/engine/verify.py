@@ -12,7 +12,7 @@ from outpace.errors import DrafterError
 from outpace.ops import philox
 from outpace.ops.protocol import Array
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import DraftTree, Verification
+from outpace.tree import NO_TOKEN, DraftTree, Verification
 from outpace.types import COIN_STREAM, RESIDUAL_STREAM
 
 
@@ -46,14 +46,15 @@ def match(tree: DraftTree, target_tokens: Sequence[int]) -> tuple[list[int], int
 
     target_tokens[0] is the target's token at the root, target_tokens[i + 1] at node i. Follow the tree while the
     target's token is among the children; keep the first that is not. The output is the target's own tokens, so it
-    is what plain decoding writes (cf. Daliri et al., arXiv:2408.07978).
+    is what plain decoding writes (cf. Daliri et al., arXiv:2408.07978). A node behind which nothing can be sampled
+    (NO_TOKEN) is not followed: its token is kept, and the next step meets the failure as plain decoding does.
     """
     if not tree.tokens:
         return [], target_tokens[0]
     child_of = {edge: node for node, edge in enumerate(zip(tree.parents, tree.tokens, strict=True))}
     path: list[int] = []
     node = -1
-    while (child := child_of.get((node, target_tokens[node + 1]))) is not None:
+    while (child := child_of.get((node, target_tokens[node + 1]))) is not None and target_tokens[child + 1] != NO_TOKEN:
         path.append(child)
         node = child
     return path, target_tokens[node + 1]
@@ -74,10 +75,10 @@ class RejectionSampling:
 
     def verify(self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence]) -> list[Verification]:
         verifications = []
-        for scheduled, p in zip(batch, runner.law(logits, batch), strict=True):
+        for scheduled, p in zip(batch, runner.probs(logits, batch), strict=True):
             tree = scheduled.tree
             path, token = reject(tree, p, PhiloxChance(scheduled))
-            target_tokens = [-1] * (len(tree) + 1)
+            target_tokens = [NO_TOKEN] * (len(tree) + 1)
             for parent, child in zip([-1, *path], path, strict=False):
                 target_tokens[parent + 1] = tree.tokens[child]
             target_tokens[(path[-1] if path else -1) + 1] = token
@@ -98,7 +99,8 @@ class Chance(Protocol):
 def reject(tree: DraftTree, p: NDArray[np.float64], chance: Chance) -> tuple[list[int], int]:
     """Return the accepted path and the token after it (correction or bonus).
 
-    p: [N + 1, V], the target's distribution at the root and at every node. tree.q: the drafter's, same rows.
+    p: [N + 1, V], the target's distribution at the root and at every node (zeros where it has none). tree.q: the
+    drafter's, same rows.
     """
     _check_q(tree, p.shape[1])
     path: list[int] = []
@@ -111,6 +113,8 @@ def reject(tree: DraftTree, p: NDArray[np.float64], chance: Chance) -> tuple[lis
             token = tree.tokens[child]
             residual = np.maximum(target - draft, 0.0)
             if not residual.any() or chance.accepts(min(1.0, target[token] / draft[token]), len(path), token):
+                if not p[child + 1].any():  # nothing can be sampled behind it: the next step will say why
+                    return path, token
                 path.append(child)
                 node = child
                 break

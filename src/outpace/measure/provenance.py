@@ -27,7 +27,7 @@ def provenance(lm: LanguageModel) -> dict[str, Any]:
         "commit": commit(Path(__file__).parents[1]),
         "machine": machine(),
         "ops": ops.name,
-        "isa": getattr(ops, "isa", None),
+        "isa": ops.isa,
         "threads": ops.threads,
         "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
         "model": {"name": lm.path.name, "sha256": model_digest(lm.path), "bytes": lm.num_bytes},

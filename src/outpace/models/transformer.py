@@ -9,7 +9,7 @@ import numpy as np
 
 from outpace.errors import UsageError, WeightsError
 from outpace.models.config import ModelConfig
-from outpace.ops.protocol import KV, Array, DecoderLayer, Ops, Plan, Rope, Vector, Weight
+from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor
 
 
@@ -20,7 +20,7 @@ class Transformer:
     config: ModelConfig
     ops: Ops
     embedding: Weight
-    layers: tuple[Weight, ...]  # what ops.layer returned
+    layers: tuple[Layer, ...]
     norm: Vector
     output: Weight
 

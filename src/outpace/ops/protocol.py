@@ -1,32 +1,35 @@
 """The ops protocol: the only place with arithmetic on big arrays.
 
-Three implementations: `reference` (NumPy, the specification), `native` (C++), `torch`. Layouts belong to
-them: what `pack`, `vector`, `rope`, `kv_alloc` and `plan` return is opaque to everybody else, and so are
-hidden states ([T, D]) and logits ([R, V]); `numpy` reads them.
+Implementations: `reference` (NumPy, the specification), `native` (C++). Layouts belong to them: what `pack`, `vector`,
+`rope`, `layer`, `kv_alloc` and `plan` return is opaque to everybody else, and so are hidden states ([T, D]) and logits
+([R, V]); `numpy` reads them, `select` picks rows.
 
-The contract (design, principle 3), tested in `tests/contracts/test_ops.py` for every implementation: each
-row of every result is computed with the same operations in the same order whatever else is in the call.
-So a token's logits are bitwise the same alone or in a batch, in prefill or decode, in any block placement,
-with a cached prefix or without, as a chain or as a path of a tree.
+The contract (docs/decisions/0003), tested in `tests/contracts/test_ops.py` for every implementation: each row of every
+result is computed with the same operations in the same order whatever else is in the call. So a token's logits are
+bitwise the same alone or in a batch, in prefill or decode, in any block placement, with a cached prefix or without, as
+a chain or as a path of a tree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import NewType, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.types import KVSpec, RawTensor, Row, Segment
+from outpace.ops.sampling import SamplingBatch
+from outpace.types import KVSpec, RawTensor, Segment
 
-Weight = Any  # a packed matrix [out, in]
-Vector = Any  # a float vector (norm weight, bias)
-Rope = Any  # rotary table
-KV = Any  # storage of a whole paged cache, all layers
-Plan = Any  # a ragged batch, ready for the kernels
-Array = Any  # hidden states [T, D] or logits [R, V]
+# Handles. Each implementation has objects of its own behind them; a type checker keeps them apart.
+Weight = NewType("Weight", object)  # a packed matrix [out, in]
+Vector = NewType("Vector", object)  # a float vector (norm weight, bias)
+Rope = NewType("Rope", object)  # rotary table
+Layer = NewType("Layer", object)  # a decoder layer
+KV = NewType("KV", object)  # storage of a whole paged cache, all layers
+Plan = NewType("Plan", object)  # a ragged batch, ready for the kernels
+Array = NewType("Array", object)  # rows of numbers: hidden states [T, D] or logits [R, V]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,28 @@ class DecoderLayer:
 
 
 class Ops(Protocol):
-    """What a network, the cache and the sampler need from an array library."""
+    """What a network, the cache and the sampler need from an array library.
 
-    name: str
-    threads: int
+    device: where the arithmetic is done, such as "cpu". isa: its instruction set, "" where that is nobody's choice.
+    memory_bytes: of the device, what a KV cache may be sized by. threads: of the arithmetic.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+
+    def synchronize(self) -> None:
+        """Wait until everything asked for is computed: call it before reading a clock."""
+
+    def read_bandwidth(self, num_bytes: int = 100_000_000, repeats: int = 20) -> list[float]:
+        """Return the speeds, in GB/s, of `repeats` streaming reads of `num_bytes` by all threads together."""
 
     # -- memory ----------------------------------------------------------------------------------
 
@@ -84,8 +105,8 @@ class Ops(Protocol):
         after cos / sin); cos and sin are multiplied by `scale` (YaRN's attention factor, else 1).
         """
 
-    def layer(self, layer: DecoderLayer) -> Any:
-        """Return the layer ready for `decoder_layer` (an implementation may fuse weights here)."""
+    def layer(self, layer: DecoderLayer) -> Layer:
+        """Return the layer ready to run (an implementation may fuse weights here)."""
 
     def kv_alloc(self, spec: KVSpec, num_blocks: int) -> KV:
         """Return storage for `num_blocks` blocks of keys and values of all layers."""
@@ -107,6 +128,9 @@ class Ops(Protocol):
     def rms_norm(self, x: Array, weight: Vector, eps: float) -> Array:
         """Return x / sqrt(mean(x^2) + eps) * weight, over the last dimension."""
 
+    def add(self, a: Array, b: Array) -> Array:
+        """Return a + b, [T, D]."""
+
     def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
         """Return x @ weight.T + bias, [T, out]."""
 
@@ -116,46 +140,53 @@ class Ops(Protocol):
         Raises ValueError for no array, or for arrays of different numbers of rows.
         """
 
-    def rope_store(self, q: Array, k: Array, v: Array, layer: Any, kv: KV, plan: Plan) -> Array:
+    def rope_store(self, q: Array, k: Array, v: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
         """Rotate q and k by the plan's positions, write k and v into their slots; return the rotated q.
 
         q: [T, H * K]; k, v: [T, G * K]. Applies the layer's q_norm and k_norm first, if it has them.
         """
 
-    def attend(self, q: Array, layer: Any, kv: KV, plan: Plan) -> Array:
+    def attend(self, q: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
         """Return softmax(q k^T / sqrt(K)) v over what each token sees, [T, H * K].
 
         Sums run over logical positions in ascending order, in chunks cut at fixed positions.
         """
 
-    def gated_mlp(self, x: Array, layer: Any) -> Array:
+    def gated_mlp(self, x: Array, layer: Layer) -> Array:
         """Return down(silu(gate(x)) * up(x)), [T, D]."""
 
-    def decoder_layer(self, x: Array, layer: Any, kv: KV, plan: Plan) -> Array:
+    def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
         """Return x after one layer; bitwise equal to `compose_decoder_layer` on the same ops."""
 
     def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
         """Return the final norm and output product of the plan's scored rows, [R, V] float32."""
 
-    # -- choosing --------------------------------------------------------------------------------
+    # -- sampling --------------------------------------------------------------------------------
 
-    def sample(self, logits: Array, rows: Sequence[Row], k: int = 1) -> NDArray[np.int64]:
+    def sample(self, logits: Array, batch: SamplingBatch, k: int = 1) -> NDArray[np.int64]:
         """Return each row's token, [R, k]: the k best of log p + g in order, for k > 1.
 
-        The law is that of `SamplingParams` (its order of steps is part of the contract); `rows` may be
-        shorter than logits only if equal to its number of rows. Noise: `outpace.ops.philox`, added in
-        float32: score = float32(l) + float32(g), where l is the processed logit divided by temperature.
-        Greedy rows add no noise. Ties go to the lowest id.
+        The distribution is that of `SamplingParams` (its order of steps is part of the contract). Noise:
+        `outpace.ops.philox`, added in float32: score = float32(l) + float32(g), where l is the processed logit divided
+        by temperature. Greedy rows add no noise. Ties go to the lowest id.
+
+        Raises SamplingError that names all rows which have no token: nothing is allowed, a logit is NaN or +inf,
+        or their bias or history names a token outside the vocabulary. The other rows can be sampled by `select`.
         """
 
-    def law(self, logits: Array, rows: Sequence[Row]) -> NDArray[np.float64]:
-        """Return the processed law that `sample` draws from, [R, V]; one-hot for greedy rows."""
+    def probs(self, logits: Array, batch: SamplingBatch) -> NDArray[np.float64]:
+        """Return the distribution that `sample` draws from, [R, V]; one-hot for greedy rows. Raises as `sample`."""
 
     def logprobs(self, logits: Array, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Return the raw log-softmax of one token per row, [R]."""
+        """Return the raw log-softmax of one token per row, [R]. Raises SamplingError as `sample` does."""
 
     def top_k(self, logits: Array, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the k most likely tokens of each row and their raw log-softmax, both [R, k]."""
+        """Return the k most likely tokens of each row and their raw log-softmax, both [R, k]. Raises as `sample`."""
+
+    # -- arrays ----------------------------------------------------------------------------------
+
+    def select(self, x: Array, rows: Sequence[int]) -> Array:
+        """Return some rows of an array, in the order given (a row may come twice)."""
 
     def numpy(self, x: Array) -> NDArray[np.float32]:
         """Return hidden states or logits as a NumPy array of their own."""
@@ -166,10 +197,11 @@ class Ops(Protocol):
 
 def compose_decoder_layer(ops: Ops, x: Array, layer: DecoderLayer, kv: KV, plan: Plan) -> Array:
     """Return x after one pre-norm layer: the specification that a fused `decoder_layer` must equal, bit for bit."""
+    handle = ops.layer(layer)
     h = ops.rms_norm(x, layer.attn_norm, layer.eps)
     q = ops.linear(h, layer.wq, layer.bq)
     k = ops.linear(h, layer.wk, layer.bk)
     v = ops.linear(h, layer.wv, layer.bv)
-    q = ops.rope_store(q, k, v, layer, kv, plan)
-    x = x + ops.linear(ops.attend(q, layer, kv, plan), layer.wo)
-    return x + ops.gated_mlp(ops.rms_norm(x, layer.mlp_norm, layer.eps), layer)
+    q = ops.rope_store(q, k, v, handle, kv, plan)
+    x = ops.add(x, ops.linear(ops.attend(q, handle, kv, plan), layer.wo))
+    return ops.add(x, ops.gated_mlp(ops.rms_norm(x, layer.mlp_norm, layer.eps), handle))

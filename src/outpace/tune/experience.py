@@ -76,7 +76,7 @@ class Experience:
         format and Outpace version; None: nothing is read or kept.
         """
         ops, spec = runner.ops, runner.cache.spec
-        of = (fingerprint.hex(), ops.name, getattr(ops, "isa", ""), ops.threads, spec.format, spec.block_size, version)
+        of = (fingerprint.hex(), ops.name, ops.isa, ops.threads, spec.format, spec.block_size, version)
         path = folder / f"{hashlib.sha256(repr(of).encode()).hexdigest()[:24]}.json" if folder else None
         experience = Experience(path, load_cost(path))
         experience._saved = experience._shape()

@@ -12,7 +12,7 @@ from outpace.drafters.ngram import NGram
 from outpace.drafters.prediction import Prediction
 from outpace.engine.decode import Decoder
 from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING
-from outpace.errors import CacheError, ContextError
+from outpace.errors import CacheError, ContextError, UsageError
 from outpace.ops.reference import ReferenceOps
 from outpace.tree import EMPTY, DraftTree
 from outpace.types import Segment
@@ -376,3 +376,26 @@ def test_the_seed_decides_the_text_and_the_sample_index_draws_another() -> None:
 
     assert text(seed=1) == text(seed=1)
     assert len({tuple(text(seed=1)), tuple(text(seed=2)), tuple(text(seed=1, sample_index=1))}) == 3
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("budget", [0, 3, 16])
+def test_a_dead_end_of_a_constraint_is_met_after_the_same_tokens_whatever_was_drafted(
+    raises: bool, budget: int
+) -> None:
+    (free,) = decode(tiny_runner(), [PROMPT], max_new_tokens=24)
+
+    class DeadEnd:
+        def mask(self, path: Sequence[int]) -> NDArray[np.uint32]:
+            if len(path) >= 9 and raises:
+                raise LookupError("the grammar broke")
+            return np.full(4, 0 if len(path) >= 9 else 2**32 - 1, np.uint32)
+
+    options = {"constraint": DeadEnd(), "max_new_tokens": 24, "max_draft": budget}
+    loop, (g,) = start(tiny_runner(), [PROMPT], Prediction(free.output.tokens), **options)
+    for _ in loop.run():
+        pass
+    with pytest.raises((UsageError, LookupError), match="grammar broke" if raises else "no token is allowed"):
+        raise g.error
+    assert g.output.tokens == free.output.tokens[:9]
+    assert g.stats.steps < 9 or budget == 0, "nothing was accepted: the test could not fail"

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outpace.engine.verify import match
-from outpace.tree import EMPTY, DraftTree
+from outpace.tree import EMPTY, NO_TOKEN, DraftTree
 from tests.unit.test_tree import trees
 
 
@@ -17,6 +17,11 @@ def test_full_acceptance_ends_with_the_bonus_token():
 def test_the_first_rejection_ends_with_the_correction():
     assert match(DraftTree.chain([5, 6], "a"), [5, 8, 9]) == ([0], 8)
     assert match(DraftTree.chain([5, 6], "a"), [4, 6, 9]) == ([], 4)
+
+
+def test_a_node_behind_which_nothing_can_be_sampled_is_not_followed():
+    assert match(DraftTree.chain([1, 2, 3], "d"), [1, 2, NO_TOKEN, 9]) == ([0], 2)
+    assert match(DraftTree.chain([1], "d"), [1, NO_TOKEN]) == ([], 1)
 
 
 def test_a_match_follows_whichever_sibling_the_target_names():

@@ -8,19 +8,25 @@ kernels are those of the best instruction set that the machine has; the environm
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import fields
+from operator import attrgetter
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import UsageError, WeightsError
 from outpace.ops.formats import BLOCKS, dequantise, row_bytes
+from outpace.ops.machine import check_threads, memory_bytes, physical_cores
 from outpace.ops.native import _native
-from outpace.ops.native.cores import physical_cores
-from outpace.ops.protocol import KV, Array, DecoderLayer, Plan, Rope, Vector, Weight
-from outpace.types import KVSpec, RawTensor, Row, Segment
+from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Plan, Rope, Vector, Weight
+from outpace.ops.sampling import SamplingBatch
+from outpace.types import NUMERIC_PARAMS, KVSpec, RawTensor, Segment
 
 __all__ = ["NativeOps"]
+
+if _native.sampling_params() != list(NUMERIC_PARAMS):
+    raise ImportError("outpace's compiled module is of another version than its Python files: build it again")
 
 Quantize = Literal["q8_0", "q4_0"]
 _QUANTIZED: dict[str | None, str | None] = {None: None, "q8_0": "Q8_0", "q4_0": "Q4_0"}
@@ -34,14 +40,22 @@ class NativeOps:
     """
 
     name = "native"
+    device = "cpu"
 
     def __init__(self, threads: int | None = None, quantize: Quantize | None = None) -> None:
         if quantize not in _QUANTIZED:
             raise UsageError(f"quantize must be 'q8_0', 'q4_0' or None, got {quantize!r}")
-        self.threads = physical_cores() if threads is None else threads
+        self.threads = physical_cores() if threads is None else check_threads(threads)
         self.isa: str = _native.isa()
+        self.memory_bytes = memory_bytes()
         self._quantized = _QUANTIZED[quantize]
         self._context = _native.Context(self.threads)
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: every call returns when it is done."""
+
+    def read_bandwidth(self, num_bytes: int = 100_000_000, repeats: int = 20) -> list[float]:
+        return self._context.read_bandwidth(num_bytes, repeats)
 
     # -- memory ----------------------------------------------------------------------------------
 
@@ -72,7 +86,7 @@ class NativeOps:
     def rope(self, inv_freq: NDArray[np.float64], scale: float, context: int) -> Rope:
         return _native.rope(inv_freq.tolist(), scale, context)
 
-    def layer(self, layer: DecoderLayer) -> Any:
+    def layer(self, layer: DecoderLayer) -> Layer:
         return _native.layer(layer)
 
     def kv_alloc(self, spec: KVSpec, num_blocks: int) -> KV:
@@ -106,59 +120,60 @@ class NativeOps:
     def concat(self, parts: Sequence[Array]) -> Array:
         return _native.concat(parts)
 
+    def add(self, a: Array, b: Array) -> Array:
+        return _native.add(a, b)
+
     def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
         return self._context.linear(x, weight, bias)
 
-    def rope_store(self, q: Array, k: Array, v: Array, layer: Any, kv: KV, plan: Plan) -> Array:
-        return self._context.rope_store(q, k, v, _handle(layer), kv, plan)
+    def rope_store(self, q: Array, k: Array, v: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
+        return self._context.rope_store(q, k, v, layer, kv, plan)
 
-    def attend(self, q: Array, layer: Any, kv: KV, plan: Plan) -> Array:
-        return self._context.attend(q, _handle(layer), kv, plan)
+    def attend(self, q: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
+        return self._context.attend(q, layer, kv, plan)
 
-    def gated_mlp(self, x: Array, layer: Any) -> Array:
-        return self._context.gated_mlp(x, _handle(layer))
+    def gated_mlp(self, x: Array, layer: Layer) -> Array:
+        return self._context.gated_mlp(x, layer)
 
-    def decoder_layer(self, x: Array, layer: Any, kv: KV, plan: Plan) -> Array:
+    def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
         return self._context.decoder_layer(x, layer, kv, plan)
 
     def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
         return self._context.logits(x, norm, eps, weight, plan)
 
-    # -- choosing --------------------------------------------------------------------------------
+    # -- sampling --------------------------------------------------------------------------------
 
-    def sample(self, logits: Array, rows: Sequence[Row], k: int = 1) -> NDArray[np.int64]:
-        tokens: NDArray[np.int64] = self._context.sample(logits, rows, k)
-        return tokens
+    def sample(self, logits: Array, batch: SamplingBatch, k: int = 1) -> NDArray[np.int64]:
+        return self._context.sample(logits, _checked(batch), k)
 
-    def law(self, logits: Array, rows: Sequence[Row]) -> NDArray[np.float64]:
-        law: NDArray[np.float64] = self._context.law(logits, rows)
-        return law
+    def probs(self, logits: Array, batch: SamplingBatch) -> NDArray[np.float64]:
+        return self._context.probs(logits, _checked(batch))
 
     def logprobs(self, logits: Array, tokens: Sequence[int]) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = self._context.logprobs(logits, tokens)
-        return values
+        return self._context.logprobs(logits, tokens)
 
     def top_k(self, logits: Array, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        best: tuple[NDArray[np.int64], NDArray[np.float32]] = self._context.top_k(logits, k)
-        return best
+        return self._context.top_k(logits, k)
+
+    # -- arrays ----------------------------------------------------------------------------------
+
+    def select(self, x: Array, rows: Sequence[int]) -> Array:
+        return _native.select(x, rows)
 
     def numpy(self, x: Array) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = _native.numpy(x)
-        return values
+        return _native.numpy(x)
 
     def array(self, x: NDArray[np.float32]) -> Array:
         if x.dtype != np.float32 or x.ndim != 2:
             raise UsageError(f"an array must be float32 with two dimensions, got {x.dtype} {list(x.shape)}")
         return _native.array(np.ascontiguousarray(x))
 
-    # -- measuring -------------------------------------------------------------------------------
 
-    def read_bandwidth(self, num_bytes: int = 100_000_000, repeats: int = 20) -> list[float]:
-        """Return the speeds, in GB/s, of `repeats` streaming reads of `num_bytes` by all threads together."""
-        speeds: list[float] = self._context.read_bandwidth(num_bytes, repeats)
-        return speeds
+_arrays = attrgetter(*(field.name for field in fields(SamplingBatch) if field.name != "num_rows"))
 
 
-def _handle(layer: Any) -> Any:
-    """Return a layer's handle; `compose_decoder_layer` gives the DecoderLayer itself."""
-    return _native.layer(layer) if isinstance(layer, DecoderLayer) else layer
+def _checked(batch: SamplingBatch) -> _native.SamplingBatch:
+    """Return the batch as C++ reads it, its arrays checked."""
+    if batch.params is None:
+        return _native.SamplingBatch(batch.num_rows)
+    return _native.SamplingBatch(batch.num_rows, *_arrays(batch))

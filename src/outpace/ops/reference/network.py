@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from threading import Barrier
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import UsageError, WeightsError
 from outpace.ops.formats import dequantise
-from outpace.ops.protocol import DecoderLayer, compose_decoder_layer
-from outpace.ops.reference import choose
-from outpace.ops.reference.attention import Plan, attend, make_plan
+from outpace.ops.machine import check_threads, memory_bytes
+from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Plan, Rope, Vector, Weight, compose_decoder_layer
+from outpace.ops.reference import attention, sample
 from outpace.ops.reference.product import multiply
 from outpace.ops.reference.rope import RopeTable
 from outpace.ops.reference.storage import Storage
-from outpace.types import KVSpec, RawTensor, Row, Segment
+from outpace.ops.sampling import SamplingBatch
+from outpace.types import KVSpec, RawTensor, Segment
 
 Floats = NDArray[Any]
 
@@ -29,106 +33,176 @@ class ReferenceOps:
     """
 
     name = "reference"
+    device = "cpu"
+    isa = ""  # NumPy's own choice
 
     def __init__(self, dtype: type[np.float32] | type[np.float64] = np.float32, threads: int = 1) -> None:
-        if threads < 1:
-            raise UsageError(f"threads must be at least 1, got {threads}")
+        self.threads = check_threads(threads)
+        self.memory_bytes = memory_bytes()
         self.dtype = dtype
-        self.threads = threads
-        self._pool = ThreadPoolExecutor(threads, "outpace-reference") if threads > 1 else None
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_owner = 0  # the process whose threads the pool has: a forked child has none of them
+        self._workers()
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: every call returns when it is done."""
+
+    def read_bandwidth(self, num_bytes: int = 100_000_000, repeats: int = 20) -> list[float]:
+        parts = np.array_split(np.ones(max(1, num_bytes // 8)), self.threads)
+        pool, speeds = self._workers(), []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            list(pool.map(np.sum, parts) if pool else map(np.sum, parts))
+            speeds.append(8 * sum(map(len, parts)) / (time.perf_counter() - started) / 1e9)
+        return speeds
+
+    def _workers(self) -> ThreadPoolExecutor | None:
+        """Return the threads of this process (None: the caller's alone will do), which are started if need be."""
+        if self.threads > 1 and self._pool_owner != os.getpid():
+            self._pool, self._pool_owner = _started(self.threads), os.getpid()
+        return self._pool
 
     # -- memory ----------------------------------------------------------------------------------
 
-    def pack(self, tensor: RawTensor) -> Floats:
+    def pack(self, tensor: RawTensor) -> Weight:
         if len(tensor.shape) != 2:
             raise WeightsError(f"tensor {tensor.name!r} must be a matrix, its shape is {tensor.shape}")
-        return dequantise(tensor).astype(self.dtype, copy=False)
+        return Weight(dequantise(tensor).astype(self.dtype, copy=False))
 
-    def vector(self, tensor: RawTensor) -> Floats:
+    def vector(self, tensor: RawTensor) -> Vector:
         if len(tensor.shape) != 1:
             raise WeightsError(f"tensor {tensor.name!r} must be a vector, its shape is {tensor.shape}")
-        return dequantise(tensor).astype(self.dtype, copy=False)
+        return Vector(dequantise(tensor).astype(self.dtype, copy=False))
 
-    def rope(self, inv_freq: NDArray[np.float64], scale: float, context: int) -> RopeTable:
-        return RopeTable(inv_freq, scale, context, self.dtype)
+    def rope(self, inv_freq: NDArray[np.float64], scale: float, context: int) -> Rope:
+        return Rope(RopeTable(inv_freq, scale, context, self.dtype))
 
-    def layer(self, layer: DecoderLayer) -> DecoderLayer:
-        return layer
+    def layer(self, layer: DecoderLayer) -> Layer:
+        return Layer(layer)
 
-    def kv_alloc(self, spec: KVSpec, num_blocks: int) -> Storage:
-        return Storage(spec, num_blocks)
+    def kv_alloc(self, spec: KVSpec, num_blocks: int) -> KV:
+        return KV(Storage(spec, num_blocks))
 
-    def kv_grow(self, kv: Storage, num_blocks: int) -> None:
-        kv.grow(num_blocks)
+    def kv_grow(self, kv: KV, num_blocks: int) -> None:
+        cast(Storage, kv).grow(num_blocks)
 
-    def kv_move(self, kv: Storage, sources: Sequence[int], targets: Sequence[int]) -> None:
+    def kv_move(self, kv: KV, sources: Sequence[int], targets: Sequence[int]) -> None:
         for source, target in zip(sources, targets, strict=True):
-            kv.move(source, target)
+            cast(Storage, kv).move(source, target)
 
     def plan(self, segments: Sequence[Segment], block_size: int) -> Plan:
-        return make_plan(segments, block_size)
+        return Plan(attention.make_plan(segments, block_size))
 
     # -- network ---------------------------------------------------------------------------------
 
-    def embed(self, weight: Floats, plan: Plan) -> Floats:
-        outside = plan.tokens[(plan.tokens < 0) | (plan.tokens >= len(weight))]
+    def embed(self, weight: Weight, plan: Plan) -> Array:
+        rows, tokens = _floats(weight), cast(attention.Plan, plan).tokens
+        outside = tokens[(tokens < 0) | (tokens >= len(rows))]
         if len(outside):
-            raise UsageError(f"token id {outside[0]} is outside the model's vocabulary: allowed are [0, {len(weight)})")
-        return np.asarray(weight[plan.tokens])
+            raise UsageError(f"token id {outside[0]} is outside the model's vocabulary: allowed are [0, {len(rows)})")
+        return Array(rows[tokens])
 
-    def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
+    def rms_norm(self, x: Array, weight: Vector, eps: float) -> Array:
+        return Array(self._norm(_floats(x), _floats(weight), eps))
+
+    def _norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
         mean = np.sum(x * x, axis=-1, keepdims=True) / self.dtype(x.shape[-1])
         return np.asarray(x / np.sqrt(mean + self.dtype(eps)) * weight)
 
-    def concat(self, parts: Sequence[Floats]) -> Floats:
-        return np.asarray(np.concatenate(parts, axis=1))
+    def concat(self, parts: Sequence[Array]) -> Array:
+        return Array(np.concatenate([_floats(part) for part in parts], axis=1))
 
-    def linear(self, x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
-        result = multiply(x, weight, self._pool, self.threads)
-        return result if bias is None else result + bias
+    def add(self, a: Array, b: Array) -> Array:
+        return Array(_floats(a) + _floats(b))
 
-    def rope_store(self, q: Floats, k: Floats, v: Floats, layer: DecoderLayer, kv: Storage, plan: Plan) -> Floats:
-        q, k, v = (x.reshape(len(x), -1, layer.head_width) for x in (q, k, v))
-        if layer.q_norm is not None:
-            q = self.rms_norm(q, layer.q_norm, layer.eps)
-        if layer.k_norm is not None:
-            k = self.rms_norm(k, layer.k_norm, layer.eps)
-        kv.write(layer.index, plan.slots, layer.rope.rotate(k, plan.positions), v)
-        rotated: Floats = layer.rope.rotate(q, plan.positions)
-        return rotated.reshape(len(q), -1)
+    def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
+        result = self._product(_floats(x), weight)
+        return Array(result if bias is None else result + _floats(bias))
 
-    def attend(self, q: Floats, layer: DecoderLayer, kv: Storage, plan: Plan) -> Floats:
-        heads = q.reshape(len(q), layer.num_heads, layer.head_width)
-        return attend(heads, layer.index, layer.window, kv, plan).reshape(q.shape)
+    def _product(self, x: Floats, weight: Weight) -> Floats:
+        return multiply(x, _floats(weight), self._workers(), self.threads)
 
-    def gated_mlp(self, x: Floats, layer: DecoderLayer) -> Floats:
-        gate, up = self.linear(x, layer.gate), self.linear(x, layer.up)
+    def rope_store(self, q: Array, k: Array, v: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
+        own, p, rope = _own(layer), cast(attention.Plan, plan), cast(RopeTable, _own(layer).rope)
+        heads_q, heads_k, heads_v = (_floats(x).reshape(len(_floats(x)), -1, own.head_width) for x in (q, k, v))
+        if own.q_norm is not None:
+            heads_q = self._norm(heads_q, _floats(own.q_norm), own.eps)
+        if own.k_norm is not None:
+            heads_k = self._norm(heads_k, _floats(own.k_norm), own.eps)
+        cast(Storage, kv).write(own.index, p.slots, rope.rotate(heads_k, p.positions), heads_v)
+        return Array(rope.rotate(heads_q, p.positions).reshape(len(heads_q), -1))
+
+    def attend(self, q: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
+        own, rows = _own(layer), _floats(q)
+        heads = rows.reshape(len(rows), own.num_heads, own.head_width)
+        storage, p = cast(Storage, kv), cast(attention.Plan, plan)
+        return Array(attention.attend(heads, own.index, own.window, storage, p).reshape(rows.shape))
+
+    def gated_mlp(self, x: Array, layer: Layer) -> Array:
+        own, rows = _own(layer), _floats(x)
+        gate, up = self._product(rows, own.gate), self._product(rows, own.up)
         with np.errstate(over="ignore"):  # exp(-gate) may be inf: gate / inf is the 0 that it should be
-            return self.linear(gate / (1 + np.exp(-gate)) * up, layer.down)
+            return Array(self._product(gate / (1 + np.exp(-gate)) * up, own.down))
 
-    def decoder_layer(self, x: Floats, layer: DecoderLayer, kv: Storage, plan: Plan) -> Floats:
-        return np.asarray(compose_decoder_layer(self, x, layer, kv, plan))
+    def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
+        return compose_decoder_layer(self, x, _own(layer), kv, plan)
 
-    def logits(self, x: Floats, norm: Floats, eps: float, weight: Floats, plan: Plan) -> Floats:
-        scored = self.rms_norm(x[plan.scored], norm, eps)
-        return self.linear(scored, weight).astype(np.float32)
+    def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
+        scored = _floats(x)[cast(attention.Plan, plan).scored]
+        return Array(self._product(self._norm(scored, _floats(norm), eps), weight).astype(np.float32))
 
-    # -- choosing --------------------------------------------------------------------------------
+    # -- sampling --------------------------------------------------------------------------------
 
-    def sample(self, logits: Floats, rows: Sequence[Row], k: int = 1) -> NDArray[np.int64]:
-        return choose.sample(logits, rows, k)
+    def sample(self, logits: Array, batch: SamplingBatch, k: int = 1) -> NDArray[np.int64]:
+        return sample.sample(_floats(logits), batch, k)
 
-    def law(self, logits: Floats, rows: Sequence[Row]) -> NDArray[np.float64]:
-        return choose.law(logits, rows)
+    def probs(self, logits: Array, batch: SamplingBatch) -> NDArray[np.float64]:
+        return sample.probs(_floats(logits), batch)
 
-    def logprobs(self, logits: Floats, tokens: Sequence[int]) -> NDArray[np.float32]:
-        return choose.logprobs(logits, tokens)
+    def logprobs(self, logits: Array, tokens: Sequence[int]) -> NDArray[np.float32]:
+        return sample.logprobs(_floats(logits), tokens)
 
-    def top_k(self, logits: Floats, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        return choose.top_k(logits, k)
+    def top_k(self, logits: Array, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        return sample.top_k(_floats(logits), k)
 
-    def numpy(self, x: Floats) -> NDArray[np.float32]:
-        return x.astype(np.float32)
+    # -- arrays ----------------------------------------------------------------------------------
 
-    def array(self, x: NDArray[np.float32]) -> Floats:
-        return x.astype(self.dtype)
+    def select(self, x: Array, rows: Sequence[int]) -> Array:
+        wrong = [row for row in rows if not 0 <= row < len(_floats(x))]
+        if wrong:
+            raise UsageError(f"a row must be in [0, {len(_floats(x)) - 1}], got {wrong[0]}")
+        return Array(_floats(x)[np.asarray(rows, np.int64)])
+
+    def numpy(self, x: Array) -> NDArray[np.float32]:
+        return _floats(x).astype(np.float32)
+
+    def array(self, x: NDArray[np.float32]) -> Array:
+        return Array(x.astype(self.dtype))
+
+
+def _floats(handle: Array | Weight | Vector) -> Floats:
+    return cast(Floats, handle)
+
+
+def _own(layer: Layer) -> DecoderLayer:
+    return cast(DecoderLayer, layer)
+
+
+def _started(threads: int) -> ThreadPoolExecutor:
+    """Return a pool whose threads run already; raises UsageError where the system refuses to start them."""
+    pool = ThreadPoolExecutor(threads, "outpace-reference")
+    here = Barrier(threads)  # keeps each thread busy until all are there, so that the pool starts another for the next
+    waits = []
+    try:
+        for _ in range(threads):
+            waits.append(pool.submit(here.wait))
+        for wait in waits:
+            wait.result()
+    except (RuntimeError, MemoryError) as error:
+        here.abort()
+        pool.shutdown()
+        raise UsageError(
+            f"{threads} threads cannot be started here, only {len(waits)} ({error}): give fewer threads, or raise the "
+            "limit of processes (ulimit -u)"
+        ) from error
+    return pool

@@ -24,14 +24,16 @@ def test_a_prompt_of_one_token_can_be_scored() -> None:
     assert rows.shape == (2, 97)
 
 
-def test_softmax_gives_the_probs_that_the_sampler_draws_from() -> None:
-    from outpace.types import Row, SamplingParams
+def test_softmax_is_the_law_that_the_sampler_draws_from() -> None:
+    from outpace.ops.sampling import SamplingRows
+    from outpace.types import SamplingParams
 
     runner = tiny_runner()
     (logits,) = score(runner, PROMPT, [1, 2, 3])
-    rows = [Row(SamplingParams(temperature=0.7, top_k=5), 0, 0, 9)] * 3
-    probs = runner.ops.law(runner.ops.array(logits), rows)
-    np.testing.assert_allclose(softmax(logits, 0.7, 5), probs, atol=1e-6)
+    rows = SamplingRows()
+    rows.add(SamplingParams(temperature=0.7, top_k=5), 0, 0, [9] * 3)
+    law = runner.ops.probs(runner.ops.array(logits), rows.build())
+    np.testing.assert_allclose(softmax(logits, 0.7, 5), law, atol=1e-6)
 
 
 def test_ties_at_the_edge_of_top_k_go_to_the_lowest_ids() -> None:

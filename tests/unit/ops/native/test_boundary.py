@@ -11,7 +11,8 @@ import pytest
 
 from outpace.errors import UsageError, WeightsError
 from outpace.ops.protocol import DecoderLayer
-from outpace.types import KVSpec, RawTensor, Row, SamplingParams, Segment
+from outpace.ops.sampling import Ragged, SamplingBatch, SamplingRows
+from outpace.types import NUMERIC_PARAMS, KVSpec, RawTensor, SamplingParams, Segment
 from tests.tiny import raw_tensor
 
 pytest.importorskip("outpace.ops.native._native")
@@ -109,7 +110,9 @@ Call = Callable[[NativeOps, Any, Any, Any], object]  # of ops, x [3, 32], a laye
             r"position 6\d is outside the rotary table",
         ),
         (
-            lambda ops, x, layer, kv: ops.attend(x + x, layer, ops.kv_alloc(replace(SPEC, head_width=4), 4), plan(ops)),
+            lambda ops, x, layer, kv: ops.attend(
+                ops.add(x, x), layer, ops.kv_alloc(replace(SPEC, head_width=4), 4), plan(ops)
+            ),
             "heads",
         ),
         (lambda ops, x, layer, kv: ops.attend(x, layer, ops.kv_alloc(replace(SPEC, num_layers=1), 4), plan(ops)), None),
@@ -119,7 +122,7 @@ Call = Callable[[NativeOps, Any, Any, Any], object]  # of ops, x [3, 32], a laye
         (lambda ops, x, layer, kv: ops.linear(x, ops.pack(zeros(5, 31))), "does not fit"),
         (lambda ops, x, layer, kv: ops.linear(x, ops.pack(zeros(5, 32)), ops.vector(zeros(4))), "bias"),
         (lambda ops, x, layer, kv: ops.rms_norm(x, ops.vector(zeros(31)), 1e-5), "does not fit"),
-        (lambda ops, x, layer, kv: x + array(ops, 3, 31), "cannot be added"),
+        (lambda ops, x, layer, kv: ops.add(x, array(ops, 3, 31)), "cannot be added"),
         (
             lambda ops, x, layer, kv: ops.logits(x, ops.vector(zeros(31)), 1e-5, ops.pack(zeros(9, 32)), plan(ops)),
             "norm",
@@ -205,44 +208,53 @@ def test_a_layer_past_those_of_the_storage_is_refused(ops: NativeOps) -> None:
         ops.attend(array(ops, 3, 32), layer, ops.kv_alloc(SPEC, 4), plan(ops))
 
 
+def batch(**changes: Any) -> SamplingBatch:
+    """Return a batch of two rows over nine tokens that has every array."""
+    rows = SamplingRows()
+    params = SamplingParams(temperature=1.0, presence_penalty=1.0, logit_bias={3: 1.0})
+    rows.add(params, 1, 0, [5, 6], prompt=[1], output=[2], masks=[np.full(1, 2**32 - 1, np.uint32)] * 2)
+    return replace(rows.build(), **changes)
+
+
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("changes", "message"),
     [
-        (Row(SamplingParams(logit_bias={9: 1.0}), 0, 0, 0), "logit_bias names token 9"),
-        (Row(SamplingParams(repetition_penalty=2.0), 0, 0, 0, prompt=[9]), "prompt"),
-        (Row(SamplingParams(presence_penalty=2.0), 0, 0, 0, output=[-1]), "output"),
-        (Row(SamplingParams(temperature=1.0), -1, 0, 0), "seed"),
-        (Row(SamplingParams(temperature=1.0), 2**64, 0, 0), "seed"),
-        (Row(SamplingParams(temperature=1.0), 0, 2**32, 0), "sample_index"),
-        (Row(SamplingParams(temperature=1.0), 0, 0, -1), "position"),
-        (Row(SamplingParams(), 0, 0, 0, mask=np.zeros(1, np.int32)), "mask"),  # type: ignore[arg-type]
-        (Row(SamplingParams(), 0, 0, 0, mask=np.zeros(2, np.uint32)), "mask"),
-        (Row(SamplingParams(), 0, 0, 0, mask=np.zeros(2, np.uint32)[::2]), "forbid"),
-        (Row(SamplingParams(), 0, 0, 0, mask=np.zeros(1, np.uint32)), "forbid"),
+        ({"num_rows": 1}, r"params must be a contiguous array of float64 \[1, "),
+        ({"num_rows": -1}, "num_rows"),
+        ({"params": np.zeros((2, 3))}, "params"),
+        ({"params": np.zeros((2, len(NUMERIC_PARAMS)), np.float32)}, "params must be .* float64"),
+        ({"params": np.zeros((4, len(NUMERIC_PARAMS)))[::2]}, "params"),
+        ({"params": [[0.0]]}, "params"),
+        ({"seeds": np.zeros(2, np.int64)}, "seeds must be .* uint64"),
+        ({"seeds": None}, "seeds"),
+        ({"sample_indices": np.zeros(3, np.uint32)}, "sample_indices"),
+        ({"positions": np.zeros((2, 1), np.uint32)}, "positions"),
+        ({"positions": np.zeros(4, np.uint32)[::2]}, "positions"),
+        ({"streams": np.zeros(2)}, "streams"),
+        ({"masks": np.zeros((2, 1), np.int32)}, "masks"),
+        ({"masks": np.zeros((2, 2), np.uint32)}, r"masks must be uint32 \[2, 1\], got uint32 \[2, 2\]"),
+        ({"masks": np.zeros(2, np.uint32)}, "masks"),
+        ({"has_mask": None}, "has_mask"),
+        ({"has_mask": np.ones(2, np.uint8)}, "has_mask must be .* bool"),
+        ({"prompts": Ragged(np.zeros(2, np.int64), np.zeros((2, 2), np.int64))}, "prompts must be .* int32"),
+        ({"prompts": Ragged(np.zeros(2, np.int32), np.zeros((2, 2), np.int32))}, "prompts must be .* int64"),
+        ({"prompts": Ragged(np.zeros(2, np.int32), np.zeros(4, np.int64))}, "prompts"),
+        ({"prompts": Ragged(np.zeros(2, np.int32), np.array([[0, 1], [0, 3]]))}, "prompts have bounds outside"),
+        ({"outputs": Ragged(np.zeros(2, np.int32), np.array([[0, 1], [2, 1]]))}, "outputs have bounds outside"),
+        ({"outputs": Ragged(np.zeros(2, np.int32), np.array([[-1, 1], [0, 1]]))}, "outputs have bounds outside"),
+        ({"outputs": None}, "outputs"),
+        ({"bias_tokens": Ragged(np.zeros(2, np.int32), np.array([[0, 2], [0, 1]]))}, "equally long"),
+        ({"biases": Ragged(np.zeros(2), np.array([[0, 1], [0, 1]]))}, "biases must be .* float32"),
+        ({"biases": None}, "biases"),
     ],
 )
-def test_a_row_that_cannot_be_chosen_is_refused(ops: NativeOps, row: Row, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        ops.sample(array(ops, 1, 9), [row])
-
-
-def test_rows_and_logits_must_be_as_many(ops: NativeOps) -> None:
-    logits, greedy = array(ops, 2, 9), Row(SamplingParams(), 0, 0, 0)
-    with pytest.raises(UsageError, match="1 rows to choose"):
-        ops.sample(logits, [greedy])
-    with pytest.raises(UsageError, match="3 rows to choose"):
-        ops.law(logits, [greedy] * 3)
-    with pytest.raises(UsageError, match="1 rows to choose"):
-        ops.logprobs(logits, [1])
-    with pytest.raises(UsageError, match="token"):
-        ops.logprobs(logits, [1, 9])
-
-
-def test_logits_that_are_no_numbers_are_refused(ops: NativeOps) -> None:
-    broken = ops.array(np.full((1, 300), np.nan, np.float32))
-    for params in (SamplingParams(), SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, top_p=0.9)):
-        with pytest.raises(UsageError, match="no number"):
-            ops.sample(broken, [Row(params, 0, 0, 0)])
+def test_a_sampling_batch_whose_arrays_do_not_fit_is_refused(
+    ops: NativeOps, changes: dict[str, Any], message: str
+) -> None:
+    assert ops.sample(array(ops, 2, 9), batch()).shape == (2, 1)
+    for call in (ops.sample, ops.probs):
+        with pytest.raises(UsageError, match=message):
+            call(array(ops, 2, 9), batch(**changes))
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025])

@@ -41,16 +41,6 @@ int64_t as_int(nb::handle value, const char* what, int64_t least, int64_t most) 
   return number;
 }
 
-uint64_t as_seed(nb::handle value) {
-  const unsigned long long seed = PyLong_AsUnsignedLongLong(value.ptr());
-  if (PyErr_Occurred()) {
-    PyErr_Clear();
-    throw std::invalid_argument("a row's seed must be an integer in [0, 2^64), got " +
-                                nb::cast<std::string>(nb::repr(value)));
-  }
-  return seed;
-}
-
 double as_double(nb::handle value, const char* what) {
   const double number = PyFloat_AsDouble(value.ptr());
   if (number == -1.0 && PyErr_Occurred()) {
@@ -59,6 +49,14 @@ double as_double(nb::handle value, const char* what) {
   }
   return number;
 }
+
+const char* type_name(bool) { return "bool"; }
+const char* type_name(float) { return "float32"; }
+const char* type_name(double) { return "float64"; }
+const char* type_name(int32_t) { return "int32"; }
+const char* type_name(int64_t) { return "int64"; }
+const char* type_name(uint32_t) { return "uint32"; }
+const char* type_name(uint64_t) { return "uint64"; }
 
 template <class T>
 std::shared_ptr<T> handle_of(nb::handle layer, const char* name) {
@@ -76,28 +74,6 @@ std::shared_ptr<T> needed(nb::handle layer, const char* name) {
   auto handle = handle_of<T>(layer, name);
   if (handle == nullptr) throw std::invalid_argument(std::string("decoder layer: ") + name + " is missing");
   return handle;
-}
-
-std::shared_ptr<const Sampling> read_sampling(nb::handle params) {
-  static const Name temperature("temperature"), top_k("top_k"), top_p("top_p"), min_p("min_p"),
-      repetition("repetition_penalty"), presence("presence_penalty"), frequency("frequency_penalty"),
-      bias("logit_bias");
-  auto s = std::make_shared<Sampling>();
-  s->temperature = as_double(temperature.of(params), "temperature");
-  s->top_k = as_int(top_k.of(params), "top_k", 0, INT64_MAX);
-  s->top_p = as_double(top_p.of(params), "top_p");
-  s->min_p = as_double(min_p.of(params), "min_p");
-  s->repetition_penalty = as_double(repetition.of(params), "repetition_penalty");
-  s->presence_penalty = as_double(presence.of(params), "presence_penalty");
-  s->frequency_penalty = as_double(frequency.of(params), "frequency_penalty");
-  const nb::object biases = bias.of(params);
-  if (nb::len(biases) > 0) {
-    for (nb::handle item : biases.attr("items")()) {
-      s->logit_bias.emplace_back(as_int(item[0], "a token of logit_bias", 0, INT32_MAX),
-                                 as_double(item[1], "logit_bias"));
-    }
-  }
-  return s;
 }
 
 }  // namespace
@@ -158,49 +134,70 @@ std::shared_ptr<const Layer> read_layer(nb::handle layer) {
   return l;
 }
 
-ChoiceRows::ChoiceRows(nb::handle rows, int64_t vocabulary) {
-  const nb::object items = nb::steal(PySequence_Fast(rows.ptr(), "expected a sequence of rows"));
-  if (!items.is_valid()) nb::raise_python_error();
-  const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
-  for (Py_ssize_t i = 0; i < count; ++i) read(PySequence_Fast_ITEMS(items.ptr())[i], vocabulary);
+PythonBatch::PythonBatch(int64_t num_rows, nb::handle params, nb::handle seeds, nb::handle sample_indices,
+                         nb::handle positions, nb::handle streams, nb::handle prompts, nb::handle outputs,
+                         nb::handle masks, nb::handle has_mask, nb::handle bias_tokens, nb::handle biases) {
+  SamplingBatch& b = batch_;
+  b.num_rows = num_rows;
+  if (num_rows < 0) throw std::invalid_argument("a sampling batch's num_rows must be at least 0");
+  if (params.is_none()) return;
+  b.params = read<double>(params, "params", {num_rows, static_cast<int64_t>(std::size(kSamplingParams))});
+  b.seeds = read<uint64_t>(seeds, "seeds", {num_rows});
+  b.sample_indices = read<uint32_t>(sample_indices, "sample_indices", {num_rows});
+  b.positions = read<uint32_t>(positions, "positions", {num_rows});
+  b.streams = read<uint32_t>(streams, "streams", {num_rows});
+  if (!prompts.is_none()) {
+    b.prompts = read_ragged<int32_t>(prompts, "prompts");
+    b.outputs = read_ragged<int32_t>(outputs, "outputs");
+  }
+  if (!masks.is_none()) {
+    b.masks = read<uint32_t>(masks, "masks", {num_rows, -1});
+    b.mask_words = nb::cast<int64_t>(nb::getattr(masks, "shape")[1]);
+    b.has_mask = read<bool>(has_mask, "has_mask", {num_rows});
+  }
+  if (!bias_tokens.is_none()) {
+    b.bias_tokens = read_ragged<int32_t>(bias_tokens, "bias_tokens");
+    b.biases = read_ragged<float>(biases, "biases");
+    for (int64_t r = 0; r < num_rows; ++r) {
+      if (b.bias_tokens[r].size() == b.biases[r].size()) continue;
+      throw std::invalid_argument("a sampling batch's bias_tokens and biases must be equally long in every row");
+    }
+  }
 }
 
-void ChoiceRows::read(nb::handle row, int64_t vocabulary) {
-  static const Name params("params"), seed("seed"), sample_index("sample_index"), position("position"),
-      prompt("prompt"), output("output"), mask("mask"), stream("stream");
-  ChoiceRow r;
-  const nb::object sampling = params.of(row);
-  r.sampling = sampling.is(params_) ? rows_.back().sampling : read_sampling(sampling);
-  params_ = sampling;
-  const nb::object packed = mask.of(row);
-  if (!packed.is_none()) r.mask = read_mask(packed, vocabulary);
-  if (!r.sampling->greedy()) {
-    r.key = {.seed = as_seed(seed.of(row)),
-             .position = static_cast<uint32_t>(as_int(position.of(row), "a row's position", 0, UINT32_MAX)),
-             .sample_index = static_cast<uint32_t>(as_int(sample_index.of(row), "a row's sample_index", 0, UINT32_MAX)),
-             .stream = static_cast<uint32_t>(as_int(stream.of(row), "a row's stream", 0, UINT32_MAX))};
+// Returns the numbers of a contiguous array of T; a size of -1 may be any.
+template <class T>
+const T* PythonBatch::read(nb::handle array, const char* name, std::initializer_list<int64_t> shape) {
+  nb::ndarray<const T, nb::c_contig, nb::device::cpu> numbers;
+  bool fits = nb::try_cast(array, numbers, false) && numbers.ndim() == shape.size();
+  std::string wanted;
+  size_t axis = 0;
+  for (const int64_t size : shape) {
+    wanted += (axis == 0 ? "" : ", ") + (size < 0 ? "any" : std::to_string(size));
+    fits = fits && (size < 0 || static_cast<int64_t>(numbers.shape(axis)) == size);
+    ++axis;
   }
-  if (r.sampling->penalises()) {
-    const nb::object before = prompt.of(row);
-    const bool same = before.is(prompt_) && !rows_.empty() && rows_.back().prompt != nullptr;
-    r.prompt = same ? rows_.back().prompt
-                    : std::make_shared<Tokens>(read_ints(before, "a token of the prompt", 0, vocabulary - 1));
-    prompt_ = before;
-    r.output = std::make_shared<Tokens>(read_ints(output.of(row), "a token of the output", 0, vocabulary - 1));
+  if (!fits) {
+    throw std::invalid_argument(std::string("a sampling batch's ") + name + " must be a contiguous array of " +
+                                type_name(T{}) + " [" + wanted + "]");
   }
-  check_choice(r, vocabulary);
-  rows_.push_back(std::move(r));
+  kept_.push_back(nb::borrow(array));
+  return numbers.data();
 }
 
-const uint32_t* ChoiceRows::read_mask(nb::object mask, int64_t vocabulary) {
-  nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> words;
-  const int64_t needed = (vocabulary + 31) / 32;
-  if (!nb::try_cast(mask, words, false) || static_cast<int64_t>(words.shape(0)) != needed) {
-    throw std::invalid_argument("a mask over " + std::to_string(vocabulary) + " tokens must be uint32 [" +
-                                std::to_string(needed) + "] and contiguous");
+template <class T>
+Ragged<T> PythonBatch::read_ragged(nb::handle ragged, const char* name) {
+  static const Name values_name("values"), bounds_name("bounds");
+  if (ragged.is_none()) throw std::invalid_argument(std::string("a sampling batch's ") + name + " are missing");
+  const nb::object values = values_name.of(ragged), bounds = bounds_name.of(ragged);
+  const Ragged<T> lists{read<T>(values, name, {-1}), read<int64_t>(bounds, name, {batch_.num_rows, 2})};
+  const auto size = static_cast<int64_t>(nb::len(values));
+  for (int64_t r = 0; r < batch_.num_rows; ++r) {
+    const int64_t begin = lists.bounds[2 * r], end = lists.bounds[2 * r + 1];
+    if (0 <= begin && begin <= end && end <= size) continue;
+    throw std::invalid_argument(std::string("a sampling batch's ") + name + " have bounds outside their values");
   }
-  kept_.push_back(mask);
-  return words.data();
+  return lists;
 }
 
 }  // namespace outpace

@@ -1,13 +1,13 @@
-// Reads the project's Python objects (Segment, Row, DecoderLayer) into ours, checking types and ranges.
+// Reads the project's Python objects (Segment, SamplingBatch, DecoderLayer) into ours, checking types and ranges.
 #pragma once
 
 #include <nanobind/nanobind.h>
 
 #include <vector>
 
-#include "choose.h"
 #include "network.h"
 #include "plan.h"
+#include "sample.h"
 
 namespace outpace {
 
@@ -16,20 +16,22 @@ SegmentSpec read_segment(nanobind::handle segment);
 std::shared_ptr<const Layer> read_layer(nanobind::handle layer);
 std::vector<int32_t> read_ints(nanobind::handle sequence, const char* what, int64_t least, int64_t most);
 
-// Rows of one `sample` call. Many of them share their SamplingParams and their prompt, which are then read once.
-// Keeps the masks alive that its rows point to.
-class ChoiceRows {
+// A SamplingBatch of Python's, field by field: None, or arrays whose types and shapes are checked here. Keeps them alive.
+class PythonBatch {
  public:
-  ChoiceRows(nanobind::handle rows, int64_t vocabulary);
-  const std::vector<ChoiceRow>& rows() const { return rows_; }
+  PythonBatch(int64_t num_rows, nanobind::handle params, nanobind::handle seeds, nanobind::handle sample_indices,
+              nanobind::handle positions, nanobind::handle streams, nanobind::handle prompts, nanobind::handle outputs,
+              nanobind::handle masks, nanobind::handle has_mask, nanobind::handle bias_tokens, nanobind::handle biases);
+  const SamplingBatch& batch() const { return batch_; }
 
  private:
-  void read(nanobind::handle row, int64_t vocabulary);
-  const uint32_t* read_mask(nanobind::object mask, int64_t vocabulary);
+  template <class T>
+  const T* read(nanobind::handle array, const char* name, std::initializer_list<int64_t> shape);
+  template <class T>
+  Ragged<T> read_ragged(nanobind::handle ragged, const char* name);
 
-  std::vector<ChoiceRow> rows_;
+  SamplingBatch batch_;
   std::vector<nanobind::object> kept_;
-  nanobind::object params_, prompt_;  // of the row before
 };
 
 }  // namespace outpace

@@ -16,11 +16,11 @@
 #include <vector>
 
 #include "array.h"
-#include "choose.h"
 #include "from_python.h"
 #include "matmul/isa.h"
 #include "matmul/matmul.h"
 #include "network.h"
+#include "sample.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -289,48 +289,52 @@ Array logits_op(Context& context, const Array& x, const FloatVector& norm, doubl
   return y;
 }
 
-// -- choosing
+// -- sampling
 // ----------------------------------------------------------------------------------------------------------
 
 void check_k(int64_t k, int64_t vocabulary) {
   check(1 <= k && k <= vocabulary,
-        "the number of tokens to choose must be in [1, " + std::to_string(vocabulary) + "], got " + std::to_string(k));
+        "the number of tokens a row must be in [1, " + std::to_string(vocabulary) + "], got " + std::to_string(k));
 }
 
-void check_one_each(size_t rows, const Array& logits) {
-  check(static_cast<int64_t>(rows) == logits.rows(),
-        std::to_string(rows) + " rows to choose, but the logits are " + shape_of(logits));
+void check_batch(const SamplingBatch& batch, const Array& logits) {
+  check(batch.num_rows == logits.rows(),
+        "a sampling batch of " + std::to_string(batch.num_rows) + " rows met logits of shape " + shape_of(logits));
+  const int64_t words = (logits.cols() + 31) / 32;
+  check(batch.masks == nullptr || batch.mask_words == words,
+        "masks must be uint32 [" + std::to_string(batch.num_rows) + ", " + std::to_string(words) + "], got uint32 [" +
+            std::to_string(batch.num_rows) + ", " + std::to_string(batch.mask_words) + "]");
 }
 
-nb::ndarray<nb::numpy, int64_t> sample_op(Context& context, const Array& logits, nb::handle rows, int64_t k) {
-  const int64_t vocabulary = logits.cols();
-  const ChoiceRows choices(rows, vocabulary);
-  check_one_each(choices.rows().size(), logits);
-  check_k(k, vocabulary);
+nb::ndarray<nb::numpy, int64_t> sample_op(Context& context, const Array& logits, const PythonBatch& given, int64_t k) {
+  const SamplingBatch& batch = given.batch();
+  check_batch(batch, logits);
+  check_k(k, logits.cols());
   auto tokens = std::make_unique_for_overwrite<int64_t[]>(static_cast<size_t>(logits.rows() * k));
   context.compute([&](int threads, Workspace& w) {
-    sample(threads, w.choices, logits.data(), vocabulary, choices.rows(), k, tokens.get());
+    sample(threads, w.samplers, logits.data(), logits.cols(), batch, k, tokens.get());
   });
   return numpy_array<int64_t>(std::move(tokens), {static_cast<size_t>(logits.rows()), static_cast<size_t>(k)});
 }
 
-nb::ndarray<nb::numpy, double> law_op(Context& context, const Array& logits, nb::handle rows) {
-  const ChoiceRows choices(rows, logits.cols());
-  check_one_each(choices.rows().size(), logits);
+nb::ndarray<nb::numpy, double> probs_op(Context& context, const Array& logits, const PythonBatch& given) {
+  const SamplingBatch& batch = given.batch();
+  check_batch(batch, logits);
   auto p = std::make_unique_for_overwrite<double[]>(static_cast<size_t>(logits.size()));
   context.compute([&](int threads, Workspace& w) {
-    law(threads, w.choices, logits.data(), logits.cols(), choices.rows(), p.get());
+    probs(threads, w.samplers, logits.data(), logits.cols(), batch, p.get());
   });
   return numpy_array<double>(std::move(p), {static_cast<size_t>(logits.rows()), static_cast<size_t>(logits.cols())});
 }
 
 nb::ndarray<nb::numpy, float> logprobs_op(Context& context, const Array& logits, nb::handle tokens) {
-  const Tokens chosen = read_ints(tokens, "a token", 0, logits.cols() - 1);
-  check_one_each(chosen.size(), logits);
-  auto values = std::make_unique_for_overwrite<float[]>(chosen.size());
+  const std::vector<int32_t> given = read_ints(tokens, "a token", 0, logits.cols() - 1);
+  check(static_cast<int64_t>(given.size()) == logits.rows(),
+        std::to_string(given.size()) + " tokens for logits of shape " + shape_of(logits) + ": give one a row");
+  auto values = std::make_unique_for_overwrite<float[]>(given.size());
   context.compute(
-      [&](int threads, Workspace&) { logprobs(threads, logits.data(), logits.cols(), chosen, values.get()); });
-  return numpy_array<float>(std::move(values), {chosen.size()});
+      [&](int threads, Workspace&) { logprobs(threads, logits.data(), logits.cols(), given, values.get()); });
+  return numpy_array<float>(std::move(values), {given.size()});
 }
 
 nb::tuple top_k_op(Context& context, const Array& logits, int64_t k) {
@@ -339,10 +343,17 @@ nb::tuple top_k_op(Context& context, const Array& logits, int64_t k) {
   auto tokens = std::make_unique_for_overwrite<int64_t[]>(rows * k);
   auto values = std::make_unique_for_overwrite<float[]>(rows * k);
   context.compute([&](int threads, Workspace& w) {
-    top_k(threads, w.choices, logits.data(), logits.rows(), logits.cols(), k, tokens.get(), values.get());
+    top_k(threads, w.samplers, logits.data(), logits.rows(), logits.cols(), k, tokens.get(), values.get());
   });
   return nb::make_tuple(numpy_array<int64_t>(std::move(tokens), {rows, static_cast<size_t>(k)}),
                         numpy_array<float>(std::move(values), {rows, static_cast<size_t>(k)}));
+}
+
+Array select_op(const Array& x, nb::handle rows) {
+  const std::vector<int32_t> picked = read_ints(rows, "a row", 0, std::min<int64_t>(x.rows(), INT32_MAX) - 1);
+  Array y(static_cast<int64_t>(picked.size()), x.cols());
+  for (size_t i = 0; i < picked.size(); ++i) std::copy_n(x.row(picked[i]), x.cols(), y.row(static_cast<int64_t>(i)));
+  return y;
 }
 
 // -- measuring
@@ -378,12 +389,18 @@ std::vector<double> read_bandwidth(Context& context, int64_t num_bytes, int64_t 
 
 NB_MODULE(_native, m) {
   using namespace outpace;
-  static const nb::object usage_error = nb::module_::import_("outpace.errors").attr("UsageError");
   nb::register_exception_translator([](const std::exception_ptr& error, void*) {
+    const auto raise = [](const char* name, const nb::object& argument) {
+      PyErr_SetObject(nb::module_::import_("outpace.errors").attr(name).ptr(), argument.ptr());
+    };
     try {
       std::rethrow_exception(error);
     } catch (const std::invalid_argument& e) {
-      PyErr_SetString(usage_error.ptr(), e.what());
+      raise("UsageError", nb::str(e.what()));
+    } catch (const SamplingError& e) {
+      nb::dict rows;
+      for (const auto& [row, reason] : e.rows) rows[nb::int_(row)] = nb::str(reason.c_str());
+      raise("SamplingError", rows);
     }
   });
   nb::class_<Matrix>(m, "Weight", "A packed matrix [out, in].")
@@ -394,9 +411,7 @@ NB_MODULE(_native, m) {
   nb::class_<KvStore>(m, "KV", "Storage of a paged cache, all layers.");
   nb::class_<Plan>(m, "Plan", "A ragged batch, ready for the kernels.");
   nb::class_<Layer>(m, "Layer", "A decoder layer, checked.");
-  nb::class_<Array>(m, "Array", "Rows of float32.")
-      .def("__add__", add, nb::is_operator())
-      .def_prop_ro("shape", [](const Array& x) { return nb::make_tuple(x.rows(), x.cols()); });
+  nb::class_<Array>(m, "Array", "Rows of float32.").def_prop_ro("shape", [](const Array& x) { return nb::make_tuple(x.rows(), x.cols()); });
   m.def("isa", [] { return std::string(isa_name(active_isa())); });
   m.def("has_bf16_dot", [] { return has_bf16_dot(); });
   m.def("vector", vector, "values"_a.noconvert());
@@ -409,6 +424,17 @@ NB_MODULE(_native, m) {
   m.def("array", array, "values"_a.noconvert());
   m.def("numpy", numpy, "x"_a);
   m.def("concat", concat, "parts"_a);
+  m.def("add", add, "a"_a, "b"_a);
+  m.def("select", select_op, "x"_a, "rows"_a);
+  m.def("sampling_params", [] {
+    return nb::cast(std::vector<std::string>(std::begin(kSamplingParams), std::end(kSamplingParams)));
+  });
+  nb::class_<PythonBatch>(m, "SamplingBatch", "How each row of logits becomes a token: arrays, checked.")
+      .def(nb::init<int64_t, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
+                    nb::handle, nb::handle, nb::handle, nb::handle>(),
+           "num_rows"_a, "params"_a = nb::none(), "seeds"_a = nb::none(), "sample_indices"_a = nb::none(), "positions"_a = nb::none(),
+           "streams"_a = nb::none(), "prompts"_a = nb::none(), "outputs"_a = nb::none(), "masks"_a = nb::none(), "has_mask"_a = nb::none(),
+           "bias_tokens"_a = nb::none(), "biases"_a = nb::none());
   nb::class_<Context>(m, "Context", "What the kernels of one NativeOps need.")
       .def(nb::init<int>(), "threads"_a)
       .def("pack", pack, "raw"_a.noconvert(), "raw_format"_a, "out"_a, "in_"_a, "format"_a)
@@ -421,8 +447,8 @@ NB_MODULE(_native, m) {
       .def("gated_mlp", gated_mlp_op, "x"_a, "layer"_a)
       .def("decoder_layer", decoder_layer_op, "x"_a, "layer"_a, "kv"_a, "plan"_a)
       .def("logits", logits_op, "x"_a, "norm"_a, "eps"_a, "weight"_a, "plan"_a)
-      .def("sample", sample_op, "logits"_a, "rows"_a, "k"_a)
-      .def("law", law_op, "logits"_a, "rows"_a)
+      .def("sample", sample_op, "logits"_a, "batch"_a, "k"_a)
+      .def("probs", probs_op, "logits"_a, "batch"_a)
       .def("logprobs", logprobs_op, "logits"_a, "tokens"_a)
       .def("top_k", top_k_op, "logits"_a, "k"_a)
       .def("read_bandwidth", read_bandwidth, "num_bytes"_a, "repeats"_a);

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "attend.h"
-#include "choose.h"
 #include "operand.h"
 #include "plan.h"
 #include "product.h"
 #include "rope.h"
+#include "sample.h"
 
 namespace outpace {
 
@@ -47,7 +47,7 @@ void check_layer(const Layer& layer);
 struct Workspace {
   Operand operands[4];
   AttendPass attend;
-  ChoiceMemories choices;
+  SamplerMemories samplers;
   std::vector<float> q, k, v, attended, gate, up, projected;
 };
 

@@ -7,7 +7,7 @@
 
 namespace outpace {
 
-// What the noise of a row's tokens is a function of (design, principle 4).
+// What the noise of a row's tokens is a function of (docs/decisions/0004).
 struct NoiseKey {
   uint64_t seed;
   uint32_t position, sample_index, stream;
@@ -28,9 +28,9 @@ struct RowKernels {
 
   AttentionKernels attention;
 
-  // The largest of x [n]; -inf for none.
+  // The largest of x [n]; -inf for none, NaN if any is NaN.
   float (*largest)(const float* x, int64_t n);
-  // y = x / divisor [n]; returns the largest y. May be in place.
+  // y = x / divisor [n]; returns the largest y, NaN if any is NaN. May be in place.
   float (*divide)(const float* x, float divisor, float* y, int64_t n);
   // Writes the i with x[i] >= threshold in ascending order to ids (room for n + 1); returns how many.
   int64_t (*at_least)(const float* x, int64_t n, float threshold, int32_t* ids);

@@ -111,6 +111,41 @@ template <class V, class T>
 #endif
 }
 
+// Remembers whether any number that it saw is NaN.
+class NanSpotter {
+ public:
+  [[gnu::always_inline]] void see(F32 a, F32 b) {
+#if defined(__AVX512F__)
+    seen_ |= _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q);
+#elif defined(__AVX2__)
+    seen_ = _mm256_or_ps(seen_, _mm256_cmp_ps(a, b, _CMP_UNORD_Q));
+#else
+    seen_ |= (a != a) | (b != b);
+#endif
+  }
+  [[gnu::always_inline]] bool spotted() const {
+#if defined(__AVX512F__)
+    return seen_ != 0;
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps(seen_) != 0;
+#else
+    for (int i = 0; i < kLanes; ++i) {
+      if (seen_[i] != 0) return true;
+    }
+    return false;
+#endif
+  }
+
+ private:
+#if defined(__AVX512F__)
+  __mmask16 seen_ = 0;
+#elif defined(__AVX2__)
+  __m256 seen_ = _mm256_setzero_ps();
+#else
+  I32 seen_ = {};
+#endif
+};
+
 // Scalar helpers of our own: an inline function of the standard library, compiled here for AVX-512, might be the copy
 // that the linker keeps for everybody.
 [[gnu::always_inline]] inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }

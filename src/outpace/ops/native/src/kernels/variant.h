@@ -4,8 +4,8 @@
 #include "row_kernels.h"
 
 #include "attention_range.h"
-#include "choose_kernels.h"
 #include "elementwise.h"
+#include "sample_kernels.h"
 
 namespace outpace::OUTPACE_TARGET {
 

@@ -27,7 +27,7 @@ Isa find_best() {
 #endif
 }
 
-Isa choose() {
+Isa find_active() {
   const char* name = std::getenv("OUTPACE_ISA");
   if (name == nullptr || *name == '\0') return best_isa();
   for (const Isa isa : kAll) {
@@ -49,7 +49,7 @@ Isa best_isa() {
 }
 
 Isa active_isa() {
-  static const Isa isa = choose();
+  static const Isa isa = find_active();
   return isa;
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from outpace.ops.native import cores
+from outpace.ops import machine as limits
 
 
 def machine(root: Path, siblings: dict[int, str], cgroup: str = "", files: dict[str, str] | None = None) -> int:
@@ -21,12 +21,12 @@ def machine(root: Path, siblings: dict[int, str], cgroup: str = "", files: dict[
     for name, text in (files or {}).items():
         (system / name).parent.mkdir(parents=True, exist_ok=True)
         (system / name).write_text(text)
-    return cores.physical_cores(system, process)
+    return limits.physical_cores(system, process)
 
 
 @pytest.fixture
 def four_cpus(monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
-    monkeypatch.setattr(cores, "_allowed_cpus", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(limits, "_allowed_cpus", lambda: {0, 1, 2, 3})
     return {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}
 
 
@@ -39,7 +39,7 @@ def test_cpus_without_a_known_topology_count_each(tmp_path: Path, four_cpus: dic
 
 
 def test_only_cpus_that_the_process_may_use_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "_allowed_cpus", lambda: {1})
+    monkeypatch.setattr(limits, "_allowed_cpus", lambda: {1})
     assert machine(tmp_path, {0: "0", 1: "1"}) == 1
 
 
@@ -47,7 +47,7 @@ def test_only_cpus_that_the_process_may_use_count(tmp_path: Path, monkeypatch: p
 def test_a_quota_of_a_cgroup_limits_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
 ) -> None:
-    monkeypatch.setattr("outpace.ops.native.cores._allowed_cpus", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr("outpace.ops.machine._allowed_cpus", lambda: {0, 1, 2, 3})
     assert machine(tmp_path, {}, "0::/job/step\n", {"fs/cgroup/job/step/cpu.max": quota}) == cores
 
 

@@ -1,12 +1,12 @@
 // Passes over a row of logits: its largest, who is near it, sums of exponentials, noise. Reference:
-// reference/choose.py.
+// reference/sample.py.
 #pragma once
 
 #include "elementwise.h"
 
 namespace outpace::OUTPACE_TARGET {
 
-inline float largest(const float* x, int64_t n) {
+inline float largest_number(const float* x, int64_t n) {
   F32 best[4];
   for (F32& b : best) b = splat(-__builtin_inff());
   int64_t i = 0;
@@ -18,19 +18,44 @@ inline float largest(const float* x, int64_t n) {
   return result;
 }
 
+inline float largest(const float* x, int64_t n) {
+  F32 best[4];
+  for (F32& b : best) b = splat(-__builtin_inff());
+  NanSpotter nan;
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    F32 v[4];
+    for (int s = 0; s < 4; ++s) {
+      v[s] = load(x + i + s * kLanes);
+      best[s] = max(v[s], best[s]);
+    }
+    nan.see(v[0], v[1]);
+    nan.see(v[2], v[3]);
+  }
+  float result = max_lanes(max(max(best[0], best[1]), max(best[2], best[3])));
+  bool some = nan.spotted();
+  for (; i < n; ++i) {
+    some |= x[i] != x[i];
+    result = x[i] > result ? x[i] : result;
+  }
+  return some ? __builtin_nanf("") : result;
+}
+
 inline float divide(const float* x, float divisor, float* y, int64_t n) {
   F32 best = splat(-__builtin_inff());
   float result = -__builtin_inff();
+  NanSpotter nan;
   in_vectors(n, [&](int64_t at, int64_t count) {
     const F32 v = load_some(x + at, count) / divisor;
     store_some(y + at, v, count);
+    nan.see(v, v);
     if (count == kLanes) {
       best = max(v, best);
     } else {
-      result = largest(y + at, count);
+      result = largest_number(y + at, count);
     }
   });
-  return max_lanes(max(splat(result), best));
+  return nan.spotted() ? __builtin_nanf("") : max_lanes(max(splat(result), best));
 }
 
 [[gnu::always_inline]] inline bool any(I32 mask) {
@@ -116,7 +141,7 @@ inline int64_t may_win(const float* x, const NoiseKey& key, int64_t begin, int64
   int64_t found = 0;
   for (int64_t first = begin; first < end; first += 4 * kLanes) {
     const int64_t count = smaller(end - first, 4 * kLanes);
-    const float best = largest(x + first, count);
+    const float best = largest_number(x + first, count);
     if (best < score - kLargestNoise - slack) continue;
     U32 c[4] = {}, k0 = U32{} + static_cast<uint32_t>(key.seed), k1 = U32{} + static_cast<uint32_t>(key.seed >> 32);
     U32 counters;

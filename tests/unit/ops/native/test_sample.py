@@ -1,4 +1,4 @@
-"""Choosing over whole vocabularies: the shortcuts of the native sampler never change what is chosen."""
+"""Sampling from whole vocabularies: the shortcuts of the native sampler never change a token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from outpace.ops.reference import ReferenceOps
-from outpace.types import Row, SamplingParams
+from outpace.ops.sampling import SamplingBatch, SamplingRows
+from outpace.types import SamplingParams
 
 pytest.importorskip("outpace.ops.native._native")
 from outpace.ops.native import NativeOps
@@ -45,34 +46,50 @@ FILTERS: list[dict[str, Any]] = [
     {"min_p": 1e-9},
     {"top_k": 100, "top_p": 0.8, "min_p": 0.02},
     {"top_p": 0.99, "min_p": 0.01},
+    {"typical_p": 0.95},
+    {"typical_p": 0.2},
+    {"typical_p": 0.9, "top_k": 300, "top_p": 0.8, "min_p": 0.05},
+    {"top_n_sigma": 1.0},
+    {"top_n_sigma": 3.0, "top_p": 0.9},
+    {"top_n_sigma": 4.0, "top_k": 20, "min_p": 0.01},
 ]
 
 
-def rows(k: int, **given: Any) -> list[Row]:
-    params = SamplingParams(**given)
-    return [Row(params, seed=2**40 + 17 * k + i, sample_index=i, position=1000 + i) for i in range(3)]
+def batch(k: int, **given: Any) -> SamplingBatch:
+    params, rows = SamplingParams(**given), SamplingRows()
+    for i in range(3):
+        rows.add(params, 2**40 + 17 * k + i, i, [1000 + i])
+    return rows.build()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("given", FILTERS, ids=str)
-def test_the_draws_are_those_of_the_reference(kind: str, given: dict[str, Any]) -> None:
+def test_the_samples_are_those_of_the_reference(kind: str, given: dict[str, Any]) -> None:
     x = logits(kind)
-    for temperature, k in itertools.product((0.0, 0.8, 3.0), (1, 2, 9)):
-        chosen = rows(k, temperature=temperature, **given)
-        found = NATIVE.sample(NATIVE.array(x), chosen, k)
+    for temperature, k in itertools.product((0.8, 3.0), (1, 2, 9)):
+        rows = batch(k, temperature=temperature, **given)
+        found = NATIVE.sample(NATIVE.array(x), rows, k)
         assert found.dtype == np.int64
-        assert found.tolist() == REFERENCE.sample(x, chosen, k).tolist(), (temperature, k)
+        assert found.tolist() == REFERENCE.sample(x, rows, k).tolist(), (temperature, k)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("given", FILTERS, ids=str)
-def test_the_law_is_that_of_the_reference(kind: str, given: dict[str, Any]) -> None:
+def test_the_probabilities_are_those_of_the_reference(kind: str, given: dict[str, Any]) -> None:
     x = logits(kind)
-    for temperature in (0.0, 0.8, 3.0):
-        chosen = rows(1, temperature=temperature, **given)
-        found, expected = NATIVE.law(NATIVE.array(x), chosen), REFERENCE.law(x, chosen)
+    for temperature in (0.8, 3.0):
+        rows = batch(1, temperature=temperature, **given)
+        found, expected = NATIVE.probs(NATIVE.array(x), rows), REFERENCE.probs(x, rows)
         assert ((found > 0) == (expected > 0)).all()
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_tokens_are_those_of_the_reference(kind: str) -> None:
+    x = logits(kind)
+    for rows, k in itertools.product((SamplingBatch.greedy(3), batch(1, logit_bias={5: 0.0})), (1, 2, 9)):
+        assert NATIVE.sample(NATIVE.array(x), rows, k).tolist() == REFERENCE.sample(x, rows, k).tolist()
+        assert (NATIVE.probs(NATIVE.array(x), rows) == REFERENCE.probs(x, rows)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,28 +104,37 @@ def test_the_most_likely_tokens_and_their_logprobs_are_those_of_the_reference(ki
 
 
 def test_penalties_biases_and_masks_are_those_of_the_reference() -> None:
-    x = logits("peaked")
     mask = np.random.default_rng(1).integers(0, 2**32, -(-VOCABULARY // 32), dtype=np.uint32)
     given = {
         "repetition_penalty": 1.3,
         "presence_penalty": 0.5,
         "frequency_penalty": 0.25,
         "logit_bias": {3: 2.0, 99: -1.5},
-        "top_p": 0.9,
     }
+    greedy, given = given, given | {"top_p": 0.9}
     for temperature, use_mask in itertools.product((0.0, 0.7), (False, True)):
-        chosen = rows(1, temperature=temperature, **given)
-        for i, row in enumerate(chosen):
-            row.prompt, row.output = list(range(0, 900, 7)), [3, 99, 3, 5 + i]
-            row.mask = mask if use_mask else None
-        found = NATIVE.sample(NATIVE.array(x), chosen)
-        assert found.tolist() == REFERENCE.sample(x, chosen).tolist()
+        params, rows = SamplingParams(temperature=temperature, **(given if temperature else greedy)), SamplingRows()
+        for i in range(3):
+            rows.add(
+                params,
+                i,
+                0,
+                [7, 8],
+                prompt=range(0, 900, 7),
+                output=[3, 99, 3],
+                paths=[(5 + i,), (5 + i, 3)],
+                masks=[mask, None] if use_mask else (),
+            )
+        x = logits("peaked")[[0, 0, 1, 1, 2, 2]]
+        found = NATIVE.sample(NATIVE.array(x), rows.build())
+        assert found.tolist() == REFERENCE.sample(x, rows.build()).tolist()
 
 
 @pytest.mark.slow
 def test_noise_over_a_whole_vocabulary_decides_as_the_reference_does_for_many_seeds() -> None:
     x = logits("peaked")[:1]
-    row = Row(SamplingParams(temperature=1.0), 0, 0, 0)
     for seed in range(300):
-        row.seed, row.position = seed * 2**33, seed
-        assert NATIVE.sample(NATIVE.array(x), [row], 3).tolist() == REFERENCE.sample(x, [row], 3).tolist()
+        rows = SamplingRows()
+        rows.add(SamplingParams(temperature=1.0), seed * 2**33, 0, [seed])
+        batch = rows.build()
+        assert NATIVE.sample(NATIVE.array(x), batch, 3).tolist() == REFERENCE.sample(x, batch, 3).tolist()
