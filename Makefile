@@ -17,6 +17,7 @@ demo: setup
 
 check: setup
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/unit/test_mirror.py tests/unit/test_repository.py
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"

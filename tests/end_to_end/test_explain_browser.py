@@ -223,7 +223,7 @@ def test_the_kv_blocks_fill_are_shared_and_given_back(browser: Browser, tmp_path
     story = Story([f" p{i}" for i in range(9)], cached=8)
     story.step("a").step("d", [("b", -1, "ngram", 0.9), ("c", 0, "ngram", 0.9), ("x", 1, "ngram", 0.9)], path=(0, 1))
     story.step("e").step("f")
-    story.steps[-1].blocks = story.steps[-1].holders = ()  # as when a text ends
+    story.steps[-1].blocks = story.steps[-1].ref_counts = ()  # as when a text ends
     save_page(story.as_dict(), tmp_path / "blocks.html")
     browser.open(tmp_path / "blocks.html")
 

@@ -84,7 +84,7 @@ function drawBlocks(box) {
     says.textContent = [
       `Step ${s + 1} wrote ${plural(written, "slot")}: ${written - lost} kept${lost ? `, ${lost} forgotten` : ""}.`,
       table.ended ? "Then the text ended and gave its blocks back; full ones can still be found by a text that begins alike, until their room is needed."
-        : `The text holds ${plural(table.blocks.length - freed, "block")}${shared ? `, ${shared} together with other texts` : ""}${freed ? `; ${freed} freed behind the window` : ""}.`,
+        : `The text holds ${plural(table.blocks.length - freed, "block")}${shared ? `, ${shared} together with other texts` : ""}${freed ? `; ${freed} freed outside the window` : ""}.`,
     ].join(" ");
   };
   // Only while it is in sight: a long text has many blocks.

@@ -80,7 +80,7 @@ function childrenOf(tree) {
   return children;
 }
 
-/** What became of each node: accepted, rejected (its turn came, and it was wrong), or behind a rejected one. */
+/** What became of each node: accepted, rejected (its turn came, and it was wrong), or after a rejected one. */
 function fates(step) {
   const accepted = new Set(step.path);
   return step.tree.parents.map((parent, node) =>

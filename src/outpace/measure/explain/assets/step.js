@@ -1,7 +1,7 @@
 // One step: its tree with what became of each guess, its times, and what the router expected.
 
 const GLYPHS = { accepted: "✓", rejected: "✗", behind: "·", target: "◆" };
-const FATES = { accepted: "accepted", rejected: "rejected", behind: "behind a rejected guess", target: "the target's own" };
+const FATES = { accepted: "accepted", rejected: "rejected", behind: "after a rejected guess", target: "the target's own" };
 
 /** One token of a tree. */
 function chip(id, fate, names, note, title) {
@@ -162,6 +162,6 @@ function drawExample(box) {
     el("p", { class: "before" }, `…${before.replace(/\s+/g, " ")}`),
     drawTree(step, 2),
     el("figcaption", {}, `Step ${summary.example + 1} of this text: the guesses “${right.trim()}” were right (✓). Then came `,
-      `${quoted(step.tree.tokens[wrong])} (✗), but the target writes ${quoted(step.target_tokens[last + 1])} (◆), so what was guessed behind (·) `,
+      `${quoted(step.tree.tokens[wrong])} (✗), but the target writes ${quoted(step.target_tokens[last + 1])} (◆), so what was guessed after it (·) `,
       `is void. One pass, ${plural(step.tokens.length, "token")}. The percentages are the drafter's own confidence.`)));
 }
