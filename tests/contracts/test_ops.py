@@ -114,7 +114,22 @@ def same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
     return a.shape == b.shape and bool((bits(a) == bits(b)).all())
 
 
-# -- principle 3: the same bits whatever else is in the call -------------------------------------------
+def test_an_implementation_says_what_it_computes_on(ops: Ops, implementation: str) -> None:
+    assert ops.name == implementation
+    assert ops.device == "cpu"
+    assert ops.threads == 1
+    assert isinstance(ops.isa, str)
+    assert ops.memory_bytes > 1 << 20
+    ops.synchronize()
+
+
+def test_the_bandwidth_probe_reports_each_repeat(ops: Ops) -> None:
+    speeds = ops.read_bandwidth(1 << 20, 5)
+    assert len(speeds) == 5
+    assert all(speed > 0 for speed in speeds)
+
+
+# -- the same bits whatever else is in the call -------------------------------------------
 
 
 def test_a_token_alone_has_the_bits_that_it_has_in_a_prefill(lab: Lab) -> None:
@@ -397,6 +412,13 @@ def test_an_rms_norm_is_the_formula(ops: Ops) -> None:
     found = ops.numpy(ops.rms_norm(ops.array(x), ops.vector(raw_tensor("w", weight)), 1e-3))
     expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + 1e-3) * weight
     assert close(found, expected, 1e-6)
+
+
+def test_arrays_are_added(ops: Ops) -> None:
+    a, b = np.random.default_rng(0).standard_normal((2, 5, 17), np.float32)
+    assert same(ops.numpy(ops.add(ops.array(a), ops.array(b))), a + b)
+    with pytest.raises(ValueError, match=r"cannot be added|broadcast"):
+        ops.add(ops.array(a), ops.array(b[:, :16]))
 
 
 def test_arrays_stand_side_by_side(ops: Ops) -> None:

@@ -1,4 +1,4 @@
-"""How many threads the native ops run by default: cores, not hardware threads, and no more than the quota pays."""
+"""What a process may use: cores, not hardware threads, and no more of them, nor of memory, than its cgroup has."""
 
 from __future__ import annotations
 
@@ -59,3 +59,31 @@ def test_the_quota_of_an_outer_cgroup_limits_them_too(tmp_path: Path, four_cpus:
 def test_a_quota_of_the_older_kind_of_cgroup_limits_them(tmp_path: Path, four_cpus: dict[int, str]) -> None:
     files = {"fs/cgroup/cpu/box/cpu.cfs_quota_us": "50000\n", "fs/cgroup/cpu/box/cpu.cfs_period_us": "100000\n"}
     assert machine(tmp_path, four_cpus, "7:memory:/other\n4:cpu,cpuacct:/box\n", files) == 1
+
+
+MEMORY = 64 << 30  # of the made-up machine
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        ("", {}, MEMORY),
+        ("0::/job/step\n", {}, MEMORY),
+        ("0::/job/step\n", {"fs/cgroup/job/step/memory.max": "max\n"}, MEMORY),
+        ("0::/job/step\n", {"fs/cgroup/job/step/memory.max": f"{5 << 30}\n"}, 5 << 30),
+        (
+            "0::/job/step\n",
+            {"fs/cgroup/job/memory.max": f"{3 << 30}\n", "fs/cgroup/job/step/memory.max": "max"},
+            3 << 30,
+        ),
+        ("5:memory:/box\n4:cpu:/\n", {"fs/cgroup/memory/box/memory.limit_in_bytes": f"{2 << 30}\n"}, 2 << 30),
+        ("5:memory:/box\n", {"fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, MEMORY),
+        ("4:cpu:/box\n", {"fs/cgroup/cpu/box/memory.limit_in_bytes": "1\n"}, MEMORY),
+    ],
+)
+def test_memory_is_what_machine_and_cgroup_both_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroup: str, files: dict[str, str], expected: int
+) -> None:
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": MEMORY // 4096}.__getitem__)
+    machine(tmp_path, {}, cgroup, files)
+    assert limits.memory_bytes(tmp_path / "sys", tmp_path / "proc") == expected

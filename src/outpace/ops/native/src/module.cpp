@@ -8,8 +8,11 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <unistd.h>
+
 #include <chrono>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -42,6 +45,17 @@ void check_rows(const Array& x, const Plan& plan, int64_t cols, const char* what
                                                              std::to_string(cols) + "], got " + shape_of(x));
 }
 
+// Takes the GIL back. Where the interpreter is shutting down, Python before 3.14 ends a (daemon) thread that asks for the
+// GIL by pthread_exit, which glibc carries out by unwinding the stack; the first noexcept function on the way would abort
+// the process. So such a thread stops here, as it does since 3.14, until the process is gone.
+void take_gil(PyThreadState* state) {
+  try {
+    PyEval_RestoreThread(state);
+  } catch (...) {
+    for (;;) pause();
+  }
+}
+
 // Workspaces wait here between calls. Two Python threads that compute at the same time get one each.
 class Workspaces {
  public:
@@ -62,6 +76,10 @@ class Context {
  public:
   explicit Context(int threads) : threads_(threads) {
     check(threads >= 1 && threads <= 1024, "threads must be in [1, 1024], got " + std::to_string(threads));
+    const int started = 1 + Pool::get().start(threads - 1);
+    check(started >= threads, std::to_string(threads) + " threads cannot be started here, only " +
+                                  std::to_string(started) +
+                                  ": give fewer threads, or raise the limit of processes (ulimit -u)");
   }
 
   Context(const Context&) = delete;
@@ -71,14 +89,16 @@ class Context {
   template <class Body>
   void compute(Body body) {
     auto workspace = workspaces_.take();
+    std::exception_ptr error;
+    PyThreadState* state = PyEval_SaveThread();
     try {
-      const nb::gil_scoped_release release;
       body(threads_, *workspace);
     } catch (...) {
-      workspaces_.give(std::move(workspace));
-      throw;
+      error = std::current_exception();
     }
+    take_gil(state);
     workspaces_.give(std::move(workspace));
+    if (error != nullptr) std::rethrow_exception(error);
   }
 
  private:
@@ -389,6 +409,11 @@ std::vector<double> read_bandwidth(Context& context, int64_t num_bytes, int64_t 
 
 NB_MODULE(_native, m) {
   using namespace outpace;
+  // Nanobind takes every object that is alive when Python has ended for a mistake in reference counting. Here they are
+  // what a daemon thread held in its frames, which Python never unwinds: the system takes the memory back. Tests switch
+  // the warnings on, where no such thread is (tests/unit/ops/native/test_exit.py).
+  nb::set_leak_warnings(false);
+  m.def("warn_of_leaks", [](bool on) { nb::set_leak_warnings(on); }, "on"_a);
   nb::register_exception_translator([](const std::exception_ptr& error, void*) {
     const auto raise = [](const char* name, const nb::object& argument) {
       PyErr_SetObject(nb::module_::import_("outpace.errors").attr(name).ptr(), argument.ptr());

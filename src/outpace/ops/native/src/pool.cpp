@@ -6,7 +6,9 @@
 #include <sched.h>
 #endif
 
+#include <algorithm>
 #include <chrono>
+#include <system_error>
 #include <thread>
 
 #include "float_mode.h"
@@ -152,10 +154,11 @@ void Pool::run_job(const Job& job) {
     return;
   }
   const std::scoped_lock lock(turn_);
-  start_workers(job.count - 1);
+  // In a forked child they start here, and may be fewer than wanted; without any, nobody is called.
+  const int workers = std::min(job.count - 1, start_workers(job.count - 1));
   job_ = job;
   pieces_.reset(job.count);
-  team_ = 1 + gather(job.count - 1);
+  team_ = 1 + (workers > 0 ? gather(workers) : 0);
   change(started_, called_.load(std::memory_order_relaxed));
   run_member(0);
   // Now nobody reads job_: those who did not come in time never do.
@@ -208,12 +211,21 @@ int Pool::join(uint32_t number) {
   return 0;
 }
 
-void Pool::start_workers(int count) {
-  if (workers_ >= count) return;
+int Pool::start(int count) {
+  const std::scoped_lock lock(turn_);
+  return start_workers(count);
+}
+
+int Pool::start_workers(int count) {
+  if (workers_ >= count) return workers_;
   const SignalsBlocked blocked;
-  for (; workers_ < count; ++workers_) {
-    std::thread([this, seen = called_.load()] { work(seen); }).detach();
+  try {
+    for (; workers_ < count; ++workers_) {
+      std::thread([this, seen = called_.load()] { work(seen); }).detach();
+    }
+  } catch (const std::system_error&) {  // the system's limit of threads, or its memory
   }
+  return workers_;
 }
 
 }  // namespace outpace

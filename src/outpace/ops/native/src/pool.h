@@ -64,6 +64,9 @@ class Pool {
  public:
   static Pool& get();
 
+  // Starts workers until there are `count` of them, and returns how many there are: fewer where the system refuses.
+  int start(int count);
+
   // Runs body(Member&) on at most `count` threads, the caller among them, in the standard floating-point mode;
   // returns when all have returned. One job at a time: others wait for their turn. `body` must not throw.
   template <class Body>
@@ -84,7 +87,7 @@ class Pool {
   void run_member(int index);
   [[noreturn]] void work(uint32_t seen);
   int join(uint32_t number);
-  void start_workers(int count);
+  int start_workers(int count);
 
   std::mutex turn_;  // held while a job runs
   Job job_;
