@@ -22,7 +22,7 @@ from outpace.engine.sequence import SequenceState
 from outpace.engine.stop import Output
 from outpace.runner import Runner
 from outpace.tree import DraftTree
-from outpace.types import KVSpec, Request, SamplingParams
+from outpace.types import KVSpec, Options, Request, SamplingParams
 
 
 class IdleOps:
@@ -69,8 +69,9 @@ def measure(num_nodes: int, sampling: SamplingParams, steps: int) -> float:
     )
     cache = Cache(ops, KVSpec(1, 1, 8), capacity=1 << 15)
     loop = Decoder(Runner(model, ops, cache))
-    request = Request(tuple(range(512)), 1 << 18, sampling, max_draft=max(num_nodes, 1))
-    output = Output(max_new_tokens=1 << 18, room=1 << 18)
+    options = Options(sampling=sampling, max_new_tokens=1 << 18, max_draft=max(num_nodes, 1))
+    request = Request.of(range(512), options)
+    output = Output(request, 1 << 20)
     loop.add([SequenceState(request, output, drafter=Fixed(num_nodes) if num_nodes else None)])
     times = []
     for _ in range(steps):

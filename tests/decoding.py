@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from outpace.cache import Cache
@@ -15,10 +14,8 @@ from outpace.engine.verify import EXACT_MATCH, Verifier
 from outpace.ops.protocol import Ops
 from outpace.ops.reference import ReferenceOps
 from outpace.runner import Runner
-from outpace.types import KVFormat, Request, SamplingParams
+from outpace.types import KVFormat, Options, Request
 from tests.tiny import tiny_model
-
-SAMPLING = frozenset(field.name for field in fields(SamplingParams))
 
 
 def tiny_runner(
@@ -40,20 +37,14 @@ def tiny_runner(
 
 
 def request(prompt: Sequence[int], **options: Any) -> Request:
-    """Return a request with sampling parameters and request fields mixed, as a user gives them."""
-    sampling = SamplingParams(**{name: options.pop(name) for name in SAMPLING & options.keys()})
-    return Request(tuple(prompt), options.pop("max_new_tokens", 64), sampling, **options)
+    """Return a request with options as a user gives them; `sample_index`, `end_tokens` and `context` are its own."""
+    own = {name: options.pop(name) for name in ("sample_index", "end_tokens", "context") if name in options}
+    return Request.of(prompt, Options.of({"max_new_tokens": 64, "strategy": "none", **options}), **own)
 
 
 def output_of(request: Request, runner: Runner, detokenizer: Any = None) -> Output:
     """Return the output that a request asks for."""
-    return Output(
-        max_new_tokens=request.max_new_tokens,
-        room=runner.context - len(request.prompt),
-        stop_tokens=request.stop_tokens,
-        stop_strings=request.stop_strings,
-        detokenizer=detokenizer,
-    )
+    return Output(request, runner.context, detokenizer)
 
 
 def sequence_of(asked: Request, runner: Runner, detokenizer: Any = None, **options: Any) -> SequenceState:

@@ -22,7 +22,9 @@ TEXTS = [
 ]
 
 
-def make_folder(path: Path, model_type: str = "llama", *, vocab: int = 320, **overrides: Any) -> Path:
+def make_folder(
+    path: Path, model_type: str = "llama", *, vocab: int = 320, template: str = TEMPLATE, **overrides: Any
+) -> Path:
     """Write the model into `path` and return it; <|im_end|> (id 1) ends a text."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -38,6 +40,6 @@ def make_folder(path: Path, model_type: str = "llama", *, vocab: int = 320, **ov
     path.mkdir(parents=True, exist_ok=True)
     backend.save(str(path / "tokenizer.json"))
     (path / "config.json").write_text(json.dumps(config))
-    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE, "eos_token": "<|im_end|>"}))
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template, "eos_token": "<|im_end|>"}))
     save_file(tiny_values(config), path / "model.safetensors")
     return path

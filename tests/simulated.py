@@ -11,6 +11,7 @@ from outpace.runner import Pass
 from outpace.trace import Step, Times
 from outpace.tree import DraftTree
 from outpace.types import Request
+from tests.decoding import request
 
 NO_PASS = Pass((), None, {}, ())  # what a target without a network computes
 
@@ -31,7 +32,8 @@ class SimulatedView:
     def start(
         cls, number: int, prompt: Sequence[int], max_new_tokens: int = 1000, prediction: Sequence[int] = ()
     ) -> SimulatedView:
-        return cls(number, Request(tuple(prompt), max_new_tokens, prediction=tuple(prediction)), list(prompt))
+        asked = request(prompt, max_new_tokens=max_new_tokens, prediction=tuple(prediction) or None)
+        return cls(number, asked, list(prompt))
 
     @property
     def output(self) -> list[int]:

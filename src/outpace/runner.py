@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.cache import BlockTable, Cache
+from outpace.errors import UsageError, shown
 from outpace.models import Transformer
 from outpace.ops.protocol import Array, Ops
 from outpace.tree import EMPTY, DraftTree, Verification
-from outpace.types import Request, Row, Segment, TokenLogprob
+from outpace.types import Constraint, LogitsProcessor, Request, Row, Segment, TokenLogprob
 
 Rows = TypeVar("Rows", list[Any], NDArray[Any])
 
@@ -144,7 +145,7 @@ class Runner:
         self, logits: Array, batch: Sequence[ScheduledSequence], target_tokens: Sequence[Sequence[int]]
     ) -> list[list[TokenLogprob] | None]:
         """Return raw log-softmax of the target tokens, and of the most likely tokens, where a request asks for them."""
-        most = max((s.request.logprobs for s in batch if s.request.logprobs is not None), default=None)
+        most = max((s.request.options.logprobs for s in batch if s.request.options.logprobs is not None), default=None)
         if most is None or not any(s.scored for s in batch):
             return [None] * len(batch)
         flat = [max(token, 0) for tokens in target_tokens for token in tokens]
@@ -153,7 +154,7 @@ class Runner:
         top_ids, top_values = split(ids.tolist(), batch), split(values.tolist(), batch)
         answer: list[list[TokenLogprob] | None] = []
         for i, s in enumerate(batch):
-            k = s.request.logprobs
+            k = s.request.options.logprobs
             answer.append(
                 None
                 if k is None
@@ -172,32 +173,33 @@ class Runner:
         for s in batch:
             if not s.scored:
                 continue
-            request = s.request
-            if request.sampling.greedy and not request.sampling.penalises and request.constraint is None:
-                rows += [Row(request.sampling, request.seed, request.sample_index, 0)] * s.num_scored
+            request, sampling = s.request, s.request.options.sampling
+            constrained = request.options.constraint is not None
+            if sampling.greedy and not sampling.penalises and not constrained:
+                rows += [Row(sampling, request.seed, request.sample_index, 0)] * s.num_scored
                 continue
-            needs_output = request.sampling.penalises or request.constraint is not None
+            needs_output = sampling.penalises or constrained
             output = tuple(s.tokens[len(request.prompt) :]) if needs_output else ()
             paths = s.paths()
-            masks = _masks(s, output, paths)
+            masks = _masks(s, output, paths, self.model.config.vocab_size)
             for path, mask in zip(paths, masks, strict=True):
                 position = s.end + len(path)
-                row = Row(request.sampling, request.seed, request.sample_index, position, mask=mask)
-                if request.sampling.penalises:
+                row = Row(sampling, request.seed, request.sample_index, position, mask=mask)
+                if sampling.penalises:
                     row.prompt, row.output = request.prompt, output + path
                 rows.append(row)
         return rows
 
     def _processed(self, logits: Array, batch: Sequence[ScheduledSequence]) -> Array:
         """Return the logits after each request's logits processors (node by node), or as they are."""
-        if not any(s.request.logits_processors for s in batch):
+        if not any(s.request.options.logits_processors for s in batch):
             return logits
         edited = self.ops.numpy(logits)
         first = 0
         for s in batch:
             for path in s.paths() if s.scored else ():
-                for process in s.request.logits_processors:
-                    edited[first] = process([*s.tokens, *path], edited[first])
+                for process in s.request.options.logits_processors:
+                    edited[first] = _logits(process, process([*s.tokens, *path], edited[first]), edited[first])
                 first += 1
         return self.ops.array(edited)
 
@@ -211,16 +213,37 @@ def split(rows: Rows, batch: Sequence[ScheduledSequence]) -> list[Rows]:
     return pieces
 
 
+def _logits(process: LogitsProcessor, found: Any, given: NDArray[np.float32]) -> NDArray[Any]:
+    """Return what a logits processor returned; raises UsageError unless it is one row of floats like the given one."""
+    if isinstance(found, np.ndarray) and found.shape == given.shape and found.dtype.kind == "f":
+        return found
+    what = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else shown(found)
+    raise UsageError(
+        f"logits processor {shown(process)} must return an array of floats {list(given.shape)}, as it is given, "
+        f"got {what}"
+    )
+
+
+def _mask(constraint: Constraint, path: Sequence[int], vocab_size: int) -> NDArray[np.uint32]:
+    """Return a constraint's mask; raises UsageError unless it has a bit for every token."""
+    mask = constraint.mask(path)
+    shape = (-(-vocab_size // 32),)
+    if isinstance(mask, np.ndarray) and mask.shape == shape and mask.dtype == np.uint32:
+        return mask
+    what = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, np.ndarray) else shown(mask)
+    raise UsageError(f"the constraint's mask must be uint32 {list(shape)}, a bit for every token, got {what}")
+
+
 def _masks(
-    s: ScheduledSequence, output: tuple[int, ...], paths: Sequence[tuple[int, ...]]
+    s: ScheduledSequence, output: tuple[int, ...], paths: Sequence[tuple[int, ...]], vocab_size: int
 ) -> Sequence[NDArray[np.uint32] | None]:
     """Return the constraint's mask at every row; None where the constraint itself forbids the way there."""
-    constraint = s.request.constraint
+    constraint = s.request.options.constraint
     if constraint is None:
         return [None] * len(paths)
-    masks: list[NDArray[np.uint32] | None] = [constraint.mask(output)]
+    masks: list[NDArray[np.uint32] | None] = [_mask(constraint, output, vocab_size)]
     for path, parent in zip(paths[1:], s.tree.parents, strict=True):
         before, token = masks[parent + 1], path[-1]
         allowed = before is not None and before[token // 32] >> (token % 32) & 1
-        masks.append(constraint.mask(output + path) if allowed else None)
+        masks.append(_mask(constraint, output + path, vocab_size) if allowed else None)
     return masks

@@ -16,15 +16,17 @@ Positions and intervals are half-open. One request's context looks like this:
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.errors import UsageError
+from outpace.errors import UsageError, flag, instance, integer, items, one_of, shown, strings, token_ids, unknown
 
 FinishReason = Literal["stop", "length", "context", "cancelled", "error"]
 KVFormat = Literal["f32", "bf16", "int8"]
@@ -97,35 +99,273 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise UsageError(f"{name} must be in [{low:g}, {high:g}], got {value!r}")
 
 
+class Named(Protocol):
+    """An object of a layer above that an option may hold: a Drafter, or a loaded model that drafts."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Reader = Callable[[str, Any], Any]  # (name, value): returns the value in normal form, or raises UsageError
+
+
+def _about(text: str, read: Reader) -> dict[str, Any]:
+    """Return the metadata of a field of `Options`: its help text and its check."""
+    return {"help": text, "read": read}
+
+
+def _integers(minimum: int, maximum: int | None = None) -> Reader:
+    return lambda name, value: integer(name, value, minimum, maximum)
+
+
+def _limit(name: str, value: Any) -> int | None:
+    return None if value is None else integer(name, value, 1)
+
+
+def _with(methods: tuple[str, ...], what: str) -> Reader:
+    """Return a check for objects that have these methods."""
+
+    def read(name: str, value: Any) -> Any:
+        if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in methods):
+            raise UsageError(f"{name} must be {what}, got {shown(value)}")
+        return value
+
+    return read
+
+
+def _processors(name: str, value: Any) -> tuple[LogitsProcessor, ...]:
+    found = items(name, value, "functions")
+    for function in found:
+        if not callable(function):
+            raise UsageError(f"{name} must hold functions of (tokens, logits), got {shown(function)}")
+    return found
+
+
+def _strategy(name: str, value: Any) -> Any:
+    if isinstance(value, str | Sequence) and value:
+        names = (value,) if isinstance(value, str) else strings(name, value)
+        return names[0] if len(names) == 1 else names
+    return _with(("propose", "observe", "forget"), "a strategy's name, a list of names, or a Drafter")(name, value)
+
+
+def _prediction(name: str, value: Any) -> str | tuple[int, ...]:
+    found = value if isinstance(value, str) else token_ids(name, value)
+    if not found:
+        raise UsageError(f"{name} is empty: give the text that you expect, or leave it out")
+    return found
+
+
+def _model(name: str, value: Any) -> Any:
+    what = "a model's name, its path, or a loaded model"
+    return value if isinstance(value, str | os.PathLike) and value else _with(("generate",), what)(name, value)
+
+
+def _verification(name: str, value: Any) -> str:
+    return one_of(name, value, ("exact", "rejection"))
+
+
+def _salt(name: str, value: Any) -> Any:
+    return instance(name, value, bytes, 'bytes, such as b"tenant 7"')
+
+
+def _tools(name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
+    found = items(name, value, "JSON schemas")
+    for tool in found:
+        instance(f"an item of {name}", tool, dict, 'a JSON schema: a dict like {"type": "function", ...}')
+    return tuple(_json(name, found))
+
+
+def _variables(name: str, value: Any) -> Mapping[str, Any]:
+    for key in instance(name, value, Mapping, "a dict of template variables"):
+        if not isinstance(key, str) or key in ("messages", "tools"):
+            raise UsageError(f"{name} may not set {shown(key)}: give names of variables, messages and tools apart")
+    return dict(_json(name, dict(value)))
+
+
+def _json(name: str, value: Any) -> Any:
+    """Return a copy of a value that JSON can hold."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{name} must be what JSON can hold: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything that a caller may want of a generation; `OptionKeywords` spells it as keyword arguments.
+
+    Raises UsageError for what cannot work or would be ignored. What depends on the model (its vocabulary, its
+    strategies) is checked in `api`.
+    """
+
+    sampling: SamplingParams = SamplingParams()
+    max_new_tokens: int | None = field(
+        default=256,
+        metadata=_about("Maximum number of new tokens; None: until the text ends or the context is full.", _limit),
+    )
+    seed: int | None = field(
+        default=None, metadata=_about("Same seed, same text; None: drawn and reported.", _integers(0, 2**64 - 1))
+    )
+    stop: tuple[str, ...] = field(default=(), metadata=_about("End the text before any of these strings.", strings))
+    stop_tokens: tuple[int, ...] = field(
+        default=(), metadata=_about("End the text at any of these token ids, beside the model's own.", token_ids)
+    )
+    ignore_eos: bool = field(default=False, metadata=_about("Write on after the model's own end tokens.", flag))
+    constraint: Constraint | None = field(
+        default=None,
+        metadata=_about(
+            "Which tokens may come next, such as a grammar.",
+            _with(("mask",), "a Constraint: an object with a method mask"),
+        ),
+    )
+    logits_processors: tuple[LogitsProcessor, ...] = field(
+        default=(),
+        metadata=_about("Functions of (all tokens so far, logits [V]) that return new logits [V].", _processors),
+    )
+    logprobs: int | None = field(
+        default=None,
+        metadata=_about("Report each token's log-probability, and those of the k most likely.", _integers(0, 1024)),
+    )
+    strategy: str | tuple[str, ...] | Named = field(
+        default="auto", metadata=_about("Who drafts: a name, several, or a Drafter instance.", _strategy)
+    )
+    max_draft: int | None = field(
+        default=None,
+        metadata=_about("Maximum draft tokens in a step; None: 16 for auto, else 8.", _integers(0, 1024)),
+    )
+    prediction: str | tuple[int, ...] | None = field(
+        default=None, metadata=_about("The expected output, for the strategies auto and prediction.", _prediction)
+    )
+    draft_model: str | os.PathLike[str] | Named | None = field(
+        default=None,
+        metadata=_about("A cheaper model of the same vocabulary, for the strategies auto and draft_model.", _model),
+    )
+    verification: Literal["exact", "rejection"] = field(
+        default="exact",
+        metadata=_about("exact: the text of plain decoding; rejection: its distribution.", _verification),
+    )
+    trace: bool = field(default=False, metadata=_about("Record every step in the result's trace.", flag))
+    salt: bytes = field(default=b"", metadata=_about("Requests with different salts never share cached blocks.", _salt))
+    tools: tuple[Mapping[str, Any], ...] | None = field(
+        default=None, metadata=_about("Tools, as JSON schemas, that the chat template shows to the model.", _tools)
+    )
+    chat_template_kwargs: Mapping[str, Any] | None = field(
+        default=None,
+        metadata=_about("More variables for the chat template, such as enable_thinking.", _variables),
+    )
+
+    def __post_init__(self) -> None:
+        for option in fields(self)[1:]:
+            value = getattr(self, option.name)
+            if value is not option.default:
+                object.__setattr__(self, option.name, option.metadata["read"](option.name, value))
+        if self.sampling.greedy:
+            for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
+                if (value := getattr(self.sampling, name)) != off:
+                    raise UsageError(
+                        f"{name}={value!r} has no effect at temperature 0 (greedy): raise temperature, or leave it out"
+                    )
+
+    @staticmethod
+    def of(keywords: Mapping[str, Any]) -> Options:
+        """Return the options that keyword arguments ask for; an unknown name is answered with the closest ones.
+
+        None means "not given", as callers of OpenAI-like interfaces write it; max_new_tokens=None means no limit.
+        """
+        sampling = {option.name for option in fields(SamplingParams)}
+        others = {option.name for option in fields(Options)} - {"sampling"}
+        for name in keywords:
+            if name not in sampling | others:
+                raise unknown("option", name, sampling | others)
+        wanted = given(keywords)
+        return Options(
+            sampling=SamplingParams(**{name: wanted[name] for name in sampling & wanted.keys()}),
+            **{name: wanted[name] for name in others & wanted.keys()},
+        )
+
+
+def given(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments that say something; None does so for max_new_tokens only."""
+    return {name: value for name, value in keywords.items() if value is not None or name == "max_new_tokens"}
+
+
+class OptionKeywords(TypedDict, total=False):
+    """`Options` and `SamplingParams` as the keyword arguments of `generate`, `stream` and `chat`.
+
+    An editor completes these; a test holds them to the dataclasses' fields. None means "not given".
+    """
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    max_new_tokens: int | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    stop_tokens: Sequence[int] | None
+    ignore_eos: bool | None
+    constraint: Constraint | None
+    logits_processors: Sequence[LogitsProcessor] | None
+    logprobs: int | None
+    strategy: str | Sequence[str] | Named | None
+    max_draft: int | None
+    prediction: str | Sequence[int] | None
+    draft_model: str | os.PathLike[str] | Named | None
+    verification: Literal["exact", "rejection"] | None
+    trace: bool | None
+    salt: bytes | None
+    tools: Sequence[Mapping[str, Any]] | None
+    chat_template_kwargs: Mapping[str, Any] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One text to generate, in tokens: everything that decides what the text is, and where it ends."""
+    """One sequence to generate: its prompt, what the caller wants, and what that means for this model and sample."""
 
     prompt: tuple[int, ...]
+    options: Options
+    seed: int  # 64 bits
+    sample_index: int
+    stop_tokens: frozenset[int]  # the caller's, and the model's end tokens unless ignore_eos
     max_new_tokens: int
-    sampling: SamplingParams = SamplingParams()
-    seed: int = 0  # 64 bits
-    sample_index: int = 0
-    stop_tokens: frozenset[int] = frozenset()
-    stop_strings: tuple[str, ...] = ()
-    constraint: Constraint | None = None
-    logits_processors: tuple[LogitsProcessor, ...] = ()
-    logprobs: int | None = None  # None: none; k: the token's own and those of the k most likely
-    max_draft: int = 8  # most draft nodes in a step
-    prediction: tuple[int, ...] = ()  # the expected output, for the drafter that goes by it
-    salt: bytes = b""  # texts of different salts never share cached blocks
+    max_draft: int  # maximum draft nodes in a step
+    prediction: tuple[int, ...] = ()  # token ids of the expected output
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise UsageError("the prompt is empty: give at least one token")
-        _within("max_new_tokens", self.max_new_tokens, 1, math.inf)
-        _within("seed", self.seed, 0, 2**64 - 1)
-        _within("sample_index", self.sample_index, 0, 2**32 - 1)
-        _within("max_draft", self.max_draft, 0, 1024)
-        if self.logprobs is not None:
-            _within("logprobs", self.logprobs, 0, 1024)
-        if "" in self.stop_strings:
-            raise UsageError("a stop string is empty: leave it out, or give at least one character")
+        integer("sample_index", self.sample_index, 0, 2**32 - 1)
+
+    @staticmethod
+    def of(
+        prompt: Sequence[int],
+        options: Options = Options(),
+        *,
+        context: int = 2**31,
+        seed: int = 0,
+        sample_index: int = 0,
+        end_tokens: frozenset[int] = frozenset(),
+        prediction: Sequence[int] = (),
+    ) -> Request:
+        """Resolve options for one sequence.
+
+        context: maximum tokens of a sequence. seed: used where the options name none. end_tokens: the model's own.
+        """
+        max_draft = 16 if options.strategy == "auto" else 8
+        return Request(
+            prompt=tuple(prompt),
+            options=options,
+            seed=seed if options.seed is None else options.seed,
+            sample_index=sample_index,
+            stop_tokens=frozenset(options.stop_tokens) | (frozenset() if options.ignore_eos else end_tokens),
+            max_new_tokens=context if options.max_new_tokens is None else options.max_new_tokens,
+            max_draft=max_draft if options.max_draft is None else options.max_draft,
+            prediction=tuple(prediction),
+        )
 
 
 @dataclass(frozen=True, slots=True)

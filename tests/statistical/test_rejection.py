@@ -19,7 +19,7 @@ from outpace.errors import DrafterError
 from outpace.measure.certify.chi_square import chi_square
 from outpace.runner import Runner
 from outpace.tree import DraftTree, merge
-from tests.decoding import decode, tiny_runner
+from tests.decoding import decode, request, tiny_runner
 
 Laws = NDArray[np.float64]
 
@@ -196,10 +196,9 @@ def _noise(seed: int, vocab: int) -> NDArray[np.float32]:
 
 def _share(runner: Runner, seed: int):
     from outpace.runner import ScheduledSequence
-    from outpace.types import Request
 
-    request = Request((1, 2, 3, 4, 5), 4, seed=seed)
-    return ScheduledSequence(runner.cache.open(()), request, list(request.prompt), 5)
+    asked = request((1, 2, 3, 4, 5), max_new_tokens=4, seed=seed)
+    return ScheduledSequence(runner.cache.open(()), asked, list(asked.prompt), 5)
 
 
 def test_it_is_refused_for_a_merged_tree() -> None:
@@ -253,10 +252,9 @@ def test_a_draft_model_keeps_the_law_of_the_second_token(branches: int) -> None:
 
 def _law_of_first(runner: Runner, prompt: tuple[int, ...], temperature: float) -> Laws:
     from outpace.runner import ScheduledSequence
-    from outpace.types import Request, SamplingParams
 
-    request = Request(prompt, 1, SamplingParams(temperature=temperature))
-    share = ScheduledSequence(runner.cache.open(()), request, list(prompt), len(prompt))
+    asked = request(prompt, max_new_tokens=1, temperature=temperature)
+    share = ScheduledSequence(runner.cache.open(()), asked, list(prompt), len(prompt))
     law = runner.law(runner.forward([share]).logits, [share])[0][0]
     share.table.close()
     return law

@@ -136,3 +136,54 @@ def test_a_scratch_runner_computes_the_same_and_leaves_the_cache_alone(ops: Ops)
     assert (bits(ops, here.logits) == bits(ops, there.logits)).all()
     assert runner.cache.num_available == runner.cache.capacity - 1
     assert scratch.cache.num_available == 2
+
+
+# -- what a caller's functions return ------------------------------------------------------------------
+
+
+def edited(found: Any) -> None:
+    """Sample one row with a logits processor that returns `found`, or what `found` makes of the row."""
+    runner = tiny_runner()
+    process = found if callable(found) else lambda tokens, logits: found
+    asked = request(TOKENS, logits_processors=[lambda tokens, logits: process(tokens, logits)])
+    part = ScheduledSequence(runner.cache.open((), b"salt"), asked, TOKENS, len(TOKENS))
+    runner.sample(runner.forward([part]).logits, [part])
+
+
+@pytest.mark.parametrize(
+    ("found", "what"),
+    [
+        (None, "None"),
+        (0.5, "0.5"),
+        (np.float32(0.5), r"np.float32\(0.5\)"),
+        ([0.0] * 97, r"\[0.0, "),
+        (np.zeros(100, np.float32), r"float32 \[100\]"),
+        (np.zeros((1, 97), np.float32), r"float32 \[1, 97\]"),
+        (np.zeros(97, np.int64), r"int64 \[97\]"),
+        (np.zeros(97, np.complex64), r"complex64 \[97\]"),
+        (np.zeros(97, object), r"object \[97\]"),
+    ],
+)
+def test_a_logits_processor_that_returns_anything_but_a_row_of_floats_is_refused(found: Any, what: str) -> None:
+    with pytest.raises(UsageError, match=rf"must return an array of floats \[97\], as it is given, got {what}"):
+        edited(found)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_logits_processor_may_return_floats_of_any_width(dtype: Any) -> None:
+    edited(lambda tokens, logits: logits.astype(dtype))
+
+
+@pytest.mark.parametrize(
+    "mask", [None, 5, np.ones(3, np.uint32), np.ones(4, np.int64), np.ones((1, 4), np.uint32), [1] * 4]
+)
+def test_a_constraint_whose_mask_has_not_a_bit_for_every_token_is_refused(mask: Any) -> None:
+    class Fixed:
+        def mask(self, path: Any) -> Any:
+            return mask
+
+    runner = tiny_runner()
+    asked = request(TOKENS, constraint=Fixed())
+    part = ScheduledSequence(runner.cache.open((), b"salt"), asked, TOKENS, len(TOKENS))
+    with pytest.raises(UsageError, match=r"the constraint's mask must be uint32 \[4\], a bit for every token, got"):
+        runner.sample(runner.forward([part]).logits, [part])

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
-from outpace.api.options import Options, Settings
+from outpace.api.options import drawn_seed, requests
 from outpace.api.strategies import drafter_for, names_of, verifier_for
 from outpace.engine.engine import Engine
 from outpace.engine.loaded import LoadedModel
 from outpace.engine.sequence import SequenceState
 from outpace.engine.stop import Output
-from outpace.errors import UsageError
+from outpace.errors import instance
 from outpace.trace import Stats, Trace
-from outpace.types import FinishReason, Request, TokenLogprob
+from outpace.types import FinishReason, OptionKeywords, Options, Request, TokenLogprob, given
 from outpace.version import VERSION
 
 
@@ -60,20 +60,17 @@ class Call:
         loaded: LoadedModel,
         engine: Engine,
         prompts: Sequence[list[int]],
-        options: Mapping[str, Any],
+        options: Options,
         n: int = 1,
         *,
         draft_model: LoadedModel | None = None,
         follow: bool = False,
     ) -> None:
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise UsageError(f"n must be an integer of at least 1, got {n!r}")
-        settings = Settings.of(options)
-        self.settings = replace(settings, seed=settings.drawn_seed())
+        self.options = options
         self._loaded, self._engine = loaded, engine
-        self._drafter = drafter_for(loaded, self.settings, draft_model)
-        self._verifier = verifier_for(self.settings)
-        self._prediction = self._encoded(self.settings.prediction)
+        self._seed = drawn_seed()  # where the options name none
+        self._drafter = drafter_for(loaded, options, draft_model)
+        self._verifier = verifier_for(options)
         self._follow = follow
         self._changed = threading.Condition()
         self.groups = [self._group(tokens, n) for tokens in prompts]
@@ -83,35 +80,17 @@ class Call:
     def _group(self, tokens: list[int], n: int) -> list[SequenceState]:
         """Return the sequences of n samples of one prompt."""
         loaded = self._loaded
-        context = loaded.runner.context
-        requests = self.settings.requests(
-            tokens, n, eos_ids=loaded.eos_ids, vocab_size=loaded.runner.model.config.vocab_size, context=context
-        )
-        return [
-            self._sequence(replace(request, prediction=self._prediction), context - len(tokens)) for request in requests
-        ]
+        return [self._sequence(request) for request in requests(loaded, tokens, n, self.options, self._seed)]
 
-    def _encoded(self, prediction: str | Sequence[int] | None) -> tuple[int, ...]:
-        """Return a prediction's token ids."""
-        if isinstance(prediction, str):
-            prediction = self._loaded.tokenizer.encode_text(prediction)
-        return tuple(prediction or ())
-
-    def _sequence(self, request: Request, room: int) -> SequenceState:
-        output = Output(
-            max_new_tokens=request.max_new_tokens,
-            room=room,
-            stop_tokens=request.stop_tokens,
-            stop_strings=request.stop_strings,
-            detokenizer=self._loaded.tokenizer.detokenizer(request.prompt),
-        )
+    def _sequence(self, request: Request) -> SequenceState:
+        output = Output(request, self._loaded.runner.context, self._loaded.tokenizer.detokenizer(request.prompt))
         return SequenceState(
             request,
             output,
             drafter=self._drafter,
             verifier=self._verifier,
-            reuses_cache=self.settings.strategy != "recompute",
-            record=self.settings.trace,
+            reuses_cache=self.options.strategy != "recompute",
+            record=self.options.trace,
             follow=self._follow,
             changed=self._changed,
         )
@@ -151,11 +130,11 @@ class Call:
             tokens=sequence.output.tokens,
             finish_reason=sequence.finish_reason,
             seed=sequence.request.seed,
-            lossless=self._verifier.is_lossless or sequence.request.sampling.greedy,
+            lossless=self._verifier.is_lossless or sequence.request.options.sampling.greedy,
             stats=sequence.stats,
             sources=sequence.sources,
-            logprobs=sequence.logprobs if sequence.request.logprobs is not None else None,
-            trace=self._trace(sequence) if self.settings.trace else None,
+            logprobs=sequence.logprobs if sequence.request.options.logprobs is not None else None,
+            trace=self._trace(sequence) if self.options.trace else None,
         )
 
     def _trace(self, sequence: SequenceState) -> Trace:
@@ -167,14 +146,14 @@ class Call:
             "ops": runner.ops.name,
             "threads": runner.ops.threads,
             "kv": {"format": runner.cache.spec.format, "block_size": runner.cache.block_size},
-            "strategy": "+".join(names_of(self.settings.strategy)),
-            "verification": self.settings.verification,
+            "strategy": "+".join(names_of(self.options.strategy)),
+            "verification": self.options.verification,
             "seed": request.seed,
-            "temperature": request.sampling.temperature,
+            "temperature": request.options.sampling.temperature,
             "finish_reason": sequence.finish_reason,
         }
         prompt = list(request.prompt)
-        logprobs = sequence.logprobs if request.logprobs is not None else None
+        logprobs = sequence.logprobs if request.options.logprobs is not None else None
         named = {token for step in steps for token in (*step.tree.tokens, *step.target_tokens) if token >= 0}
         named |= {token for own in logprobs or () for token, _ in own.top}
         return Trace(
@@ -235,7 +214,7 @@ class Stream:
             return None
         self._text.append(text)
         self._num_read = end
-        return Chunk(text, tokens, sources, logprobs if sequence.request.logprobs is not None else None)
+        return Chunk(text, tokens, sources, logprobs if sequence.request.options.logprobs is not None else None)
 
     def _finish(self, result: Result) -> None:
         self._drop.detach()
@@ -275,15 +254,18 @@ class Chat:
 
     def __init__(
         self,
-        start: Callable[[list[dict[str, str]], Mapping[str, Any], Callable[[Result], None]], Stream],
+        start: Callable[[list[dict[str, str]], Options, Callable[[Result], None]], Stream],
         system: str | None,
         options: Mapping[str, Any],
     ) -> None:
+        if system is not None:
+            instance("system", system, str, "a string")
+        Options.of(options)  # refused here, not at the first turn
         self._start = start
-        self.options = dict(options)
+        self.options = given(options)
         self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
 
-    def send(self, text: str, **options: Unpack[Options]) -> Result:
+    def send(self, text: str, **options: Unpack[OptionKeywords]) -> Result:
         """Say something; return the model's whole answer."""
         with self.stream(text, **options) as stream:
             for _ in stream:
@@ -291,14 +273,14 @@ class Chat:
         assert stream.result is not None
         return stream.result
 
-    def stream(self, text: str, **options: Unpack[Options]) -> Stream:
+    def stream(self, text: str, **options: Unpack[OptionKeywords]) -> Stream:
         """Say something; return the answer as a stream.
 
         Both sides of the turn join `messages` when the stream ends or is closed (with what was read by then).
         """
-        said = [*self.messages, {"role": "user", "content": text}]
+        said = [*self.messages, {"role": "user", "content": instance("the message", text, str, "a string")}]
 
         def keep(result: Result) -> None:
             self.messages = [*said, {"role": "assistant", "content": result.text}]
 
-        return self._start(said, {**self.options, **options}, keep)
+        return self._start(said, Options.of({**self.options, **given(options)}), keep)

@@ -10,18 +10,18 @@ from typing import Any, Literal, Unpack, cast, overload
 
 from outpace import models
 from outpace.api.calls import Call, Chat, Result, Stream
-from outpace.api.options import Options, Settings
+from outpace.api.options import encode_chat, encode_prompts
 from outpace.api.strategies import drafter_for
 from outpace.cache import Cache
 from outpace.engine.decode import Decoder
 from outpace.engine.engine import Engine
 from outpace.engine.loaded import LoadedModel
-from outpace.errors import UsageError, unknown
+from outpace.errors import UsageError, integer, shown, unknown
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
 from outpace.tune import Experience
-from outpace.types import KVFormat, KVSpec
+from outpace.types import KVFormat, KVSpec, OptionKeywords, Options
 from outpace.weights.catalog import DEFAULT, cache_folder, resolve
 from outpace.weights.checkpoint import open_checkpoint
 
@@ -155,85 +155,71 @@ class LanguageModel:
 
     # The types overlap on purpose: n=1 (an int like any other) answers with the result itself.
     @overload
-    def generate(self, prompt: Prompt, *, n: Literal[1] = 1, **options: Unpack[Options]) -> Result: ...  # type: ignore[overload-overlap]
+    def generate(self, prompt: Prompt, *, n: Literal[1] = 1, **options: Unpack[OptionKeywords]) -> Result: ...  # type: ignore[overload-overlap]
     @overload
-    def generate(self, prompt: Prompt, *, n: int, **options: Unpack[Options]) -> list[Result]: ...
+    def generate(self, prompt: Prompt, *, n: int, **options: Unpack[OptionKeywords]) -> list[Result]: ...
     @overload
-    def generate(self, prompt: Batch, *, n: Literal[1] = 1, **options: Unpack[Options]) -> list[Result]: ...  # type: ignore[overload-overlap]
+    def generate(self, prompt: Batch, *, n: Literal[1] = 1, **options: Unpack[OptionKeywords]) -> list[Result]: ...  # type: ignore[overload-overlap]
     @overload
-    def generate(self, prompt: Batch, *, n: int, **options: Unpack[Options]) -> list[list[Result]]: ...
+    def generate(self, prompt: Batch, *, n: int, **options: Unpack[OptionKeywords]) -> list[list[Result]]: ...
     def generate(
-        self, prompt: Prompt | Batch, *, n: int = 1, **options: Unpack[Options]
+        self, prompt: Prompt | Batch, *, n: int = 1, **options: Unpack[OptionKeywords]
     ) -> Result | list[Result] | list[list[Result]]:
         """Write on from the prompt and return a `Result`; with n > 1, a list of n samples.
 
-        A batch gives a list of what each of its prompts alone gives. See `Settings` for the options.
+        A batch gives a list of what each of its prompts alone gives. The options are the fields of
+        `outpace.types.Options` and `SamplingParams`; None means "not given".
         Raises UsageError for what cannot work (a prompt beyond the context among it).
         """
-        prompts, is_batch = self._prompts(prompt)
-        with self._call(prompts, options, n) as call:
+        n = 1 if n is None else integer("n", n, 1)
+        wanted = Options.of(options)
+        prompts, is_batch = encode_prompts(prompt, wanted, self.tokenizer)
+        with self._call(prompts, wanted, n) as call:
             call.wait()
             results = [[call.result(g) for g in group] for group in call.groups]
         if n > 1:
             return results if is_batch else results[0]
         return [result for (result,) in results] if is_batch else results[0][0]
 
-    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
+    def stream(self, prompt: Prompt, **options: Unpack[OptionKeywords]) -> Stream:
         """Return an iterator of `Chunk`s; closing it early frees everything. Its `.result` is there at the end."""
-        prompts, is_batch = self._prompts(prompt)
+        wanted = Options.of(options)
+        prompts, is_batch = encode_prompts(prompt, wanted, self.tokenizer)
         if is_batch:
             raise UsageError("a stream writes one text: give one prompt, or use generate for a batch")
-        return Stream(self._call(prompts, options, follow=True))
+        return Stream(self._call(prompts, wanted, follow=True))
 
-    def chat(self, system: str | None = None, **options: Unpack[Options]) -> Chat:
+    def chat(self, system: str | None = None, **options: Unpack[OptionKeywords]) -> Chat:
         """Return a conversation that keeps its messages, and its keys and values in the cache, between turns."""
 
-        def start(messages: list[dict[str, str]], options: Mapping[str, Any], keep: Callable[[Result], None]) -> Stream:
-            prompt = self.tokenizer.encode_chat(messages)
-            return Stream(self._call([prompt], options, follow=True), on_end=keep)
+        def start(messages: list[dict[str, str]], wanted: Options, keep: Callable[[Result], None]) -> Stream:
+            prompt = encode_chat(messages, wanted, self.tokenizer)
+            return Stream(self._call([prompt], wanted, follow=True), on_end=keep)
 
         return Chat(start, system, options)
 
-    def check(self, **options: Unpack[Options]) -> None:
+    def check(self, **options: Unpack[OptionKeywords]) -> None:
         """Raise UsageError for options that cannot work on this model, without generating anything."""
-        drafter_for(self.loaded, Settings.of(options), self._draft_model(options))
+        wanted = Options.of(options)
+        drafter_for(self.loaded, wanted, self._draft_model(wanted))
 
     def companion(self, model: LanguageModel | str | os.PathLike[str]) -> LanguageModel:
         """Return a second model on the same ops settings and KV format (loaded once per name): for drafting."""
         if isinstance(model, LanguageModel):
             return model
+        if not isinstance(model, str | os.PathLike):
+            raise UsageError(f"a draft model is a model's name, its path, or a loaded model, got {shown(model)}")
         name = os.fspath(model)
         with self._loading:
             if name not in self._companions:
                 self._companions[name] = load(name, ops=self.runner.ops, kv=self.runner.cache.spec.format)
             return self._companions[name]
 
-    def _call(self, prompts: list[list[int]], options: Mapping[str, Any], n: int = 1, *, follow: bool = False) -> Call:
+    def _call(self, prompts: list[list[int]], options: Options, n: int = 1, *, follow: bool = False) -> Call:
         """Submit prompts; the draft model that the options name is loaded first."""
         draft_model = self._draft_model(options)
         return Call(self.loaded, self.engine, prompts, options, n, draft_model=draft_model, follow=follow)
 
-    def _draft_model(self, options: Mapping[str, Any]) -> LoadedModel | None:
-        draft = options.get("draft_model")
+    def _draft_model(self, options: Options) -> LoadedModel | None:
+        draft = cast("LanguageModel | str | os.PathLike[str] | None", options.draft_model)
         return None if draft is None else self.companion(draft).loaded
-
-    def _prompts(self, prompt: Prompt | Batch) -> tuple[list[list[int]], bool]:
-        """Return token ids of every prompt, and whether they came as a batch."""
-        if isinstance(prompt, str) or not isinstance(prompt, Sequence) or not prompt or _is_one_prompt(prompt):
-            return [self._encode(prompt)], False
-        return [self._encode(part) for part in prompt], True
-
-    def _encode(self, prompt: Any) -> list[int]:
-        if isinstance(prompt, str) and prompt:
-            return self.tokenizer.encode(prompt)
-        if isinstance(prompt, Sequence) and prompt and _is_one_prompt(prompt):
-            return list(prompt) if isinstance(prompt[0], int) else self.tokenizer.encode_chat(prompt)
-        raise UsageError(
-            "a prompt is a text, a list of messages or a list of token ids, none of them empty (a batch is a list of "
-            f"these); got {prompt!r:.80}"
-        )
-
-
-def _is_one_prompt(prompt: Sequence[Any]) -> bool:
-    """Whether this is one chat (messages) or one text (token ids), and no batch."""
-    return all(isinstance(part, int) for part in prompt) or all(isinstance(part, Mapping) for part in prompt)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
-from outpace.api.options import Settings
 from outpace.drafters.combined import Combined
 from outpace.drafters.draft_model import DraftModel
 from outpace.drafters.lookahead import Lookahead
@@ -16,13 +16,14 @@ from outpace.engine.loaded import LoadedModel
 from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, Verifier
 from outpace.errors import UsageError, unknown
 from outpace.tune import Auto
+from outpace.types import Named, Options
 
 
 class _Drafters:
     """The drafters of one loaded model, made when they are first asked for; they live as long as it does."""
 
-    def __init__(self, target: LoadedModel, settings: Settings, draft_model: LoadedModel | None) -> None:
-        self._target, self._settings, self._draft_model = target, settings, draft_model
+    def __init__(self, target: LoadedModel, options: Options, draft_model: LoadedModel | None) -> None:
+        self._target, self._options, self._draft_model = target, options, draft_model
 
     def named(self, name: str) -> Drafter:
         """Return the drafter of a strategy."""
@@ -38,7 +39,7 @@ class _Drafters:
         return self._target.drafter(("combined", *map(id, parts)), lambda: Combined(parts))
 
     def prediction(self) -> Drafter:
-        if not self._settings.prediction:
+        if self._options.prediction is None:
             raise UsageError('strategy "prediction" needs the text that you expect: give prediction=...')
         return self.shared("prediction", Prediction)
 
@@ -51,7 +52,7 @@ class _Drafters:
                 f"the draft model {draft.name} has another vocabulary ({draft.tokenizer.vocab_size} tokens) than "
                 f"{target.name} ({target.tokenizer.vocab_size} tokens): take a draft model of the same family"
             )
-        vocab_size, with_law = target.runner.model.config.vocab_size, self._settings.verification == "rejection"
+        vocab_size, with_law = target.runner.model.config.vocab_size, self._options.verification == "rejection"
         return target.drafter(
             ("draft_model", id(draft), with_law),
             lambda: DraftModel(draft.runner.scratch(draft.runner.cache.capacity), vocab_size, with_law=with_law),
@@ -60,9 +61,9 @@ class _Drafters:
     def auto(self) -> Drafter:
         """Return the router over what needs no model, and over what the request brings along."""
         parts = [self.named("suffix")]  # ngram and lookahead were measured not to pay beside it: decision 0007
-        if self._settings.prediction is not None:
+        if self._options.prediction is not None:
             parts.insert(0, self.prediction())
-        if self._settings.draft_model is not None:
+        if self._options.draft_model is not None:
             parts.append(self.draft_model())
         return self._target.drafter(("auto", *map(id, parts)), lambda: Auto(parts, self._target.experience))
 
@@ -80,45 +81,37 @@ PLAIN = ("none", "recompute")  # no drafter; recompute: not even a cache
 STRATEGIES = (*PLAIN, *_DRAFTERS)
 
 
-def names_of(strategy: str | Sequence[str] | Drafter) -> tuple[str, ...]:
+def names_of(strategy: str | Sequence[str] | Named) -> tuple[str, ...]:
     """Return the names in a strategy ("ngram", "ngram+suffix", ["ngram", "suffix"], or a drafter's own)."""
     if isinstance(strategy, str):
         return tuple(strategy.split("+"))
-    return tuple(strategy) if isinstance(strategy, Sequence) else (getattr(strategy, "name", type(strategy).__name__),)
+    return tuple(strategy) if isinstance(strategy, Sequence) else (strategy.name,)
 
 
-def verifier_for(settings: Settings) -> Verifier:
+def verifier_for(options: Options) -> Verifier:
     """Return how drafts are decided on."""
-    return REJECTION_SAMPLING if settings.verification == "rejection" else EXACT_MATCH
+    return REJECTION_SAMPLING if options.verification == "rejection" else EXACT_MATCH
 
 
-def drafter_for(target: LoadedModel, settings: Settings, draft_model: LoadedModel | None) -> Drafter | None:
+def drafter_for(target: LoadedModel, options: Options, draft_model: LoadedModel | None) -> Drafter | None:
     """Return the drafter that a call asked for, or None for plain decoding. draft_model: what the option stands for.
 
     Raises UsageError for an unknown name (with close matches), and for an option that would be ignored.
     """
-    strategy = settings.strategy
+    strategy = options.strategy
     names = names_of(strategy)
-    _check(names, settings)
+    _check(names, options)
     if not isinstance(strategy, str | Sequence):
-        return strategy
+        return cast(Drafter, strategy)
     if names[0] in PLAIN:
         return None
-    drafters = _Drafters(target, settings, draft_model)
+    drafters = _Drafters(target, options, draft_model)
     return drafters.named(names[0]) if len(names) == 1 else drafters.combined(names)
 
 
-def _check(names: Sequence[str], settings: Settings) -> None:
-    """Refuse names and options that cannot go together, and an object that is no drafter."""
-    strategy = settings.strategy
-    if not isinstance(strategy, str | Sequence):
-        missing = [name for name in ("name", "taps", "propose", "observe", "forget") if not hasattr(strategy, name)]
-        if missing:
-            raise UsageError(
-                f"a strategy is a name, several names or a Drafter; {type(strategy).__name__} lacks "
-                f"{', '.join(missing)}: see docs/adding-a-drafter.md"
-            )
-    if isinstance(strategy, str | Sequence):
+def _check(names: Sequence[str], options: Options) -> None:
+    """Refuse names and options that cannot go together."""
+    if isinstance(options.strategy, str | Sequence):
         for name in names:
             if name not in STRATEGIES:
                 raise unknown("strategy", name, STRATEGIES)
@@ -127,15 +120,15 @@ def _check(names: Sequence[str], settings: Settings) -> None:
         if len(names) > 1 and "auto" in names:
             raise UsageError(f"strategy {'+'.join(names)!r}: auto chooses among drafters itself: name it alone")
     for option in ("prediction", "draft_model"):
-        if getattr(settings, option) is not None and not {option, "auto"} & set(names):
+        if getattr(options, option) is not None and not {option, "auto"} & set(names):
             raise UsageError(
                 f"{option}=... is used by strategy {option!r} only (and by auto), "
                 f"but the strategy is {'+'.join(names)!r}"
             )
-    if names[0] in PLAIN and settings.max_draft is not None:
+    if names[0] in PLAIN and options.max_draft is not None:
         raise UsageError(f"max_draft has no effect with strategy {names[0]!r}: name a drafter, or leave it out")
-    if settings.verification == "rejection" and names[0] != "draft_model":
+    if options.verification == "rejection" and tuple(names) != ("draft_model",):
         raise UsageError(
-            f"rejection sampling needs the distribution q of one drafter; {'+'.join(names)!r} has none: use strategy "
-            '"draft_model", or verification="exact"'
+            "rejection sampling needs the distribution q of one drafter alone, which only 'draft_model' has, but the "
+            f'strategy is {"+".join(names)!r}: use strategy "draft_model", or verification="exact"'
         )

@@ -53,7 +53,7 @@ Strategy = Annotated[
 MaxDraft = Annotated[int | None, typer.Option(help="Most draft tokens in a step.  [default: 8; auto: 16]")]
 Prediction = Annotated[Path | None, typer.Option(help="File with the text you expect, for -s auto or prediction.")]
 DraftModel = Annotated[str | None, typer.Option(help="The cheaper model, for -s auto or draft_model.")]
-Rule = Annotated[str, typer.Option(help="walk (same text as plain decoding) or rejection (same distribution).")]
+Verification = Annotated[str, typer.Option(help="exact (the text of plain decoding) or rejection (its distribution).")]
 ColorSources = Annotated[bool, typer.Option("--color-sources", help="Colour the text by who drafted it.")]
 
 
@@ -78,7 +78,7 @@ def generate(
     max_draft: MaxDraft = None,
     prediction: Prediction = None,
     draft_model: DraftModel = None,
-    rule: Rule = "walk",
+    verification: Verification = "exact",
     threads: Threads = None,
     ops: Ops = None,
     kv: KV = "bf16",
@@ -104,7 +104,7 @@ def generate(
             max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
             repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty, seed=seed, stop=stop or (), ignore_eos=ignore_eos, strategy=strategy,
-            max_draft=max_draft, prediction=_read(prediction), draft_model=draft_model, rule=rule,
+            max_draft=max_draft, prediction=_read(prediction), draft_model=draft_model, verification=verification,
             trace=trace is not None or page is not None, logprobs=None if page is None else 3,
         ),
     )  # fmt: skip

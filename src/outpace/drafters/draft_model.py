@@ -105,8 +105,9 @@ class DraftModel:
         known = self._known.get(sequence.id)
         if known is None:
             # Masks and processors are written for the target's vocabulary; a guess may do without them.
-            request = dataclasses.replace(sequence.request, constraint=None, logits_processors=(), logprobs=None)
-            known = self._known[sequence.id] = _Known(request, self.runner.cache.open((), request.salt))
+            own = dataclasses.replace(sequence.request.options, constraint=None, logits_processors=(), logprobs=None)
+            request = dataclasses.replace(sequence.request, options=own)
+            known = self._known[sequence.id] = _Known(request, self.runner.cache.open((), request.options.salt))
         same = known.agreed
         most = min(known.table.length, len(sequence.tokens) - 1)
         while same < most and known.text[same] == sequence.tokens[same]:

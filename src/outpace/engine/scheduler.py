@@ -112,7 +112,7 @@ class Scheduler:
             return
         while self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
-            table = self.cache.open(sequence.tokens if sequence.reuses_cache else (), sequence.request.salt)
+            table = self.cache.open(sequence.tokens if sequence.reuses_cache else (), sequence.request.options.salt)
             need = table.blocks_for(len(sequence.tokens) - table.length) + len(self.running)
             if self.running and need > self.cache.num_available:
                 table.close()

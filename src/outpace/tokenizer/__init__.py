@@ -4,7 +4,7 @@
     Tokenizer.from_gguf(metadata)    the header of a GGUF file       gguf.py
     .encode / .decode                raw text
     .encode_chat                     messages, by the template       chat.py, disguise.py
-    .detokenizer().push              never half a character          detokenizer.py
+    .detokenizer().push / .finish    never half a character          detokenizer.py
 
 A *control token* is a token that steers the model and is no text (`<|im_end|>`); raw text may contain them, what
 people say in a chat may not.
@@ -24,13 +24,13 @@ from tokenizers import AddedToken
 
 from outpace.errors import TokenizerError, UsageError
 from outpace.tokenizer.chat import ChatTemplate, check_messages
-from outpace.tokenizer.detokenizer import Detokenizer
+from outpace.tokenizer.detokenizer import Detokenizer, Spelling
 from outpace.tokenizer.disguise import Danger, Disguise, spare
 from outpace.tokenizer.folder import read_folder
 from outpace.tokenizer.gguf import read_gguf
 from outpace.tokenizer.parts import Parts
 
-__all__ = ["Detokenizer", "Tokenizer"]
+__all__ = ["Detokenizer", "Spelling", "Tokenizer"]
 
 
 class Tokenizer:
@@ -93,10 +93,10 @@ class Tokenizer:
         """Return the ids of text that continues a text: as `encode`, but nothing is added."""
         return list(_encoding(self._backend, text).ids)
 
-    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Return the text of `ids`; bytes that are no UTF-8, as in half a character, become U+FFFD."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
-        return text
+    def decode(self, ids: Sequence[int], skip_special: bool = True, context: Sequence[int] = ()) -> str:
+        """Return the text of `ids`, as they stand after `context`; bytes that are no UTF-8 become U+FFFD."""
+        detokenizer = self.detokenizer(context, skip_special)
+        return "".join([*map(detokenizer.push, ids), detokenizer.finish()])
 
     def detokenizer(self, context: Sequence[int] = (), skip_special: bool = True) -> Detokenizer:
         """Return what turns a new text's tokens into characters one by one; it stands after the tokens `context`.
@@ -104,12 +104,23 @@ class Tokenizer:
         Without context a text begins: SentencePiece tokenizers then drop the space before its first word.
         """
         hidden = self.control_ids if skip_special else frozenset()
-        return Detokenizer(lambda ids: self.decode(ids, skip_special=False), hidden, context)
+        return Detokenizer(self._spelling, hidden, context)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Return what each token adds to the text, control tokens spelled out; half a character adds ""."""
         detokenizer = self.detokenizer(skip_special=False)
-        return [detokenizer.push(token) for token in ids]
+        pieces = [detokenizer.push(token) for token in ids]
+        if pieces:
+            pieces[-1] += detokenizer.finish()
+        return pieces
+
+    @cached_property
+    def _spelling(self) -> Spelling:
+        def decode(ids: Sequence[int]) -> str:
+            text: str = self._backend.decode(list(ids), skip_special_tokens=False)
+            return text
+
+        return Spelling(decode, lambda token: self._backend.id_to_token(token) or "", self.vocab_size)
 
     # -- chats -----------------------------------------------------------------------------------
 
@@ -143,7 +154,8 @@ class Tokenizer:
         if name not in templates:
             have = f" (only {', '.join(map(repr, sorted(templates)))})" if templates else ""
             raise TokenizerError(
-                f"this model has no default chat template{have}: give the prompt as one string, raw text"
+                f"this model has no default chat template{have}, so it cannot read messages: give raw text "
+                "(in Python a string, on the command line `outpace generate --raw`)"
             )
         return name, templates[name]
 

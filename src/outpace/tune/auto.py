@@ -152,7 +152,7 @@ class Auto:
     # -- asking ------------------------------------------------------------------------------------
 
     def _start(self, view: View) -> _Text:
-        greedy = view.request.sampling.greedy
+        greedy = view.request.options.sampling.greedy
         standings = []
         for drafter, cost in zip(self.drafters, self._costs, strict=True):
             habits = self._experience.habits.setdefault((drafter.name, greedy), Habits())

@@ -30,7 +30,7 @@ _DEAR = 0.7  # of a pass: where a row costs that much, drafts of more rows can h
 _LONG = 512  # positions
 _LONG_BYTES = 64 << 20  # most memory of the probe's own cache
 
-_ANY = Request((0,), 1)  # probes are never sampled
+_ANY = Request.of((0,))  # probes are never sampled
 
 Prober = Callable[[int, int], float]  # rows, context -> seconds of such a pass
 

@@ -124,10 +124,10 @@ class Experience:
 
 def demand_of(request: Request) -> int:
     """Return what choosing a token of this request takes, as bits: noise, a history, a mask or processors, logprobs."""
-    sampling = request.sampling
+    options, sampling = request.options, request.options.sampling
     return (
         (not sampling.greedy)
         | sampling.penalises << 1
-        | (request.constraint is not None or bool(request.logits_processors)) << 2
-        | (request.logprobs is not None) << 3
+        | (options.constraint is not None or bool(options.logits_processors)) << 2
+        | (options.logprobs is not None) << 3
     )

@@ -39,7 +39,7 @@ def test_every_kind_of_prompt_gives_a_result(lm: LanguageModel) -> None:
     assert lm.generate(chat, max_new_tokens=9).tokens == lm.generate(ids, max_new_tokens=9).tokens
     text = lm.generate("the cat", max_new_tokens=9)
     assert text.tokens == lm.generate(lm.tokenizer.encode("the cat"), max_new_tokens=9).tokens
-    assert text.text == lm.tokenizer.decode(text.tokens).rstrip("\ufffd")
+    assert text.text == lm.tokenizer.decode(text.tokens)
     assert_all_free(lm)
 
 
@@ -216,17 +216,17 @@ def test_a_trace_tells_every_step_and_adds_up(lm: LanguageModel, tmp_path: Path)
         ({"temperature": 1e-9}, r"temperature must be 0 \(greedy\) or at least 0.001"),
         ({"logit_bias": {3: float("nan")}}, "logit_bias of token 3 must be a number"),
         ({"top_p": 2, "temperature": 1}, r"top_p must be in \[0, 1\], got 2"),
-        ({"max_new_tokens": 0}, r"max_new_tokens must be in \[1, inf\], got 0"),
+        ({"max_new_tokens": 0}, r"max_new_tokens must be at least 1, got 0"),
         ({"seed": -1}, "seed must be in"),
-        ({"n": 0}, "n must be an integer of at least 1"),
-        ({"stop": ""}, "stop string is empty"),
+        ({"n": 0}, "n must be at least 1"),
+        ({"stop": ""}, "stop must hold strings of at least one character"),
         ({"stop_tokens": [1000]}, r"stop_tokens has token ids outside this model's \[0, 320\)"),
         ({"logit_bias": {-1: 1.0}}, "logit_bias has token ids outside"),
         ({"strategy": "none", "max_draft": 4}, "max_draft has no effect"),
         ({"strategy": "ngram", "prediction": "x"}, "prediction=... is used by strategy 'prediction' only"),
         ({"strategy": "prediction"}, "give prediction=..."),
         ({"strategy": "draft_model"}, "give draft_model=..."),
-        ({"strategy": "ngram", "verification": "rejection"}, "rejection sampling needs the distribution q"),
+        ({"strategy": "ngram", "verification": "rejection"}, "needs the distribution q of one drafter"),
         ({"verification": "coin"}, "unknown verification 'coin'"),
     ],
 )
@@ -234,12 +234,6 @@ def test_what_cannot_work_is_refused_with_the_cure(lm: LanguageModel, options: d
     with pytest.raises(UsageError, match=message):
         lm.generate("hi", **options)
     assert_all_free(lm)
-
-
-@pytest.mark.parametrize("prompt", ["", [], [[]], ["a", ""], [["a", ["b"]]], 3, [1.5], None, [[1, 2], 3]])
-def test_a_prompt_that_is_none_is_refused(lm: LanguageModel, prompt: Any) -> None:
-    with pytest.raises(UsageError, match="a prompt is a text, a list of messages or a list of token ids"):
-        lm.generate(prompt)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_list_of_templates_and_additional_files_are_chosen_by_name(tmp_path: P
 
 
 def test_without_a_template_a_chat_is_refused_and_raw_text_named_as_the_cure(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match="no default chat template: give the prompt as one string"):
+    with pytest.raises(TokenizerError, match="no default chat template, so it cannot read messages: give raw text"):
         Tokenizer.from_folder(write_folder(tmp_path)).encode_chat(HI)
     named = write_folder(tmp_path, chat_template=[{"name": "rag", "template": ""}])
     with pytest.raises(TokenizerError, match=r"\(only 'rag'\)"):

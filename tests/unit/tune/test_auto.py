@@ -15,8 +15,7 @@ from outpace.errors import DrafterError, UsageError
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree
 from outpace.tune import Auto, Experience
-from outpace.types import Request, SamplingParams
-from tests.decoding import decode, tiny_runner
+from tests.decoding import decode, request, tiny_runner
 from tests.simulated import SimulatedView
 from tests.unit.tune.simulator import PLAIN, Machine, Outcome, Slow, run
 
@@ -260,8 +259,8 @@ def test_greedy_and_sampled_requests_have_habits_of_their_own() -> None:
     experience = machine.experience()
     auto = Auto([NGram()], experience, machine.clock)
     for number, temperature in enumerate((0.0, 1.0)):
-        request = Request((1, 2, 3) * 5, 10, SamplingParams(temperature=temperature))
-        auto.propose([SimulatedView(number, request, [1, 2, 3] * 5)], [4])
+        asked = request((1, 2, 3) * 5, max_new_tokens=10, temperature=temperature)
+        auto.propose([SimulatedView(number, asked, [1, 2, 3] * 5)], [4])
         auto.forget(number)
     assert set(experience.habits) == {("ngram", True), ("ngram", False)}
 

@@ -16,7 +16,7 @@ from outpace.measure.certify.target_distribution import TargetDistribution
 from outpace.ops.protocol import Array
 from outpace.runner import Runner, ScheduledSequence
 from outpace.tree import DraftTree, Verification
-from outpace.types import Request
+from outpace.types import Options, Request
 
 LENGTH = 4  # tokens asked for, so that the first draft may have three nodes; two are counted
 BATCH = 32  # seeds decoded together
@@ -79,10 +79,11 @@ def _pairs(
 ) -> Iterator[tuple[int, int]]:
     """Yield the first two tokens of each seed. They are decoded together, from one prefill."""
     loop = Decoder(runner)
+    options = Options(sampling=target.sampling, max_new_tokens=LENGTH, strategy="none", salt=b"distribution")
     sequences = []
     for seed in seeds:
-        request = Request(target.prompt, LENGTH, target.sampling, seed, salt=b"distribution")
-        output = Output(max_new_tokens=LENGTH, room=LENGTH)
+        request = Request.of(target.prompt, options, seed=seed)
+        output = Output(request, runner.context)
         sequences.append(SequenceState(request, output, drafter=drafter, verifier=verifier))
     loop.add(sequences)
     for _ in loop.run():

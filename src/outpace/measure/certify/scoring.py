@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from outpace.runner import Runner, ScheduledSequence
 from outpace.tree import DraftTree
-from outpace.types import Request
+from outpace.types import Options, Request
 
 _CHUNK = 256
 
@@ -23,8 +23,8 @@ def score(
     that shares nothing, and gives its blocks back.
     """
     sequence = [*prompt, *tokens]
-    request = Request(tuple(prompt), 1, salt=b"score")
-    table = runner.cache.open((), request.salt)
+    request = Request.of(prompt, Options(max_new_tokens=1, salt=b"score"))
+    table = runner.cache.open((), request.options.salt)
     try:
         while table.length < len(prompt) - 1:
             s = ScheduledSequence(table, request, sequence, min(len(prompt) - 1, table.length + _CHUNK))
