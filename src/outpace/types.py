@@ -21,7 +21,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,15 +122,10 @@ def _limit(name: str, value: Any) -> int | None:
     return None if value is None else integer(name, value, 1)
 
 
-def _with(methods: tuple[str, ...], what: str) -> Reader:
-    """Return a check for objects that have these methods."""
-
-    def read(name: str, value: Any) -> Any:
-        if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in methods):
-            raise UsageError(f"{name} must be {what}, got {shown(value)}")
-        return value
-
-    return read
+def _constraint(name: str, value: Any) -> Constraint:
+    if isinstance(value, type) or not callable(getattr(value, "mask", None)):
+        raise UsageError(f"{name} must be a Constraint, an object with a method mask, got {shown(value)}")
+    return cast(Constraint, value)
 
 
 def _processors(name: str, value: Any) -> tuple[LogitsProcessor, ...]:
@@ -145,7 +140,13 @@ def _strategy(name: str, value: Any) -> Any:
     if isinstance(value, str | Sequence) and value:
         names = (value,) if isinstance(value, str) else strings(name, value)
         return names[0] if len(names) == 1 else names
-    return _with(("propose", "observe", "forget"), "a strategy's name, a list of names, or a Drafter")(name, value)
+    missing = [part for part in ("name", "taps", "propose", "observe", "forget") if not hasattr(value, part)]
+    if missing or isinstance(value, type):
+        lacks = (
+            f" (a Drafter also has {', '.join(missing)}: docs/adding-a-drafter.md)" if hasattr(value, "propose") else ""
+        )
+        raise UsageError(f"{name} must be a strategy's name, a list of names, or a Drafter, got {shown(value)}{lacks}")
+    return value
 
 
 def _prediction(name: str, value: Any) -> str | tuple[int, ...]:
@@ -156,8 +157,13 @@ def _prediction(name: str, value: Any) -> str | tuple[int, ...]:
 
 
 def _model(name: str, value: Any) -> Any:
-    what = "a model's name, its path, or a loaded model"
-    return value if isinstance(value, str | os.PathLike) and value else _with(("generate",), what)(name, value)
+    if (
+        isinstance(value, type)
+        or not (isinstance(value, str | os.PathLike) or hasattr(value, "generate"))
+        or value == ""
+    ):
+        raise UsageError(f"{name} must be a model's name, its path, or a loaded model, got {shown(value)}")
+    return value
 
 
 def _verification(name: str, value: Any) -> str:
@@ -215,7 +221,7 @@ class Options:
         default=None,
         metadata=_about(
             "Which tokens may come next, such as a grammar.",
-            _with(("mask",), "a Constraint: an object with a method mask"),
+            _constraint,
         ),
     )
     logits_processors: tuple[LogitsProcessor, ...] = field(

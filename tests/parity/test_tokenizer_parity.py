@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import tokenizers
 import transformers
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.integrations.ggml import convert_gguf_tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -155,6 +156,24 @@ def test_a_chat_encodes_as_transformers_apply_chat_template(tmp_path: Path, temp
         for options in ({}, {"tools": tools}, {"add_generation_prompt": True}, {"add_generation_prompt": False}):
             expected = theirs.apply_chat_template(chat, **{"add_generation_prompt": True, **options})
             assert ours.encode_chat(chat, **options) == expected or datetime.now().date() != today
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_any_tokens_of_the_default_model_are_the_text_that_the_library_decodes(
+    default_model_path: Path, data: st.DataObject
+) -> None:
+    tokenizer = default_tokenizer(default_model_path)
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=30))
+    for skip in (True, False):
+        assert tokenizer.decode(ids, skip) == tokenizer._backend.decode(ids, skip_special_tokens=skip)
+    detokenizer = tokenizer.detokenizer()
+    assert "".join([*map(detokenizer.push, ids), detokenizer.finish()]) == tokenizer.decode(ids)
+
+
+@cache
+def default_tokenizer(path: Path) -> Tokenizer:
+    return Tokenizer.from_gguf(read_gguf(path).metadata)
 
 
 def test_the_default_model_splits_digits_and_has_a_system_prompt(default_model_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 
+from outpace.drafters.ngram import NGram
 from outpace.errors import UsageError
 from outpace.types import LogitsProcessor, Named, OptionKeywords, Options, Request, SamplingParams, given
 
@@ -21,6 +22,10 @@ WIDER: dict[str, Any] = {
     "draft_model": str | os.PathLike[str] | Named | None,
     "tools": Sequence[Mapping[str, Any]] | None,
 }
+
+
+class Undone:
+    def propose(self) -> None: ...
 
 
 def test_the_keyword_arguments_are_the_fields_of_the_dataclasses() -> None:
@@ -84,13 +89,16 @@ def test_what_an_option_holds_is_not_changed_by_the_caller_later() -> None:
         ("stop_tokens", 5, "stop_tokens must be a list of token ids, got 5"),
         ("stop_tokens", ["x"], r"stop_tokens\[0\] must be a whole number, got 'x'"),
         ("ignore_eos", 1, "ignore_eos must be True or False, got 1"),
-        ("constraint", "json", "constraint must be a Constraint: an object with a method mask, got 'json'"),
+        ("constraint", "json", "constraint must be a Constraint, an object with a method mask, got 'json'"),
         ("logits_processors", max, "logits_processors must be a list of functions, got <built-in function max>"),
         ("logits_processors", ["x"], r"logits_processors must hold functions of \(tokens, logits\), got 'x'"),
         ("logprobs", True, "logprobs must be a whole number, got True"),
         ("logprobs", 2000, r"logprobs must be in \[0, 1024\], got 2000"),
         ("strategy", [], r"strategy must be a strategy's name, a list of names, or a Drafter, got \[\]"),
         ("strategy", 5, "strategy must be a strategy's name, a list of names, or a Drafter, got 5"),
+        ("strategy", NGram, "strategy must be a strategy's name, a list of names, or a Drafter, got <class"),
+        ("strategy", Undone(), r"a Drafter also has name, taps, observe, forget: docs/adding-a-drafter.md"),
+        ("draft_model", "", "draft_model must be a model's name"),
         ("strategy", [5], "strategy must hold strings of at least one character, got 5"),
         ("max_draft", "8", "max_draft must be a whole number, got '8'"),
         ("prediction", "", "prediction is empty: give the text that you expect, or leave it out"),

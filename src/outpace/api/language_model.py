@@ -11,12 +11,12 @@ from typing import Any, Literal, Unpack, cast, overload
 from outpace import models
 from outpace.api.calls import Call, Chat, Result, Stream
 from outpace.api.options import encode_chat, encode_prompts
-from outpace.api.strategies import drafter_for
+from outpace.api.strategies import check_strategy, drafter_for
 from outpace.cache import Cache
 from outpace.engine.decode import Decoder
 from outpace.engine.engine import Engine
 from outpace.engine.loaded import LoadedModel
-from outpace.errors import UsageError, integer, shown, unknown
+from outpace.errors import UsageError, instance, integer, one_of, shown
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
@@ -53,15 +53,17 @@ def load(
 
     Raises UsageError for a name or option that cannot work, WeightsError for a malformed file, DownloadError.
     """
-    if kv not in ("f32", "bf16", "int8"):
-        raise unknown("kv format", str(kv), ("f32", "bf16", "int8"))
+    instance("model", model, str | os.PathLike, "a name or a path")
+    one_of("kv format", kv, ("f32", "bf16", "int8"))
     path = resolve(os.fspath(model), progress)
     checkpoint = open_checkpoint(path)
     chosen = _ops(ops, threads, quantize)
     network = models.build(checkpoint.config, checkpoint.tensors, chosen)
     limit = network.config.context
-    if context is not None and not 2 <= context <= limit:
-        raise UsageError(f"context must be in [2, {limit}] (this model's own limit), got {context}")
+    if context is not None:
+        context = integer("context", context, 2)
+        if context > limit:
+            raise UsageError(f"context must be in [2, {limit}] (this model's own limit), got {context}")
     spec = network.spec(kv)
     capacity = _blocks(spec, cache_tokens, context or limit)
     cache = Cache(chosen, spec, capacity=capacity, lookback=network.lookback, fingerprint=checkpoint.fingerprint)
@@ -88,15 +90,17 @@ def default_ops() -> Ops:
 def _ops(ops: str | Ops | None, threads: int | None, quantize: Quantize | None) -> Ops:
     """Return the ops implementation that was asked for; without a wish, the fastest that is installed."""
     if ops is not None and not isinstance(ops, str):
+        if not hasattr(ops, "plan"):
+            raise UsageError(f'ops must be "native", "reference" or an instance of one, got {shown(ops)}')
         if threads is not None or quantize is not None:
             raise UsageError("threads and quantize belong to the ops instance that was given: set them there")
         return ops
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}")
-    if ops not in (None, "native", "reference"):
-        raise unknown("ops", ops, ("native", "reference"))
-    if quantize not in (None, "q8_0", "q4_0"):
-        raise unknown("quantize", quantize, ("q8_0", "q4_0"))
+    if threads is not None:
+        threads = integer("threads", threads, 1)
+    if ops is not None:
+        one_of("ops", ops, ("native", "reference"))
+    if quantize is not None:
+        one_of("quantize", quantize, ("q8_0", "q4_0"))
     if ops == "reference" and quantize is not None:
         raise UsageError("the reference ops compute in float32 and cannot quantize: use the native ops")
     if ops != "reference":
@@ -119,9 +123,7 @@ def _blocks(spec: KVSpec, cache_tokens: int | None, context: int) -> int:
     if cache_tokens is None:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         cache_tokens = max(context + 2 * spec.block_size, memory // 4 // spec.bytes_per_token)
-    if cache_tokens < 2 * spec.block_size:
-        raise UsageError(f"cache_tokens must be at least {2 * spec.block_size}, got {cache_tokens}")
-    return cache_tokens // spec.block_size
+    return integer("cache_tokens", cache_tokens, 2 * spec.block_size) // spec.block_size
 
 
 class LanguageModel:
@@ -221,5 +223,6 @@ class LanguageModel:
         return Call(self.loaded, self.engine, prompts, options, n, draft_model=draft_model, follow=follow)
 
     def _draft_model(self, options: Options) -> LoadedModel | None:
+        check_strategy(options)  # before a model is loaded for nothing
         draft = cast("LanguageModel | str | os.PathLike[str] | None", options.draft_model)
         return None if draft is None else self.companion(draft).loaded

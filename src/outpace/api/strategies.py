@@ -100,7 +100,7 @@ def drafter_for(target: LoadedModel, options: Options, draft_model: LoadedModel 
     """
     strategy = options.strategy
     names = names_of(strategy)
-    _check(names, options)
+    check_strategy(options)
     if not isinstance(strategy, str | Sequence):
         return cast(Drafter, strategy)
     if names[0] in PLAIN:
@@ -109,8 +109,9 @@ def drafter_for(target: LoadedModel, options: Options, draft_model: LoadedModel 
     return drafters.named(names[0]) if len(names) == 1 else drafters.combined(names)
 
 
-def _check(names: Sequence[str], options: Options) -> None:
-    """Refuse names and options that cannot go together."""
+def check_strategy(options: Options) -> None:
+    """Raise UsageError for an unknown name, and for options that cannot go together or would be ignored."""
+    names = names_of(options.strategy)
     if isinstance(options.strategy, str | Sequence):
         for name in names:
             if name not in STRATEGIES:
@@ -127,7 +128,7 @@ def _check(names: Sequence[str], options: Options) -> None:
             )
     if names[0] in PLAIN and options.max_draft is not None:
         raise UsageError(f"max_draft has no effect with strategy {names[0]!r}: name a drafter, or leave it out")
-    if options.verification == "rejection" and tuple(names) != ("draft_model",):
+    if options.verification == "rejection" and names != ("draft_model",):
         raise UsageError(
             "rejection sampling needs the distribution q of one drafter alone, which only 'draft_model' has, but the "
             f'strategy is {"+".join(names)!r}: use strategy "draft_model", or verification="exact"'

@@ -241,6 +241,13 @@ def test_what_cannot_work_is_refused_with_the_cure(lm: LanguageModel, options: d
     [
         ({"kv": "f16"}, "unknown kv format 'f16'"),
         ({"ops": "nativ"}, "unknown ops 'nativ': did you mean 'native'"),
+        ({"threads": "2"}, "threads must be a whole number, got '2'"),
+        ({"context": 64.0}, "context must be a whole number, got 64.0"),
+        ({"context": 1}, "context must be at least 2, got 1"),
+        ({"cache_tokens": "1000"}, "cache_tokens must be a whole number, got '1000'"),
+        ({"kv": 8}, "kv format must be one of f32, bf16, int8, got 8"),
+        ({"ops": 5}, 'ops must be "native", "reference" or an instance of one, got 5'),
+        ({"quantize": 8}, "quantize must be one of q8_0, q4_0, got 8"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"context": 10**6}, r"context must be in \[2, 2048\]"),
         ({"cache_tokens": 1}, "cache_tokens must be at least 64"),
@@ -251,6 +258,33 @@ def test_what_cannot_work_is_refused_with_the_cure(lm: LanguageModel, options: d
 def test_load_refuses_what_cannot_work(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         outpace.load(folder, **{"ops": OPS, **options})
+
+
+def test_load_takes_a_name_or_a_path_only() -> None:
+    for model in (5, None, b"x", ["x"]):
+        with pytest.raises(UsageError, match="model must be a name or a path, got"):
+            outpace.load(model)  # type: ignore[arg-type]
+
+
+def test_options_are_checked_before_a_draft_model_is_loaded(lm: LanguageModel) -> None:
+    with pytest.raises(UsageError, match=r"draft_model=\.\.\. is used by strategy 'draft_model' only"):
+        lm.generate("hi", strategy="ngram", draft_model="/nowhere/at/all")
+
+
+@pytest.mark.parametrize(
+    ("n", "message"), [(0, "n must be at least 1"), (1.0, "n must be a whole"), (True, "n must be a")]
+)
+def test_n_is_a_whole_number(lm: LanguageModel, n: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        lm.generate("hi", n=n)
+
+
+def test_a_stop_string_may_spell_a_control_token(lm: LanguageModel) -> None:
+    """The token is banned from ending the text by itself, and written where the stop string is looked for."""
+    plain = lm.generate([5, 6, 7], max_new_tokens=8, ignore_eos=True, logit_bias={1: 1e4})
+    assert (plain.tokens, plain.text) == ([1] * 8, "")
+    cut = lm.generate([5, 6, 7], max_new_tokens=8, ignore_eos=True, logit_bias={1: 1e4}, stop="<|im_end|>")
+    assert (cut.tokens, cut.text, cut.finish_reason) == ([], "", "stop")
 
 
 def test_a_smaller_context_ends_the_text_sooner(folder: Path) -> None:
