@@ -277,8 +277,10 @@ def _tools(name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
 
 def _variables(name: str, value: Any) -> Mapping[str, Any]:
     for key in instance(name, value, Mapping, "a dict of template variables"):
-        if not isinstance(key, str) or key in ("messages", "tools"):
-            raise UsageError(f"{name} may not set {shown(key)}: give names of variables, messages and tools apart")
+        instance(f"a key of {name}", key, str, "the name of a template variable")
+        if key in ("messages", "tools"):
+            owner = "the prompt" if key == "messages" else "the option tools"
+            raise UsageError(f"{name} may not set {key!r}: it is {owner}")
     return dict(_json(name, dict(value)))
 
 
@@ -294,6 +296,7 @@ def _json(name: str, value: Any) -> Any:
 class Options:
     """Everything that a caller may want of a generation; `OptionKeywords` spells it as keyword arguments.
 
+    A new option is a field here with its help text and its check, its key in `OptionKeywords`, and what reads it.
     Raises UsageError for what cannot work or would be ignored. What depends on the model (its vocabulary, its
     strategies) is checked in `api`.
     """
