@@ -96,7 +96,9 @@ class Runner:
 
     def scratch(self, num_blocks: int) -> Runner:
         """Return a runner of the same model on a private cache of at most `num_blocks` blocks, which batch nothing."""
-        cache = Cache(self.ops, self.cache.spec, capacity=num_blocks, lookback=self.model.lookback, share=False)
+        cache = Cache(
+            self.ops, self.cache.spec, capacity=num_blocks, max_window=self.model.max_window, share_prefixes=False
+        )
         return Runner(self.model, self.ops, cache, self.context)
 
     def forward(self, batch: Sequence[ScheduledSequence], taps: Sequence[int] = ()) -> Pass:
@@ -113,7 +115,7 @@ class Runner:
             rows.append(range(first, first + len(tokens)))
             first += len(tokens)
         plan = self.ops.plan(segments, self.cache.block_size)
-        logits, hidden = self.model.forward(plan, self.cache.kv, taps)
+        logits, hidden = self.model.forward(plan, self.cache.kv(), taps)
         return Pass(batch, logits, hidden, tuple(rows))
 
     def logits_of(self, passed: Pass, parts: Sequence[ScheduledSequence]) -> Array:
