@@ -235,7 +235,7 @@ def test_a_drafter_without_q_is_switched_off_and_the_text_goes_on() -> None:
 def test_a_draft_model_keeps_the_law_of_the_second_token(branches: int) -> None:
     """The whole loop: chi-square of the tokens at one place over many seeds (false alarm 10^-6)."""
     target, cheap = tiny_runner(vocab_size=24), tiny_runner(vocab_size=24, seed=1)
-    drafter = DraftModel(cheap, 24, branches=branches, min_confidence=0.0, with_law=True)
+    drafter = DraftModel(cheap.join(target.cache, "draft"), 24, branches=branches, min_confidence=0.0, with_law=True)
     counts = np.zeros(24, np.int64)
     plain = np.zeros(24, np.int64)
     for seed in range(700):
@@ -262,7 +262,7 @@ def _law_of_first(runner: Runner, prompt: tuple[int, ...], temperature: float) -
 
 def test_greedy_requests_write_plain_decodings_text_under_it() -> None:
     target = tiny_runner()
-    drafter = DraftModel(tiny_runner(seed=1), 97, min_confidence=0.0, with_law=True)
+    drafter = DraftModel(tiny_runner(seed=1).join(target.cache, "draft"), 97, min_confidence=0.0, with_law=True)
     (plain,) = decode(target, [[5, 6, 7]], max_new_tokens=64)
     (drafted,) = decode(target, [[5, 6, 7]], drafter=drafter, verifier=REJECTION_SAMPLING, max_new_tokens=64)
     assert drafted.output.tokens == plain.output.tokens

@@ -55,7 +55,7 @@ class _Drafters:
         vocab_size, with_law = target.runner.model.config.vocab_size, self._options.verification == "rejection"
         return target.drafter(
             ("draft_model", id(draft), with_law),
-            lambda: DraftModel(draft.runner.scratch(draft.runner.cache.capacity), vocab_size, with_law=with_law),
+            lambda: DraftModel(target.follower(draft), vocab_size, with_law=with_law),
         )
 
     def auto(self) -> Drafter:

@@ -50,7 +50,7 @@ it writes what is there already, or what nobody has claimed yet.
 
 `group.py` is one group's storage, `prefix.py` says what a block holds, `pool.py` who holds it, `progress.py` how far a
 further group has come, `table.py` where one sequence's slots are, `cache.py` is the whole. Ops own the storage: the
-cache only asks them to allocate, grow and move slots. Calls are not thread-safe.
+cache only asks them to allocate, grow and move slots. Calls are not thread-safe, but for `Cache.add_group`.
 """
 
 from outpace.cache.cache import Cache

@@ -48,6 +48,10 @@ class Cache:
         """Return the storage of a group, as its ops handle it."""
         return self._pool.groups[group].kv
 
+    def spec_of(self, group: str = TARGET) -> KVSpec:
+        """Return the geometry of a group's keys and values."""
+        return self._pool.groups[group].spec
+
     @property
     def groups(self) -> tuple[str, ...]:
         """The names of all groups, the target's first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from heapq import heappop, heappush
@@ -40,6 +41,7 @@ class BlockPool:
         self.size = min(capacity, FIRST_BLOCKS)  # blocks of storage that exist
         self.target = Group(TARGET, ops, spec, max_window, self.size)
         self.groups = {TARGET: self.target}
+        self._growth = threading.Lock()  # groups may be added from any thread
         self.ref_counts = [0] * self.size
         self._index = index
         self._num_used = 0  # ids from here on are unused
@@ -48,10 +50,11 @@ class BlockPool:
         self._num_held = 0
 
     def add_group(self, name: str, ops: Ops, spec: KVSpec, max_window: int | None) -> None:
-        """Add a set of layers, with storage for the blocks that exist."""
+        """Add a set of layers, with storage for the blocks that exist. May be called from any thread."""
         assert name not in self.groups, f"there is a group {name!r} already"
         assert spec.block_size == self.block_size, "all groups have blocks of the same size"
-        self.groups[name] = Group(name, ops, spec, max_window, self.size)
+        with self._growth:
+            self.groups = {**self.groups, name: Group(name, ops, spec, max_window, self.size)}
 
     @property
     def num_available(self) -> int:
@@ -71,10 +74,11 @@ class BlockPool:
     def _grow(self, size: int) -> None:
         if size > self.size and self.size < self.capacity:
             size = min(max(size, 2 * self.size), self.capacity)
-            for group in self.groups.values():
-                group.grow(size)
-            self.ref_counts += [0] * (size - self.size)
-            self.size = size
+            with self._growth:
+                for group in self.groups.values():
+                    group.grow(size)
+                self.ref_counts += [0] * (size - self.size)
+                self.size = size
 
     def _take_one(self) -> int:
         if self._free:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from outpace.cache.group import Group
+from outpace.cache.prefix import PrefixIndex
 
 
 @dataclass(slots=True)
 class Progress:
     """Which of a table's slots hold the group's keys and values.
 
-    computed: committed positions [0, computed) do, as far as they were not freed. ahead: the tokens whose keys and
+    computed: committed positions [0, computed) do, or were freed. ahead: the tokens whose keys and
     values lie in the slots from the table's length on; only a group that has computed everything is ahead.
     num_marked: blocks before this one are marked as computed in the prefix index.
     """
@@ -36,10 +37,26 @@ class Progress:
             self.computed += 1
         self.ahead = []
 
-    def truncate(self, length: int, block_size: int) -> None:
+    def mark(self, index: PrefixIndex, blocks: Sequence[int], first: int) -> None:
+        """Let the index know the table's full blocks, from `first` on, that the group has computed."""
+        num_blocks = self.computed // self.group.spec.block_size
+        for place in range(max(self.num_marked, first), num_blocks):
+            index.mark(blocks[place], self.group.name)
+        self.num_marked = max(self.num_marked, num_blocks)
+
+    def copy_block(self, place: int, source: int, target: int) -> None:
+        """Copy what the group has computed of the block at `place` in the table from one block to another.
+
+        The target may be held and found by others: what they have computed of it has the same bits.
+        """
+        size = self.group.spec.block_size
+        if (count := min(self.computed - place * size, size)) > 0:
+            self.group.copy(source, target, count)
+
+    def truncate(self, length: int) -> None:
         """Forget everything from `length` on."""
         self.computed = min(self.computed, length)
-        self.num_marked = min(self.num_marked, length // block_size)
+        self.num_marked = min(self.num_marked, length // self.group.spec.block_size)
         self.ahead = []
 
     def fork(self) -> Progress:

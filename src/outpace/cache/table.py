@@ -16,7 +16,7 @@ class BlockTable:
     """Where one sequence's keys and values are. Made by `Cache.open` and `fork`, given back by `close`.
 
     blocks: slot s (position s, once committed) lives in blocks[s // block_size]; -1 where it was freed.
-    length: committed slots. Both are read by everybody and changed by this class only.
+    length: committed slots. reserved: provisional slots behind them. All are read by everybody, and changed here only.
     max_window: a committed position p is kept as long as a token at a position < p + max_window may come (None: for
     ever). It is fixed when the table is made.
     """
@@ -29,7 +29,6 @@ class BlockTable:
         "_is_open",
         "_pool",
         "_progress",
-        "_reserved",
         "_root",
         "_tables",
         "_tokens",
@@ -37,6 +36,7 @@ class BlockTable:
         "blocks",
         "length",
         "max_window",
+        "reserved",
     )
 
     def __init__(
@@ -44,6 +44,7 @@ class BlockTable:
     ) -> None:
         self.blocks: list[int] = []
         self.length = 0
+        self.reserved = 0
         self.max_window = max_window
         self._pool, self._index, self._root = pool, index, root
         self._tables = tables  # all open tables of the cache
@@ -51,7 +52,6 @@ class BlockTable:
         self._digests: list[bytes] = []  # of the committed full blocks, while there is an index
         self._progress: dict[str, Progress] = {}  # of the further groups that somebody has asked for
         self._first = 0  # blocks before this one were freed
-        self._reserved = 0  # provisional slots
         self._writable = 0  # slots before this one can be written without further ado, if they are not committed
         self._boundary = 0  # a commit that reaches this length changes blocks; any other only counts
         self._is_open = True
@@ -81,7 +81,7 @@ class BlockTable:
         assert count > 0
         if self.length + count > self._writable:
             self._allocate(count)
-        self._reserved = count
+        self.reserved = count
 
     def commit(self, path: Sequence[int], tokens: Sequence[int]) -> None:
         """Keep the provisional slots length + path[i] as positions length + i; forget the others.
@@ -95,7 +95,7 @@ class BlockTable:
         assert self._is_open
         assert count == len(tokens)
         if count:
-            assert 0 <= path[0] <= path[-1] < self._reserved, "only reserved slots can be kept"
+            assert 0 <= path[0] <= path[-1] < self.reserved, "only reserved slots can be kept"
             assert all(map(lt, path, path[1:])), "a path ascends"
             if path[-1] >= count:
                 self._compact(path)
@@ -103,7 +103,7 @@ class BlockTable:
             for progress in self._progress.values():
                 progress.commit(tokens)
         self._tokens += tokens
-        self._reserved = 0
+        self.reserved = 0
         self.length += count
         if self.length >= self._boundary:
             self._update_blocks()
@@ -135,7 +135,7 @@ class BlockTable:
             (self.blocks[place],) = pool.take(1)
             pool.target.copy(block, self.blocks[place], self._tail_used())
             for progress in self._progress.values():
-                self._copy_computed(progress, place, block, self.blocks[place])
+                progress.copy_block(place, block, self.blocks[place])
             pool.release([block])
         elif pool.is_findable(block):
             assert self._index is not None
@@ -158,7 +158,7 @@ class BlockTable:
             for place in range(len(self._digests), full):
                 self._remember(self._index, place)
             for progress in self._progress.values():
-                self._mark(self._index, progress)
+                progress.mark(self._index, self.blocks, self._first)
         self._release_from(-(-self.length // size))
         first = self._first_kept()
         for place in range(self._first, first):
@@ -167,9 +167,7 @@ class BlockTable:
         self._first = first
         self._boundary = (full + 1) * size
         if self.max_window is not None:
-            # A group that lags keeps blocks, and may come up at any time: then every commit has a look.
-            lags = any(self._holds(progress) for progress in self._progress.values())
-            self._boundary = 0 if lags else min(self._boundary, (first + 1) * size + self.max_window - 1)
+            self._boundary = min(self._boundary, (first + 1) * size + self.max_window - 1)
 
     def _remember(self, index: PrefixIndex, place: int) -> None:
         """Make a block that is now full findable, or use its duplicate that already is."""
@@ -183,7 +181,7 @@ class BlockTable:
             return
         for progress in self._progress.values():
             if not index.is_computed(duplicate, progress.group.name):
-                self._copy_computed(progress, place, block, duplicate)
+                progress.copy_block(place, block, duplicate)
         self._pool.hold(duplicate)
         self._pool.release([block])
         self.blocks[place] = duplicate
@@ -240,11 +238,11 @@ class BlockTable:
         """
         progress, length = self._progress_of(group), self.length
         assert self._holds(progress), "freed slots cannot be written"
-        assert start + len(tokens) <= length + self._reserved, "reserve first"
+        assert start + len(tokens) <= length + self.reserved, "reserve first"
         assert list(tokens[: max(0, length - start)]) == self._tokens[start : start + len(tokens)], "as committed"
         progress.advance(start, tokens, length)
         if self._index is not None:
-            self._mark(self._index, progress)
+            progress.mark(self._index, self.blocks, self._first)
 
     def _progress_of(self, group: str) -> Progress:
         """Return how far a group has come, with the blocks that were computed elsewhere."""
@@ -252,14 +250,12 @@ class BlockTable:
         if progress is None:
             assert group != TARGET, "what the target has computed is `length`"
             progress = self._progress[group] = Progress(self._pool.groups[group])
-            self._boundary = 0  # it may lag from now on
+        size = self._pool.block_size
+        end = max(progress.computed, self._first * size)
         if self._index is not None:
-            size = self._pool.block_size
-            start = end = max(progress.computed, self._first * size)
             while end // size < len(self._digests) and self._index.is_computed(self.blocks[end // size], group):
                 end = (end // size + 1) * size
-            if end > start or progress.computed == start:
-                progress.computed = end
+        progress.computed = end
         return progress
 
     def _holds(self, progress: Progress) -> bool:
@@ -268,22 +264,6 @@ class BlockTable:
         window = progress.group.max_window
         has_window = window is not None and window <= self.max_window
         return has_window and self._first <= self._first_needed(progress.computed)
-
-    def _mark(self, index: PrefixIndex, progress: Progress) -> None:
-        """Let the index know the full blocks that the group has computed here."""
-        num_blocks = progress.computed // self._pool.block_size
-        for place in range(max(progress.num_marked, self._first), num_blocks):
-            index.mark(self.blocks[place], progress.group.name)
-        progress.num_marked = max(progress.num_marked, num_blocks)
-
-    def _copy_computed(self, progress: Progress, place: int, source: int, target: int) -> None:
-        """Copy what a group has computed of the block at `place` from one block to another.
-
-        The target may be held and found by others: what they have computed of it has the same bits.
-        """
-        size = self._pool.block_size
-        if (count := min(progress.computed - place * size, size)) > 0:
-            progress.group.copy(source, target, count)
 
     # -- other ways to get and to lose a past --------------------------------------------------------
 
@@ -321,7 +301,7 @@ class BlockTable:
         """
         assert self._is_open
         assert 0 <= length <= self.length
-        self._reserved = self._writable = self._boundary = 0
+        self.reserved = self._writable = self._boundary = 0
         if self._first_needed(length) < self._first:
             tokens = self._tokens[:length]
             self._clear()
@@ -332,13 +312,13 @@ class BlockTable:
             self.length = length
             del self._tokens[length:], self._digests[length // size :]
             for progress in self._progress.values():
-                progress.truncate(length, size)
+                progress.truncate(length)
         return self.length
 
     def fork(self) -> BlockTable:
         """Return a table with the same past. Blocks are shared; whoever writes into the last one copies it first."""
         assert self._is_open
-        assert not self._reserved, "fork between steps: provisional slots belong to one table"
+        assert not self.reserved, "fork between steps: provisional slots belong to one table"
         other = BlockTable(self._pool, self._index, self.max_window, self._root, self._tables)
         other.blocks, other.length, other._first = self.blocks.copy(), self.length, self._first
         other._tokens, other._digests = self._tokens.copy(), self._digests.copy()
@@ -358,7 +338,7 @@ class BlockTable:
     def _clear(self) -> None:
         self._release_from(0)
         self._tokens, self._digests, self._progress = [], [], {}
-        self.length = self._reserved = self._writable = self._boundary = self._first = 0
+        self.length = self.reserved = self._writable = self._boundary = self._first = 0
 
     def check(self) -> None:
         """Assert this table's invariants."""
@@ -369,8 +349,8 @@ class BlockTable:
         assert self._first <= self._first_needed(self.length), "nothing was freed that the next token needs"
         assert [block < 0 for block in self.blocks] == [place < self._first for place in range(len(self.blocks))]
         assert len(set(self.blocks[self._first :])) == len(self.blocks) - self._first, "no block is used twice"
-        if self._reserved:
-            assert self.length + self._reserved <= self._writable <= len(self.blocks) * size, (
+        if self.reserved:
+            assert self.length + self.reserved <= self._writable <= len(self.blocks) * size, (
                 "provisional slots have blocks"
             )
         else:

@@ -484,7 +484,7 @@ def test_a_fork_finds_what_its_sibling_computes_of_their_common_blocks() -> None
 @pytest.mark.parametrize("first_computed", [0, 3, 4, 6])
 @pytest.mark.parametrize("second_computed", [0, 3, 4, 6])
 def test_a_block_that_is_exchanged_for_its_duplicate_costs_no_progress(first_computed, second_computed) -> None:
-    cache, _ = with_group()
+    cache, ops = with_group()
     first, second = cache.open(TEXT), cache.open(TEXT)
     for table, computed in ((first, first_computed), (second, second_computed)):
         table.reserve(6)
@@ -495,6 +495,8 @@ def test_a_block_that_is_exchanged_for_its_duplicate_costs_no_progress(first_com
     whole = 4 if max(first_computed, second_computed) >= 4 else 0
     assert first.computed("drafter") == max(first_computed, whole)
     assert second.computed("drafter") == max(second_computed, whole)
+    num_copied = sum(len(sources) for sources, _ in ops.moves)
+    assert num_copied == (0 if first_computed >= 4 else min(second_computed, 4)), "nothing is copied that is there"
     for table in (first, second):
         assert has_computed(cache, table, "drafter", TEXT)
     cache.check()
@@ -564,6 +566,21 @@ def test_blocks_stay_while_a_group_that_lags_needs_them_and_then_go() -> None:
     assert [block >= 0 for block in table.blocks] == [False, False, True, True]
     assert table.computed("drafter") == 14
     assert has_computed(cache, table, "drafter", TEXT)
+    cache.check()
+
+
+def test_truncation_behind_the_window_takes_a_groups_progress_along() -> None:
+    cache, _ = with_group(max_window=6)
+    table = cache.open(TEXT)
+    for end in range(1, 31):
+        extend(cache, table, TEXT[:end])
+        follow(cache, table, "drafter", TEXT[:end])
+    assert table.truncate(11) == 8
+    assert table.computed("drafter") == 8
+    tokens = [*TEXT[:8], *range(4)]
+    extend(cache, table, tokens)
+    assert table.computed("drafter") == 8
+    assert has_computed(cache, table, "drafter", tokens)
     cache.check()
 
 
