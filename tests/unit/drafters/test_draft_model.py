@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from outpace.drafters.draft_model import DraftModel
+from outpace.engine.decode import Decoder
 from outpace.errors import UsageError
 from outpace.ops.reference import ReferenceOps
 from outpace.runner import Runner
-from tests.decoding import decode, output_of, request, tiny_ops, tiny_runner
+from tests.decoding import decode, request, sequence_of, tiny_ops, tiny_runner
 
 VOCAB = 97
 PROMPT = [5, 6, 7, 8, 9, 10]
@@ -95,14 +96,12 @@ def test_the_next_turn_of_a_conversation_finds_what_the_draft_model_read(monkeyp
 
 
 def test_samples_of_one_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from outpace.engine.decode import Decoder
-
     target = tiny_runner(ops=tiny_ops())
     drafter = drafting(target)
     counts = count_tokens(drafter.runner, monkeypatch)
-    loop = Decoder(target, drafter)
+    loop = Decoder(target)
     asked = [request(LONG, max_new_tokens=2, temperature=0.8, seed=1, sample_index=i, max_draft=1) for i in range(6)]
-    loop.add(asked, [output_of(each, target) for each in asked])
+    loop.add([sequence_of(each, target, drafter=drafter) for each in asked])
     for _ in loop.run():
         target.cache.check()
     assert len(LONG) < sum(counts) < len(LONG) + 6 * 32
@@ -112,7 +111,7 @@ def test_a_sequence_that_is_recomputed_every_step_is_drafted_all_the_same() -> N
     target = tiny_runner(share_prefixes=False)
     (plain,) = decode(target, [PROMPT], max_new_tokens=12)
     drafter = drafting(target, seed=1)
-    (drafted,) = decode(target, [PROMPT], max_new_tokens=12, drafter=drafter, decoder={"keep_past": False}, check=True)
+    (drafted,) = decode(target, [PROMPT], max_new_tokens=12, drafter=drafter, reuses_cache=False, check=True)
     assert drafted.output.tokens == plain.output.tokens
 
 
@@ -167,7 +166,7 @@ def test_a_draft_model_with_more_tokens_than_the_target_drafts_those_that_both_h
 def test_a_prompt_beyond_the_draft_models_sliding_window_is_decoded_without_a_draft() -> None:
     target = tiny_runner("mistral", ops=tiny_ops(), sliding_window=24)
     drafter = drafting(target, model_type="mistral", sliding_window=24)
-    options: dict[str, Any] = {"max_new_tokens": 64, "decoder": {"chunk": 32}}
+    options: dict[str, Any] = {"max_new_tokens": 64, "decoder": {"token_budget": 32}}
     long, short = decode(target, [LONG, LONG[:20]], drafter=drafter, check=True, **options)
     plain = decode(target, [LONG, LONG[:20]], max_new_tokens=64)
     assert [g.output.tokens for g in (long, short)] == [g.output.tokens for g in plain]
