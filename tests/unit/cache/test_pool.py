@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -83,6 +85,24 @@ def test_storage_of_all_groups_grows_together_or_nothing_changes(monkeypatch: py
     taken += pool.take(FIRST_BLOCKS)  # less than what the first group has by now
     pool.check([taken])
     assert other.sizes[-1] == pool.size == 2 * FIRST_BLOCKS
+
+
+def test_a_group_that_another_thread_adds_while_storage_grows_has_storage_for_every_block() -> None:
+    pool, ops, _ = make_pool(4 * FIRST_BLOCKS)
+    other = TagOps()
+    adder = threading.Thread(target=lambda: pool.add_group("drafter", other, SPEC, None))  # type: ignore[arg-type]
+    grow = ops.kv_grow
+
+    def growing(kv: list[Any], num_blocks: int) -> None:
+        adder.start()
+        adder.join(0.1)  # without a lock it would be through by now, with the old size
+        grow(kv, num_blocks)
+
+    ops.kv_grow = growing  # type: ignore[method-assign]
+    taken = pool.take(2 * FIRST_BLOCKS)
+    adder.join()
+    assert pool.groups["drafter"].num_blocks == pool.size == 2 * FIRST_BLOCKS
+    pool.check([taken])
 
 
 def test_a_group_that_cannot_be_allocated_is_not_added(monkeypatch: pytest.MonkeyPatch) -> None:
