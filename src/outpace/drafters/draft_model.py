@@ -33,7 +33,12 @@ class _Draft:
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     confidence: list[float] = field(default_factory=list)
-    laws: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # node -> law of its children
+    q: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # node -> distribution of its children
+
+    @property
+    def gives_q(self) -> bool:
+        """Whether the verification needs to know what the guesses were drawn from."""
+        return self.request.options.verification == "rejection"
 
     @property
     def num_left(self) -> int:
@@ -46,20 +51,32 @@ class _Draft:
         return len(self.context) <= self.table.length + self.table.reserved
 
 
+class _FirstTokens:
+    """A constraint to the first `count` token ids: those that the target has too."""
+
+    def __init__(self, count: int, vocab_size: int) -> None:
+        allowed = np.arange(-(-vocab_size // 32) * 32) < count
+        self._mask: NDArray[np.uint32] = np.packbits(allowed, bitorder="little").view("<u4")
+
+    def mask(self, path: Sequence[int]) -> NDArray[np.uint32]:
+        return self._mask
+
+
 class DraftModel:
     """Let a cheaper model write ahead; the target verifies.
 
     At each level the draft model's own token continues the chain, and its `branches` - 1 next best stay as
-    leaves. A sampled request is drafted with the request's own law and the target's noise, so where the two models
-    agree they pick the same token (acceptance at least (1 - TV) / (1 + TV)). The chain ends early below
+    leaves. A sampled request is drafted with the request's own sampling and the target's noise, so where the two models
+    agree they sample the same token (acceptance at least (1 - TV) / (1 + TV)). A request that is verified by rejection
+    sampling gets the distribution q beside its draft. The chain ends early below
     `min_confidence`, the draft model's probability of its token.
 
     Its keys and values are a group of layers in the target's cache, so what it has computed of a sequence is the block
     table's to know, and lives as long as the target's: other samples, forks and a chat's next turn find it there.
     A sequence with a token id that the draft model does not have is not drafted from there on.
 
-    runner: the draft model's, joined to the target's cache (`Runner.join`). vocab_size: the target's (ids above it are
-    not drafted). with_law: give the tree its q, for the `rejection` rule.
+    runner: the draft model's, joined to the target's cache (`Runner.join`). vocab_size: the target's (other ids are not
+    drafted).
     """
 
     name = "draft_model"
@@ -72,20 +89,15 @@ class DraftModel:
         *,
         branches: int = 1,
         min_confidence: float = 0.3,
-        with_law: bool = False,
     ) -> None:
         if branches < 1:
             raise UsageError(f"branches must be at least 1, got {branches}")
         if not 0.0 <= min_confidence <= 1.0:
             raise UsageError(f"min_confidence must be in [0, 1], got {min_confidence}")
         self._own_vocab_size = runner.model.config.vocab_size
-        if with_law and self._own_vocab_size > vocab_size:
-            raise UsageError(
-                f"the draft model has {self._own_vocab_size} token ids and the target {vocab_size}: its law "
-                "has mass outside the target's vocabulary, so the rejection rule cannot use it; use the default rule"
-            )
+        self._common = _FirstTokens(vocab_size, self._own_vocab_size) if self._own_vocab_size > vocab_size else None
         self.runner, self.vocab_size = runner, vocab_size
-        self.branches, self.min_confidence, self.with_law = branches, min_confidence, with_law
+        self.branches, self.min_confidence = branches, min_confidence
         self._requests: dict[int, Request | None] = {}  # as the draft model samples them; None: it cannot read them
 
     def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
@@ -129,7 +141,7 @@ class DraftModel:
         options = dataclasses.replace(
             request.options,
             sampling=dataclasses.replace(sampling, logit_bias=bias),
-            constraint=None,
+            constraint=self._common,
             logits_processors=(),
             logprobs=None,
         )
@@ -166,13 +178,13 @@ class DraftModel:
         sampling = self.runner.sampling_batch(batch)
         guesses = ops.sample(logits, sampling, k=self.branches)
         chances = np.exp([ops.logprobs(logits, column) for column in guesses.T.tolist()]).T
-        laws = ops.probs(logits, sampling) if self.with_law else [None] * len(drafts)
+        probs = ops.probs(logits, sampling) if any(draft.gives_q for draft in drafts) else [None] * len(drafts)
         ended = []
-        for draft, guess, chance, law in zip(drafts, guesses.tolist(), chances.tolist(), laws, strict=True):
+        for draft, guess, chance, own_probs in zip(drafts, guesses.tolist(), chances.tolist(), probs, strict=True):
             draft.start = len(draft.context)
-            if law is not None:
-                draft.laws[draft.last] = law
-                guess = [token for token in guess if law[token] > 0]
+            if draft.gives_q:
+                draft.q[draft.last] = own_probs
+                guess = [token for token in guess if own_probs[token] > 0]
             nodes = [(t, c) for t, c in zip(guess, chance, strict=False) if t < self.vocab_size][: draft.num_left]
             if nodes:
                 draft.context.append(nodes[0][0])
@@ -187,8 +199,8 @@ class DraftModel:
     def _tree(self, draft: _Draft) -> DraftTree:
         n = len(draft.tokens)
         q = None
-        if self.with_law:
+        if draft.gives_q:
             q = np.zeros((n + 1, self.vocab_size))
-            for node, law in draft.laws.items():
-                q[node + 1, : len(law)] = law[: self.vocab_size]
+            for node, probs in draft.q.items():
+                q[node + 1, : len(probs)] = probs[: self.vocab_size]
         return DraftTree(tuple(draft.tokens), tuple(draft.parents), ((self.name,),) * n, tuple(draft.confidence), q)

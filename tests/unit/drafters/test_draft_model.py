@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from outpace.drafters.draft_model import DraftModel
@@ -159,8 +161,30 @@ def test_a_bias_on_tokens_that_the_draft_model_lacks_is_the_targets_alone() -> N
 def test_a_draft_model_with_more_tokens_than_the_target_drafts_those_that_both_have() -> None:
     target = tiny_runner(vocab_size=64)
     (plain,) = decode(target, [PROMPT], max_new_tokens=24)
-    (drafted,) = decode(target, [PROMPT], max_new_tokens=24, drafter=drafting(target, vocab_size=97))
+    (drafted,) = decode(target, [PROMPT], max_new_tokens=24, drafter=drafting(target, vocab_size=97, branches=2))
     assert drafted.output.tokens == plain.output.tokens
+    assert proposed(drafted) > 24
+
+
+@pytest.mark.parametrize("vocab_size", [90, 97, 130])
+def test_rejection_sampling_gets_the_distribution_that_guesses_were_drawn_from(vocab_size: int) -> None:
+    target = tiny_runner()
+    drafter = drafting(target, vocab_size=vocab_size, branches=3)
+    table = target.cache.open(())
+    table.reserve(len(PROMPT) + 8)
+    for number, verification in enumerate(("exact", "rejection")):
+        asked = request(PROMPT, temperature=1.0, verification=verification)
+        view = SimpleNamespace(id=number, tokens=PROMPT, request=asked, table=table)
+        [tree] = drafter.propose([view], [8])
+        assert len(tree) == 8
+        if verification == "exact":
+            assert tree.q is None
+            continue
+        assert tree.q is not None
+        assert tree.q.shape == (9, 97)
+        parents = {parent + 1 for parent in tree.parents}
+        np.testing.assert_allclose(tree.q.sum(axis=1), [row in parents for row in range(9)], atol=1e-9)
+        assert all(tree.q[parent + 1, token] > 0 for parent, token in zip(tree.parents, tree.tokens, strict=True))
 
 
 def test_a_prompt_beyond_the_draft_models_sliding_window_is_decoded_without_a_draft() -> None:
@@ -178,11 +202,7 @@ def test_a_draft_never_exceeds_the_slots_that_are_reserved() -> None:
     target = tiny_runner()
     drafter = drafting(target)
 
-    class View:
-        id, tokens, request = 1, PROMPT, request(PROMPT)
-        table = target.cache.open(())
-
-    view = View()
+    view = SimpleNamespace(id=1, tokens=PROMPT, request=request(PROMPT), table=target.cache.open(()))
     view.table.reserve(len(PROMPT) + 2)
     [tree] = drafter.propose([view], [8])
     assert len(tree) == 3, "the last guess needs no slot: it is not computed"
