@@ -24,7 +24,7 @@ def tiny_runner(
     ops: Ops | None = None,
     kv: KVFormat = "f32",
     capacity: int = 1024,
-    share: bool = True,
+    share_prefixes: bool = True,
     seed: int = 0,
     context: int | None = None,
     **overrides: Any,
@@ -32,7 +32,7 @@ def tiny_runner(
     """Return a runner of a tiny random model."""
     ops = ops or ReferenceOps()
     model = tiny_model(ops, model_type, seed=seed, **overrides)
-    cache = Cache(ops, model.spec(kv), capacity=capacity, lookback=model.lookback, share=share)
+    cache = Cache(ops, model.spec(kv), capacity=capacity, max_window=model.max_window, share_prefixes=share_prefixes)
     return Runner(model, ops, cache, context)
 
 

@@ -6,13 +6,13 @@ It knows nothing of drafters, stop conditions or text: it is handed tokens, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.cache import BlockTable, Cache
+from outpace.cache import TARGET, BlockTable, Cache
 from outpace.errors import SamplingError, UsageError, shown
 from outpace.models import Transformer
 from outpace.ops.protocol import Array, Ops
@@ -88,32 +88,52 @@ class Pass:
 
 
 class Runner:
-    """A model, the ops it runs on, and the cache it remembers in."""
+    """A model, the ops it runs on, and the cache it remembers in.
 
-    def __init__(self, model: Transformer, ops: Ops, cache: Cache, context: int | None = None) -> None:
-        self.model, self.ops, self.cache = model, ops, cache
-        self.context = context or model.config.context  # maximum length of a sequence, prompt and output
+    context: the maximum length of a sequence, prompt and output. group: whose keys and values it writes; a runner of
+    another group than the target's runs a draft model, and follows the tables that the target's runner advances.
+    """
+
+    def __init__(
+        self, model: Transformer, ops: Ops, cache: Cache, context: int | None = None, group: str = TARGET
+    ) -> None:
+        self.model, self.ops, self.cache, self.group = model, ops, cache, group
+        self.context = context or model.config.context
+
+    def join(self, cache: Cache, group: str) -> Runner:
+        """Return a runner of the same model whose keys and values are a new group of layers in a target's cache."""
+        spec = replace(self.cache.spec_of(self.group), block_size=cache.block_size)
+        cache.add_group(group, self.ops, spec, self.model.max_window)
+        return Runner(self.model, self.ops, cache, self.context, group)
 
     def scratch(self, num_blocks: int) -> Runner:
-        """Return a runner of the same model on a private cache of at most `num_blocks` blocks, which batch nothing."""
-        cache = Cache(self.ops, self.cache.spec, capacity=num_blocks, lookback=self.model.lookback, share=False)
+        """Return a runner of the same model on a private cache of at most `num_blocks` blocks, which shares nothing."""
+        spec = self.cache.spec_of(self.group)
+        cache = Cache(self.ops, spec, capacity=num_blocks, max_window=self.model.max_window, share_prefixes=False)
         return Runner(self.model, self.ops, cache, self.context)
 
     def forward(self, batch: Sequence[ScheduledSequence], taps: Sequence[int] = ()) -> Pass:
-        """Write the provisional slots of every sequence; return logits of the scored rows, and the taps' hidden states.
+        """Write the slots of every sequence; return logits of the scored rows, and the taps' hidden states.
 
-        Mutates the tables (`reserve`). Raises CacheError when no block is left.
+        Mutates the tables: the target reserves its slots (CacheError when no block is left). A further group writes
+        into slots that are committed or reserved by now, and tells the table how far it has come (`advance`).
         """
+        is_target = self.group == TARGET
         segments, rows = [], []
         first = 0
         for s in batch:
             tokens = [*s.tokens[s.start : s.end], *s.tree.tokens]
-            s.table.reserve(len(tokens))
+            if is_target:
+                s.table.reserve(len(tokens))
+            assert s.start + len(tokens) <= s.table.length + s.table.reserved, "reserve first"
             segments.append(Segment(s.table.blocks, s.start, tokens, s.tree.parents, s.num_scored))
             rows.append(range(first, first + len(tokens)))
             first += len(tokens)
         plan = self.ops.plan(segments, self.cache.block_size)
-        logits, hidden = self.model.forward(plan, self.cache.kv, taps)
+        logits, hidden = self.model.forward(plan, self.cache.kv(self.group), taps)
+        if not is_target:
+            for s in batch:
+                s.table.advance(self.group, s.start, s.tokens[s.start : s.end])
         return Pass(batch, logits, hidden, tuple(rows))
 
     def logits_of(self, passed: Pass, parts: Sequence[ScheduledSequence]) -> Array:

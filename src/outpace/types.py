@@ -490,7 +490,7 @@ class RawTensor:
 
 @dataclass(frozen=True, slots=True)
 class KVSpec:
-    """Geometry and storage of the KV cache.
+    """Geometry and storage of the keys and values of one group of layers.
 
     int8 keeps one float32 scale per token, head and group of 32 channels
     (the whole head where its width is no multiple of 32).
@@ -520,19 +520,19 @@ class KVSpec:
 
 @dataclass(slots=True)
 class Segment:
-    """One request's share of a forward pass.
+    """One sequence's part of a forward pass.
 
-    tokens = pending tokens (a chain that continues the committed context), then draft nodes.
+    tokens = pending tokens (a chain that continues the context), then draft nodes.
     parents[i] in [-1, i) is draft node i's parent; -1 is the last pending token; empty: no draft.
     Token j is stored in slot start + j; its position is start + j in the chain, and
     start + len(pending) + depth (root's children have depth 0) in the tree.
-    A "tree" token sees the committed context, and its ancestors and itself in the segment.
-    A "full" segment has no draft; its tokens see the committed context and the whole segment.
+    A "tree" token sees the context, and its ancestors and itself in the segment.
+    A "full" segment has no draft; its tokens see the context and the whole segment.
     The last `num_scored` tokens get logits.
     """
 
     blocks: Sequence[int]  # block table: slot s lives in blocks[s // block_size]; -1 was freed
-    start: int  # committed length
+    start: int  # slots before this one are the context
     tokens: Sequence[int]
     parents: Sequence[int] = ()
     num_scored: int = 1

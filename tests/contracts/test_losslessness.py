@@ -64,15 +64,20 @@ def auto(text: list[int]) -> Auto:
     return Auto([nearly(text), Suffix(remember=True), NGram(min_ngram=1), Guesser()], experience, lambda: 0.0)
 
 
-DRAFTERS: dict[str, Callable[[list[int]], Drafter]] = {
-    "ngram": lambda text: NGram(min_ngram=1),
-    "suffix": lambda text: Suffix(remember=True),
-    "prediction": nearly,
-    "lookahead": lambda text: Lookahead(),
-    "draft_model": lambda text: DraftModel(tiny_runner(vocab_size=VOCAB, seed=0, kv="int8"), VOCAB, branches=2),
-    "combined": lambda text: Combined([Suffix(), NGram(), Lookahead()]),
-    "auto": auto,
-    "guesser": lambda text: Guesser(),
+def draft_model(text: list[int], target: Runner) -> DraftModel:
+    draft = tiny_runner(ops=target.ops, vocab_size=VOCAB, seed=0, kv="int8")
+    return DraftModel(draft.join(target.cache, "draft"), VOCAB, branches=2)
+
+
+DRAFTERS: dict[str, Callable[[list[int], Runner], Drafter]] = {
+    "ngram": lambda text, target: NGram(min_ngram=1),
+    "suffix": lambda text, target: Suffix(remember=True),
+    "prediction": lambda text, target: nearly(text),
+    "lookahead": lambda text, target: Lookahead(),
+    "draft_model": draft_model,
+    "combined": lambda text, target: Combined([Suffix(), NGram(), Lookahead()]),
+    "auto": lambda text, target: auto(text),
+    "guesser": lambda text, target: Guesser(),
 }
 SAMPLING: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -129,8 +134,9 @@ def plain(sampling: str, option: str, index: int) -> list[int]:
 
 def assert_lossless(drafter: str, sampling: str, option: str, batch: int) -> None:
     expected = [plain(sampling, option, i) for i in range(batch)]
-    guesses = DRAFTERS[drafter](expected[0])
-    found = decode(runner(option), prompts(batch), drafter=guesses, max_new_tokens=LENGTH, **SAMPLING[sampling])
+    target = runner(option)
+    guesses = DRAFTERS[drafter](expected[0], target)
+    found = decode(target, prompts(batch), drafter=guesses, max_new_tokens=LENGTH, **SAMPLING[sampling])
     for g, tokens in zip(found, expected, strict=True):
         assert g.output.tokens == tokens
         assert len(tokens) == LENGTH

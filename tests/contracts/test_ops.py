@@ -279,7 +279,7 @@ def poison(lab: Lab, blocks: Sequence[int]) -> None:
 
 def test_blocks_below_the_window_may_be_freed(ops: Ops) -> None:
     lab = Lab(ops, Case("mistral", "F32", "bf16"))
-    window = lab.model.lookback
+    window = lab.model.max_window
     assert window == 24
     tokens = text(150)
     kept = lab.chain(range(0, 5), tokens)

@@ -66,7 +66,7 @@ def load(
             raise UsageError(f"context must be in [2, {limit}] (this model's own limit), got {context}")
     spec = network.spec(kv)
     capacity = _blocks(spec, cache_tokens, context or limit, chosen.memory_bytes)
-    cache = Cache(chosen, spec, capacity=capacity, lookback=network.lookback, fingerprint=checkpoint.fingerprint)
+    cache = Cache(chosen, spec, capacity=capacity, max_window=network.max_window, fingerprint=checkpoint.fingerprint)
     tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)
     return LanguageModel(
         LoadedModel(

@@ -52,11 +52,8 @@ class _Drafters:
                 f"the draft model {draft.name} has another vocabulary ({draft.tokenizer.vocab_size} tokens) than "
                 f"{target.name} ({target.tokenizer.vocab_size} tokens): take a draft model of the same family"
             )
-        vocab_size, with_law = target.runner.model.config.vocab_size, self._options.verification == "rejection"
-        return target.drafter(
-            ("draft_model", id(draft), with_law),
-            lambda: DraftModel(draft.runner.scratch(draft.runner.cache.capacity), vocab_size, with_law=with_law),
-        )
+        vocab_size = target.runner.model.config.vocab_size
+        return target.drafter(("draft_model", id(draft)), lambda: DraftModel(target.follower(draft), vocab_size))
 
     def auto(self) -> Drafter:
         """Return the router over what needs no model, and over what the request brings along."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from heapq import heappop, heappush
 
+from outpace.cache.group import TARGET, Group
 from outpace.cache.prefix import PrefixIndex
 from outpace.errors import UsageError
 from outpace.ops.protocol import Ops
@@ -19,28 +21,40 @@ class BlockPool:
 
         unused   never handed out; storage for it may not exist yet
         free     given back, and nothing finds its contents
-        held     by `refs[block]` > 0 tables
-        idle     held by no table, but the prefix index still finds it: evicted when room is needed
+        held     by `ref_counts[block]` > 0 tables
+        idle     held by no table, but the prefix index still finds it: evicted when nothing else is left
 
     Unused and free blocks go first (the lowest id), then storage grows, then the block that has been idle for the
     longest is evicted. Tables give blocks back last one first, and hold every block before one that they hold
-    (without a sliding window), so a text loses its end before its beginning.
+    (without a sliding window), so a sequence loses its end before its beginning.
+
+    groups: the layers that have storage in these blocks; it grows for all of them together.
     """
 
-    def __init__(self, ops: Ops, spec: KVSpec, capacity: int, index: PrefixIndex | None) -> None:
+    def __init__(
+        self, ops: Ops, spec: KVSpec, capacity: int, index: PrefixIndex | None, max_window: int | None = None
+    ) -> None:
         if capacity < 1:
             raise UsageError(f"a KV cache needs room for at least 1 block ({spec.block_size} tokens), got {capacity}")
-        self.ops = ops
         self.block_size = spec.block_size
         self.capacity = capacity
         self.size = min(capacity, FIRST_BLOCKS)  # blocks of storage that exist
-        self.kv = ops.kv_alloc(spec, self.size)
-        self.refs = [0] * self.size
+        self.target = Group(TARGET, ops, spec, max_window, self.size)
+        self.groups = {TARGET: self.target}
+        self._growth = threading.Lock()  # groups may be added from any thread
+        self.ref_counts = [0] * self.size
         self._index = index
         self._num_used = 0  # ids from here on are unused
         self._free: list[int] = []  # heap
         self._idle: dict[int, None] = {}  # in the order in which they became idle
         self._num_held = 0
+
+    def add_group(self, name: str, ops: Ops, spec: KVSpec, max_window: int | None) -> None:
+        """Add a set of layers, with storage for the blocks that exist. May be called from any thread."""
+        assert name not in self.groups, f"there is a group {name!r} already"
+        assert spec.block_size == self.block_size, "all groups have blocks of the same size"
+        with self._growth:
+            self.groups = {**self.groups, name: Group(name, ops, spec, max_window, self.size)}
 
     @property
     def num_available(self) -> int:
@@ -60,9 +74,11 @@ class BlockPool:
     def _grow(self, size: int) -> None:
         if size > self.size and self.size < self.capacity:
             size = min(max(size, 2 * self.size), self.capacity)
-            self.ops.kv_grow(self.kv, size)
-            self.refs += [0] * (size - self.size)
-            self.size = size
+            with self._growth:
+                for group in self.groups.values():
+                    group.grow(size)
+                self.ref_counts += [0] * (size - self.size)
+                self.size = size
 
     def _take_one(self) -> int:
         if self._free:
@@ -75,21 +91,21 @@ class BlockPool:
             block = next(iter(self._idle))
             del self._idle[block]
             self._index.forget(block)
-        self.refs[block] = 1
+        self.ref_counts[block] = 1
         return block
 
     def hold(self, block: int) -> None:
         """Add a reference to a held or idle block."""
-        if self.refs[block] == 0:
+        if self.ref_counts[block] == 0:
             del self._idle[block]
             self._num_held += 1
-        self.refs[block] += 1
+        self.ref_counts[block] += 1
 
     def release(self, blocks: Iterable[int]) -> None:
         """Drop one reference to each block; the first is the first to be evicted."""
         for block in blocks:
-            self.refs[block] -= 1
-            if self.refs[block] == 0:
+            self.ref_counts[block] -= 1
+            if self.ref_counts[block] == 0:
                 self._num_held -= 1
                 if self.is_findable(block):
                     self._idle[block] = None
@@ -100,20 +116,16 @@ class BlockPool:
         """Return whether the prefix index knows the block, so that its contents must stay."""
         return self._index is not None and block in self._index
 
-    def copy(self, source: int, target: int, count: int) -> None:
-        """Copy the first `count` slots of a block."""
-        old, new = source * self.block_size, target * self.block_size
-        self.ops.kv_move(self.kv, list(range(old, old + count)), list(range(new, new + count)))
-
     def check(self, tables: Iterable[Iterable[int]]) -> None:
         """Assert that counts match the blocks that tables hold, and that no block is lost or in two states."""
         counts = Counter(block for blocks in tables for block in blocks)
-        assert self.refs == [counts[block] for block in range(self.size)], "reference counts match the tables"
+        assert self.ref_counts == [counts[block] for block in range(self.size)], "reference counts match the tables"
         held = set(counts)
         assert len(held) == self._num_held
         states = sorted([*held, *self._idle, *self._free])
         assert states == list(range(self._num_used)), "every used block is held, idle or free, and only one of them"
         assert self._num_used <= self.size <= self.capacity
+        assert all(group.num_blocks >= self.size for group in self.groups.values()), "storage exists in every group"
         assert all(self.is_findable(block) for block in self._idle), "idle blocks can be found"
         assert not any(self.is_findable(block) for block in self._free), "free blocks cannot be found"
         assert self._index is None or len(self._index) <= len(held) + len(self._idle), "unused blocks are unknown"

@@ -17,46 +17,66 @@ from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request
 
-
-@dataclass(slots=True)
-class _Known:
-    """What the draft model holds of one request: keys and values of text[:table.length]."""
-
-    request: Request
-    table: BlockTable
-    text: list[int] = field(default_factory=list)
-    agreed: int = 0  # text[:agreed] is the request's own, behind it are old guesses
+_CHUNK = 256  # tokens in a pass that catches up
 
 
 @dataclass(slots=True)
 class _Draft:
-    """One request's draft while it grows: a chain, with the runners-up of each level as leaves."""
+    """One sequence's draft while it grows: a chain, with the runners-up of each level as leaves."""
 
     request: Request
     table: BlockTable
-    text: list[int]  # the request's text, then the guesses on the chain
+    context: list[int]  # the sequence's tokens, then the guesses on the chain
+    start: int  # the draft model has computed context[:start]
     budget: int
     last: int = -1  # end of the chain, a node
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     confidence: list[float] = field(default_factory=list)
-    laws: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # node -> law of its children
+    q: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # node -> distribution of its children
 
     @property
-    def room(self) -> int:
+    def gives_q(self) -> bool:
+        """Whether the verification needs to know what the guesses were drawn from."""
+        return self.request.options.verification == "rejection"
+
+    @property
+    def num_left(self) -> int:
+        """Nodes that may still be added."""
         return self.budget - len(self.tokens)
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether the end of the chain can be computed: its slots are reserved."""
+        return len(self.context) <= self.table.length + self.table.reserved
+
+
+class _FirstTokens:
+    """A constraint to the first `count` token ids: those that the target has too."""
+
+    def __init__(self, count: int, vocab_size: int) -> None:
+        allowed = np.arange(-(-vocab_size // 32) * 32) < count
+        self._mask: NDArray[np.uint32] = np.packbits(allowed, bitorder="little").view("<u4")
+
+    def mask(self, path: Sequence[int]) -> NDArray[np.uint32]:
+        return self._mask
 
 
 class DraftModel:
     """Let a cheaper model write ahead; the target verifies.
 
     At each level the draft model's own token continues the chain, and its `branches` - 1 next best stay as
-    leaves. A sampled request is drafted with the request's own law and the target's noise, so where the two models
-    agree they pick the same token (acceptance at least (1 - TV) / (1 + TV)). The chain ends early below
+    leaves. A sampled request is drafted with the request's own sampling and the target's noise, so where the two models
+    agree they sample the same token (acceptance at least (1 - TV) / (1 + TV)). A request that is verified by rejection
+    sampling gets the distribution q beside its draft. The chain ends early below
     `min_confidence`, the draft model's probability of its token.
 
-    runner: the draft model's own, with a cache of its own. vocab_size: the target's (ids above it are not drafted).
-    with_law: give the tree its q, for the `rejection` rule.
+    Its keys and values are a group of layers in the target's cache, so what it has computed of a sequence is the block
+    table's to know, and lives as long as the target's: other samples, forks and a chat's next turn find it there.
+    A sequence with a token id that the draft model does not have is not drafted from there on.
+
+    runner: the draft model's, joined to the target's cache (`Runner.join`). vocab_size: the target's (other ids are not
+    drafted).
     """
 
     name = "draft_model"
@@ -69,72 +89,105 @@ class DraftModel:
         *,
         branches: int = 1,
         min_confidence: float = 0.3,
-        with_law: bool = False,
     ) -> None:
         if branches < 1:
             raise UsageError(f"branches must be at least 1, got {branches}")
         if not 0.0 <= min_confidence <= 1.0:
             raise UsageError(f"min_confidence must be in [0, 1], got {min_confidence}")
-        if with_law and runner.model.config.vocab_size > vocab_size:
-            raise UsageError(
-                f"the draft model has {runner.model.config.vocab_size} token ids and the target {vocab_size}: its law "
-                "has mass outside the target's vocabulary, so the rejection rule cannot use it; use the default rule"
-            )
+        self._own_vocab_size = runner.model.config.vocab_size
+        self._common = _FirstTokens(vocab_size, self._own_vocab_size) if self._own_vocab_size > vocab_size else None
         self.runner, self.vocab_size = runner, vocab_size
-        self.branches, self.min_confidence, self.with_law = branches, min_confidence, with_law
-        self._known: dict[int, _Known] = {}
+        self.branches, self.min_confidence = branches, min_confidence
+        self._requests: dict[int, Request | None] = {}  # as the draft model samples them; None: it cannot read them
 
     def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
-        drafts = [self._start(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
-        while growing := [d for d in drafts if d is not None and d.room > 0 and len(d.text) < self.runner.context]:
+        started = [self._start(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
+        drafts = [draft for draft in started if draft is not None]
+        self._catch_up(drafts)
+        while growing := [d for d in drafts if d.num_left > 0 and len(d.context) < self.runner.context and d.has_slots]:
             for draft in self._grow(growing):
                 draft.budget = len(draft.tokens)  # its chain has ended
-        return [EMPTY if draft is None else self._tree(draft) for draft in drafts]
+        return [EMPTY if draft is None else self._tree(draft) for draft in started]
 
     def observe(self, steps: Sequence[Step], passed: Pass) -> None:
-        """Nothing to learn: `propose` finds out by itself which of its guesses stayed."""
+        """Nothing to learn: the block tables know which of its guesses stayed."""
 
     def forget(self, request: int) -> None:
-        if request in self._known:
-            self._known.pop(request).table.close()
+        self._requests.pop(request, None)
 
     def _start(self, sequence: SequenceView, budget: int) -> _Draft | None:
-        """Return an empty draft on a table that holds what it already knows of the sequence's text."""
-        if budget == 0 or len(sequence.tokens) >= self.runner.context:
+        """Return an empty draft, or None where there can be none."""
+        table, tokens, group = sequence.table, sequence.tokens, self.runner.group
+        if budget == 0 or table is None or len(tokens) >= self.runner.context or not table.can_hold(group):
             return None
-        known = self._known.get(sequence.id)
-        if known is None:
-            # Masks and processors are written for the target's vocabulary; a guess may do without them.
-            own = dataclasses.replace(sequence.request.options, constraint=None, logits_processors=(), logprobs=None)
-            request = dataclasses.replace(sequence.request, options=own)
-            known = self._known[sequence.id] = _Known(request, self.runner.cache.open((), request.options.salt))
-        same = known.agreed
-        most = min(known.table.length, len(sequence.tokens) - 1)
-        while same < most and known.text[same] == sequence.tokens[same]:
-            same += 1
-        if same < known.table.length:
-            known.table.truncate(same)
-        known.text, known.agreed = list(sequence.tokens), len(sequence.tokens)
-        return _Draft(known.request, known.table, known.text, budget)
+        if sequence.id not in self._requests:
+            self._requests[sequence.id] = self._readable(sequence.request)
+        request = self._requests[sequence.id]
+        if request is None:
+            return None
+        start = table.computed(group)
+        if max(tokens[start:]) >= self._own_vocab_size:
+            self._requests[sequence.id] = None  # and so it stays: tokens are only appended
+            return None
+        return _Draft(request, table, list(tokens), start, budget)
+
+    def _readable(self, request: Request) -> Request:
+        """Return the request without what belongs to the target: a guess may do without.
+
+        Masks and processors are written for the target's vocabulary, and the draft model may lack biased ids.
+        """
+        sampling = request.options.sampling
+        bias = {token: value for token, value in sampling.logit_bias.items() if token < self._own_vocab_size}
+        options = dataclasses.replace(
+            request.options,
+            sampling=dataclasses.replace(sampling, logit_bias=bias),
+            constraint=self._common,
+            logits_processors=(),
+            logprobs=None,
+        )
+        return dataclasses.replace(request, options=options)
+
+    def _catch_up(self, drafts: Sequence[_Draft]) -> None:
+        """Compute what drafts lag behind by more than a block, in chunks.
+
+        Sequences that share a block (samples of one prompt, most of all) wait until one has computed it for all.
+        """
+        group, size = self.runner.group, self.runner.cache.block_size
+        while True:
+            batch: list[ScheduledSequence] = []
+            blocks: set[int] = set()
+            left = _CHUNK
+            for draft in drafts:
+                start = draft.start = max(draft.start, draft.table.computed(group))
+                lag = len(draft.context) - start
+                if left == 0 or lag <= size or (block := draft.table.blocks[start // size]) in blocks:
+                    continue
+                blocks.add(block)
+                draft.start = min(len(draft.context) - 1, start + left)
+                left -= draft.start - start
+                batch.append(ScheduledSequence(draft.table, draft.request, draft.context, draft.start, start=start))
+            if not batch:
+                return
+            self.runner.forward(batch)
 
     def _grow(self, drafts: Sequence[_Draft]) -> list[_Draft]:
         """Add one level to every draft; return those whose chain ends here."""
-        batch = [ScheduledSequence(d.table, d.request, d.text, len(d.text)) for d in drafts]
+        batch = [ScheduledSequence(d.table, d.request, d.context, len(d.context), start=d.start) for d in drafts]
         ops = self.runner.ops
         logits = self.runner.forward(batch).logits
         sampling = self.runner.sampling_batch(batch)
         guesses = ops.sample(logits, sampling, k=self.branches)
         chances = np.exp([ops.logprobs(logits, column) for column in guesses.T.tolist()]).T
-        laws = ops.probs(logits, sampling) if self.with_law else [None] * len(drafts)
+        probs = ops.probs(logits, sampling) if any(draft.gives_q for draft in drafts) else [None] * len(drafts)
         ended = []
-        for draft, s, guess, chance, law in zip(drafts, batch, guesses.tolist(), chances.tolist(), laws, strict=True):
-            s.table.commit(range(s.end - s.start), draft.text[s.start : s.end])
-            if law is not None:
-                draft.laws[draft.last] = law
-                guess = [token for token in guess if law[token] > 0]
-            nodes = [(t, c) for t, c in zip(guess, chance, strict=False) if t < self.vocab_size][: draft.room]
+        for draft, guess, chance, own_probs in zip(drafts, guesses.tolist(), chances.tolist(), probs, strict=True):
+            draft.start = len(draft.context)
+            if draft.gives_q:
+                draft.q[draft.last] = own_probs
+                guess = [token for token in guess if own_probs[token] > 0]
+            nodes = [(t, c) for t, c in zip(guess, chance, strict=False) if t < self.vocab_size][: draft.num_left]
             if nodes:
-                draft.text.append(nodes[0][0])
+                draft.context.append(nodes[0][0])
                 parent, draft.last = draft.last, len(draft.tokens)
                 draft.tokens += [token for token, _ in nodes]
                 draft.confidence += [min(1.0, certainty) for _, certainty in nodes]
@@ -146,8 +199,8 @@ class DraftModel:
     def _tree(self, draft: _Draft) -> DraftTree:
         n = len(draft.tokens)
         q = None
-        if self.with_law:
+        if draft.gives_q:
             q = np.zeros((n + 1, self.vocab_size))
-            for node, law in draft.laws.items():
-                q[node + 1, : len(law)] = law[: self.vocab_size]
+            for node, probs in draft.q.items():
+                q[node + 1, : len(probs)] = probs[: self.vocab_size]
         return DraftTree(tuple(draft.tokens), tuple(draft.parents), ((self.name,),) * n, tuple(draft.confidence), q)

@@ -217,7 +217,7 @@ class Decoder:
         )
         sequence.stats.add_step(step)
         if sequence.record:
-            step.blocks, step.ref_counts = tuple(part.table.blocks), tuple(part.table.holders)
+            step.blocks, step.ref_counts = tuple(part.table.blocks), tuple(part.table.ref_counts)
             sequence.steps.append(step)
 
     def _observe(self, drafter: Drafter, entries: Batch, passed: Pass) -> None:

@@ -41,12 +41,24 @@ class LoadedModel:
         self.num_bytes = num_bytes
         self._costs = costs
         self._drafters: dict[Hashable, Drafter] = {}
+        self._followers: dict[LoadedModel, Runner] = {}
         self._lock = threading.RLock()  # drafters are made by the threads that ask for them
 
     @cached_property
     def experience(self) -> Experience:
         """What strategy "auto" has learned about this model on this machine."""
         return Experience.of(self.runner, self.fingerprint, VERSION, self._costs)
+
+    def follower(self, model: LoadedModel) -> Runner:
+        """Return a runner of a draft model, whose keys and values are a group of layers in this model's cache.
+
+        The first to ask adds the group; it stays as long as this model.
+        """
+        with self._lock:
+            if model not in self._followers:
+                cache = self.runner.cache
+                self._followers[model] = model.runner.join(cache, f"draft_model {len(cache.groups)}")
+            return self._followers[model]
 
     def drafter(self, key: Hashable, make: Callable[[], Drafter]) -> Drafter:
         """Return the drafter of that key; the first to ask makes it."""

@@ -52,7 +52,7 @@ class ModelConfig:
         )
 
     @property
-    def lookback(self) -> int | None:
+    def max_window(self) -> int | None:
         """The largest window, itself included, if every layer has one: older positions are never read again."""
         windows = [window for window in self.windows if window is not None]
         return max(windows) if len(windows) == len(self.windows) else None

@@ -30,9 +30,9 @@ class Transformer:
         return KVSpec(config.num_layers, config.num_kv_heads, config.head_width, format)
 
     @property
-    def lookback(self) -> int | None:
+    def max_window(self) -> int | None:
         """How far back any layer reads, itself included; None: to the beginning."""
-        return self.config.lookback
+        return self.config.max_window
 
     def forward(self, plan: Plan, kv: KV, taps: Sequence[int] = ()) -> tuple[Array, dict[int, Array]]:
         """Return the logits of the plan's scored rows, [R, V], and the hidden states at each tap, [T, D].

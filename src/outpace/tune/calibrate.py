@@ -178,6 +178,6 @@ class PassProbe:
             table.reserve(context - 1)
             size = runner.cache.block_size
             slots = [slot for block in table.blocks for slot in range(block * size, (block + 1) * size)]
-            runner.ops.kv_move(runner.cache.kv, slots[:1] * (context - 1), slots[1:context])
+            runner.ops.kv_move(runner.cache.kv(), slots[:1] * (context - 1), slots[1:context])
             table.commit(range(context - 1), [0] * (context - 1))
         return table

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from outpace.cache.pool import FIRST_BLOCKS, BlockPool
@@ -42,9 +46,9 @@ def test_one_large_request_grows_storage_once() -> None:
 
 def test_growing_keeps_what_is_stored() -> None:
     pool, _, _ = make_pool(2 * FIRST_BLOCKS)
-    pool.kv[0][5] = 99
+    pool.target.kv[0][5] = 99
     pool.take(FIRST_BLOCKS + 1)
-    assert pool.kv[0][5] == 99
+    assert pool.target.kv[0][5] == 99
 
 
 def test_nothing_changes_when_storage_cannot_grow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +64,65 @@ def test_nothing_changes_when_storage_cannot_grow(monkeypatch: pytest.MonkeyPatc
     pool.check([taken])
     assert pool.num_available == 2 * FIRST_BLOCKS - 3
     assert pool.take(1) == [3]
+
+
+def test_storage_of_all_groups_grows_together_or_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, _, _ = make_pool(4 * FIRST_BLOCKS)
+    other = TagOps()
+    pool.add_group("drafter", other, SPEC, None)  # type: ignore[arg-type]
+    assert other.sizes == [FIRST_BLOCKS]
+    taken = pool.take(3)
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(other, "kv_grow", no_memory)
+        with pytest.raises(MemoryError):
+            pool.take(3 * FIRST_BLOCKS)
+    pool.check([taken])
+    assert pool.num_available == 4 * FIRST_BLOCKS - 3
+    taken += pool.take(FIRST_BLOCKS)  # less than what the first group has by now
+    pool.check([taken])
+    assert other.sizes[-1] == pool.size == 2 * FIRST_BLOCKS
+
+
+def test_a_group_that_another_thread_adds_while_storage_grows_has_storage_for_every_block() -> None:
+    pool, ops, _ = make_pool(4 * FIRST_BLOCKS)
+    other = TagOps()
+    adder = threading.Thread(target=lambda: pool.add_group("drafter", other, SPEC, None))  # type: ignore[arg-type]
+    grow = ops.kv_grow
+
+    def growing(kv: list[Any], num_blocks: int) -> None:
+        adder.start()
+        adder.join(0.1)  # without a lock it would be through by now, with the old size
+        grow(kv, num_blocks)
+
+    ops.kv_grow = growing  # type: ignore[method-assign]
+    taken = pool.take(2 * FIRST_BLOCKS)
+    adder.join()
+    assert pool.groups["drafter"].num_blocks == pool.size == 2 * FIRST_BLOCKS
+    pool.check([taken])
+
+
+def test_a_group_that_cannot_be_allocated_is_not_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, _, _ = make_pool(4)
+    other = TagOps()
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(other, "kv_alloc", no_memory)
+    with pytest.raises(MemoryError):
+        pool.add_group("drafter", other, SPEC, None)  # type: ignore[arg-type]
+    assert list(pool.groups) == ["target"]
+
+
+def test_a_group_with_another_block_size_or_a_known_name_is_a_bug() -> None:
+    pool, _, _ = make_pool(4)
+    for name, spec in (("target", SPEC), ("drafter", replace(SPEC, block_size=4))):
+        with pytest.raises(AssertionError):
+            pool.add_group(name, TagOps(), spec, None)  # type: ignore[arg-type]
 
 
 def test_a_block_that_the_index_finds_is_evicted_only_when_nothing_else_is_left() -> None:

@@ -56,3 +56,18 @@ def test_two_blocks_of_one_digest_are_a_bug() -> None:
     index.add(b"a", 7)
     with pytest.raises(AssertionError):
         index.add(b"a", 8)
+
+
+def test_what_a_group_has_computed_is_marked_until_the_block_is_forgotten() -> None:
+    index = PrefixIndex()
+    index.add(b"a", 7)
+    assert not index.is_computed(7, "drafter")
+    index.mark(7, "drafter")
+    assert index.is_computed(7, "drafter")
+    assert not index.is_computed(7, "other")
+    index.check()
+    index.forget(7)
+    index.add(b"b", 7)
+    assert not index.is_computed(7, "drafter")
+    with pytest.raises(AssertionError):
+        index.mark(8, "drafter")

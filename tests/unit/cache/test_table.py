@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from outpace.cache import Cache
 from outpace.errors import CacheError
-from tests.unit.cache.tags import extend, holds, make_cache, read, tag, write
+from tests.unit.cache.tags import TagOps, add_group, extend, follow, has_computed, holds, make_cache, read, tag, write
 
 TEXT = list(range(100, 140))
 
@@ -169,7 +170,7 @@ def test_other_salts_and_caches_without_an_index_share_nothing() -> None:
     assert cache.open(TEXT, b"bob").length == 0
     assert cache.open(TEXT).length == 0
     assert cache.open(TEXT, b"alice").length == 8
-    private, _ = make_cache(share=False)
+    private, _ = make_cache(share_prefixes=False)
     table = private.open(TEXT)
     extend(private, table, TEXT[:8])
     assert private.open(TEXT).length == 0
@@ -266,14 +267,14 @@ def test_a_full_cache_lets_its_only_text_be_rewritten() -> None:
 # -- sliding windows ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lookback", [1, 2, 4, 5, 9])
-def test_exactly_the_blocks_below_the_window_are_freed(lookback: int) -> None:
-    cache, _ = make_cache(lookback=lookback, share=False)
+@pytest.mark.parametrize("max_window", [1, 2, 4, 5, 9])
+def test_exactly_the_blocks_below_the_window_are_freed(max_window: int) -> None:
+    cache, _ = make_cache(max_window=max_window, share_prefixes=False)
     table = cache.open(TEXT)
     for length in range(1, 40):
         extend(cache, table, TEXT[:length])
-        # the token at position `length` sees positions > length - lookback
-        needed = [any(p > length - lookback for p in range(b, min(b + 4, length))) for b in range(0, length, 4)]
+        # the token at position `length` sees positions > length - max_window
+        needed = [any(p > length - max_window for p in range(b, min(b + 4, length))) for b in range(0, length, 4)]
         partly_used = length % 4 > 0
         kept = [block >= 0 for block in table.blocks]
         assert kept[: length // 4] == needed[: length // 4]
@@ -283,7 +284,7 @@ def test_exactly_the_blocks_below_the_window_are_freed(lookback: int) -> None:
 
 
 def test_a_draft_frees_nothing_that_the_text_still_needs_if_it_is_rejected() -> None:
-    cache, _ = make_cache(lookback=6)
+    cache, _ = make_cache(max_window=6)
     table = cache.open(TEXT)
     extend(cache, table, TEXT[:8])
     kept = table.blocks.copy()
@@ -295,7 +296,7 @@ def test_a_draft_frees_nothing_that_the_text_still_needs_if_it_is_rejected() -> 
 
 
 def test_a_window_holds_a_bounded_number_of_blocks() -> None:
-    cache, _ = make_cache(5, lookback=8)
+    cache, _ = make_cache(5, max_window=8)
     table = cache.open(TEXT)
     for length in range(1, 40):
         extend(cache, table, TEXT[:length])
@@ -304,7 +305,7 @@ def test_a_window_holds_a_bounded_number_of_blocks() -> None:
 
 
 def test_truncation_within_the_window_keeps_the_text() -> None:
-    cache, _ = make_cache(lookback=6, share=False)
+    cache, _ = make_cache(max_window=6, share_prefixes=False)
     table = cache.open(TEXT)
     extend(cache, table, TEXT[:16])
     assert table.truncate(15) == 15
@@ -314,7 +315,7 @@ def test_truncation_within_the_window_keeps_the_text() -> None:
 
 
 def test_truncation_behind_the_window_keeps_what_the_index_still_finds() -> None:
-    cache, _ = make_cache(lookback=6)
+    cache, _ = make_cache(max_window=6)
     table = cache.open(TEXT)
     extend(cache, table, TEXT[:30])
     assert table.truncate(11) == 8
@@ -324,7 +325,7 @@ def test_truncation_behind_the_window_keeps_what_the_index_still_finds() -> None
 
 
 def test_truncation_behind_the_window_keeps_nothing_without_an_index() -> None:
-    cache, _ = make_cache(lookback=6, share=False)
+    cache, _ = make_cache(max_window=6, share_prefixes=False)
     table = cache.open(TEXT)
     extend(cache, table, TEXT[:30])
     assert table.truncate(11) == 0
@@ -334,7 +335,7 @@ def test_truncation_behind_the_window_keeps_nothing_without_an_index() -> None:
 
 
 def test_a_windowed_text_is_found_by_the_blocks_that_its_window_needs() -> None:
-    cache, _ = make_cache(8, lookback=6)
+    cache, _ = make_cache(8, max_window=6)
     table = cache.open(TEXT)
     extend(cache, table, TEXT[:32])
     table.close()
@@ -348,9 +349,285 @@ def test_a_windowed_text_is_found_by_the_blocks_that_its_window_needs() -> None:
 
 
 def test_a_window_of_one_token_does_not_make_unknown_text_known() -> None:
-    cache, _ = make_cache(lookback=1)
+    cache, _ = make_cache(max_window=1)
     extend(cache, cache.open(TEXT), TEXT[:8])
     assert cache.open([*TEXT[:8], 1, 2, 3, 4, 5]).length == 8
+
+
+# -- further groups of layers ------------------------------------------------------------------------
+
+
+def with_group(capacity: int = 64, max_window: int | None = None) -> tuple[Cache, TagOps]:
+    cache, _ = make_cache(capacity, max_window=max_window)
+    return cache, add_group(cache, max_window=max_window)
+
+
+def test_a_group_catches_up_and_its_progress_is_found_block_by_block() -> None:
+    cache, _ = with_group()
+    table = cache.open(TEXT)
+    extend(cache, table, TEXT[:14])
+    assert table.computed("drafter") == 0
+    follow(cache, table, "drafter", TEXT[:10])
+    assert table.computed("drafter") == 10
+    assert has_computed(cache, table, "drafter", TEXT)
+    again = cache.open(TEXT)
+    assert again.length == 12
+    assert again.computed("drafter") == 8, "whole blocks only"
+    assert has_computed(cache, again, "drafter", TEXT)
+    cache.check()
+
+
+@pytest.mark.parametrize(
+    ("path", "tokens", "computed"),
+    [([0, 1, 2, 3], [7, 8, 9, 6], 10), ([0, 1, 2], [7, 8, 9], 9), ([0, 1, 3], [7, 8, 6], 8), ([0, 3], [7, 6], 7),
+     ([2], [9], 6), ([], [], 6)],
+)  # fmt: skip
+def test_guesses_count_as_far_as_they_are_committed_at_their_position(path, tokens, computed) -> None:
+    cache, ops = with_group()
+    table = cache.open(TEXT)
+    extend(cache, table, TEXT[:6])
+    table.reserve(4)
+    follow(cache, table, "drafter", [*TEXT[:6], 7, 8])
+    follow(cache, table, "drafter", [*TEXT[:6], 7, 8, 9, 6], start=8)
+    table.reserve(4)  # as the target's own pass does
+    table.commit(path, tokens)
+    assert table.computed("drafter") == computed
+    assert has_computed(cache, table, "drafter", [*TEXT[:6], *tokens])
+    assert ops.moves == [], "the target's compaction does not touch other groups"
+    cache.check()
+
+
+def test_a_smaller_second_reservation_keeps_what_a_group_wrote_ahead() -> None:
+    cache, _ = with_group()
+    table = cache.open(TEXT)
+    extend(cache, table, TEXT[:6])
+    table.reserve(20)
+    blocks = table.blocks.copy()
+    follow(cache, table, "drafter", TEXT[:20])
+    table.reserve(5)
+    assert table.blocks == blocks
+    cache.check()
+    write(cache, table, 6, [tag(TEXT[: i + 1]) for i in range(6, 11)])
+    table.commit(range(5), TEXT[6:11])
+    assert table.computed("drafter") == 11
+    assert has_computed(cache, table, "drafter", TEXT)
+
+
+def test_guesses_of_a_draft_that_was_never_committed_are_replaced() -> None:
+    cache, _ = with_group()
+    table = cache.open(TEXT)
+    extend(cache, table, TEXT[:6])
+    table.reserve(4)
+    follow(cache, table, "drafter", [*TEXT[:6], 1, 2, 3])
+    follow(cache, table, "drafter", [*TEXT[:6], 1, 9], start=6)
+    table.commit(range(3), [1, 2, 3])
+    assert table.computed("drafter") == 7
+    assert has_computed(cache, table, "drafter", [*TEXT[:6], 1, 2, 3])
+
+
+def test_a_group_may_not_leave_gaps_contradict_the_sequence_or_leave_the_reservation() -> None:
+    cache, _ = with_group()
+    table = cache.open(TEXT)
+    extend(cache, table, TEXT[:6])
+    for start, tokens in ((1, TEXT[1:3]), (0, [1]), (0, TEXT[:7])):
+        with pytest.raises(AssertionError):
+            table.advance("drafter", start, tokens)
+    with pytest.raises(AssertionError):
+        table.computed("target")
+
+
+@pytest.mark.parametrize("length", [0, 3, 4, 9, 10, 14])
+def test_truncation_cuts_a_groups_progress_and_a_copied_tail_keeps_it(length: int) -> None:
+    cache, _ = with_group()
+    table = cache.open(TEXT)
+    extend(cache, table, TEXT[:14])
+    follow(cache, table, "drafter", TEXT[:10])
+    table.truncate(length)
+    assert table.computed("drafter") == min(10, length)
+    tokens = [*TEXT[:length], *range(10)]
+    extend(cache, table, tokens)
+    assert table.computed("drafter") == min(10, length)
+    assert has_computed(cache, table, "drafter", tokens)
+    cache.check()
+
+
+def test_a_fork_has_its_parents_progress_and_goes_its_own_way() -> None:
+    cache, _ = with_group()
+    first = cache.open(TEXT)
+    extend(cache, first, TEXT[:6])
+    follow(cache, first, "drafter", TEXT[:6])
+    second = first.fork()
+    for table, token in ((first, 1), (second, 2)):
+        table.reserve(1)
+        follow(cache, table, "drafter", [*TEXT[:6], token])
+        write(cache, table, 6, [tag([*TEXT[:6], token])])
+    first.commit([0], [1])
+    second.commit([0], [2])
+    assert (first.computed("drafter"), second.computed("drafter")) == (7, 7)
+    assert has_computed(cache, first, "drafter", [*TEXT[:6], 1])
+    assert has_computed(cache, second, "drafter", [*TEXT[:6], 2])
+    assert first.blocks[0] == second.blocks[0]
+
+
+def test_a_fork_finds_what_its_sibling_computes_of_their_common_blocks() -> None:
+    cache, _ = with_group()
+    first = cache.open(TEXT)
+    extend(cache, first, TEXT[:14])
+    second = first.fork()
+    follow(cache, first, "drafter", TEXT[:14])
+    assert second.computed("drafter") == 12
+    follow(cache, second, "drafter", TEXT[:14])  # writes into the last block that both have: what is there already
+    assert has_computed(cache, first, "drafter", TEXT)
+    cache.check()
+
+
+@pytest.mark.parametrize("first_computed", [0, 3, 4, 6])
+@pytest.mark.parametrize("second_computed", [0, 3, 4, 6])
+def test_a_block_that_is_exchanged_for_its_duplicate_costs_no_progress(first_computed, second_computed) -> None:
+    cache, ops = with_group()
+    first, second = cache.open(TEXT), cache.open(TEXT)
+    for table, computed in ((first, first_computed), (second, second_computed)):
+        table.reserve(6)
+        write(cache, table, 0, [tag(TEXT[: i + 1]) for i in range(6)])
+        follow(cache, table, "drafter", TEXT[:computed])
+        table.commit(range(6), TEXT[:6])
+    assert first.blocks[0] == second.blocks[0]
+    whole = 4 if max(first_computed, second_computed) >= 4 else 0
+    assert first.computed("drafter") == max(first_computed, whole)
+    assert second.computed("drafter") == max(second_computed, whole)
+    num_copied = sum(len(sources) for sources, _ in ops.moves)
+    assert num_copied == (0 if first_computed >= 4 else min(second_computed, 4)), "nothing is copied that is there"
+    for table in (first, second):
+        assert has_computed(cache, table, "drafter", TEXT)
+    cache.check()
+
+
+def test_wrong_guesses_never_reach_a_shared_block() -> None:
+    cache, _ = with_group()
+    first, second = cache.open(TEXT), cache.open(TEXT)
+    extend(cache, first, TEXT[:4])
+    follow(cache, first, "drafter", TEXT[:3])
+    second.reserve(4)
+    follow(cache, second, "drafter", [TEXT[0], 1, 2, 3])
+    write(cache, second, 0, [tag(TEXT[: i + 1]) for i in range(4)])
+    second.commit(range(4), TEXT[:4])
+    assert first.blocks == second.blocks
+    assert (first.computed("drafter"), second.computed("drafter")) == (3, 1)
+    assert has_computed(cache, first, "drafter", TEXT)
+    assert has_computed(cache, second, "drafter", TEXT)
+
+
+def test_what_a_group_computed_of_an_evicted_block_is_forgotten() -> None:
+    cache, _ = with_group(3)
+    table = cache.open(TEXT)
+    extend(cache, table, TEXT[:8])
+    follow(cache, table, "drafter", TEXT[:8])
+    table.close()
+    other = cache.open([1])
+    extend(cache, other, [1] * 9)
+    other.close()
+    table = cache.open(TEXT[:5])
+    extend(cache, table, TEXT[:5])
+    assert table.computed("drafter") == 0
+    cache.check()
+
+
+def test_a_group_of_layers_added_later_starts_from_nothing_and_grows_with_the_pool() -> None:
+    cache, target_ops = make_cache()
+    table = cache.open(TEXT)
+    extend(cache, table, TEXT[:6])
+    ops = add_group(cache)
+    assert cache.groups == ("target", "drafter")
+    assert cache.bytes_per_token == 4 + 8
+    assert table.computed("drafter") == 0
+    follow(cache, table, "drafter", TEXT[:6])
+    other = cache.open([1])
+    other.reserve(30 * 4)
+    assert ops.sizes == target_ops.sizes
+    assert has_computed(cache, table, "drafter", TEXT[:6])
+    assert table.computed("drafter") == 6
+
+
+# -- further groups and sliding windows --------------------------------------------------------------
+
+
+def test_blocks_stay_while_a_group_that_lags_needs_them_and_then_go() -> None:
+    cache, _ = with_group(max_window=6)
+    table = cache.open(TEXT)
+    extend(cache, table, TEXT[:8])
+    follow(cache, table, "drafter", TEXT[:6])
+    extend(cache, table, TEXT[:12])
+    assert table.blocks[0] >= 0, "position 6 sees position 1"
+    follow(cache, table, "drafter", TEXT[:12])
+    extend(cache, table, TEXT[:14])
+    assert [block >= 0 for block in table.blocks] == [False, True, True, True], "position 12 sees position 7"
+    follow(cache, table, "drafter", TEXT[:14])
+    extend(cache, table, TEXT[:15])
+    assert [block >= 0 for block in table.blocks] == [False, False, True, True]
+    assert table.computed("drafter") == 14
+    assert has_computed(cache, table, "drafter", TEXT)
+    cache.check()
+
+
+def test_truncation_behind_the_window_takes_a_groups_progress_along() -> None:
+    cache, _ = with_group(max_window=6)
+    table = cache.open(TEXT)
+    for end in range(1, 31):
+        extend(cache, table, TEXT[:end])
+        follow(cache, table, "drafter", TEXT[:end])
+    assert table.truncate(11) == 8
+    assert table.computed("drafter") == 8
+    tokens = [*TEXT[:8], *range(4)]
+    extend(cache, table, tokens)
+    assert table.computed("drafter") == 8
+    assert has_computed(cache, table, "drafter", tokens)
+    cache.check()
+
+
+def test_a_group_that_lags_by_more_than_a_window_is_not_waited_for() -> None:
+    cache, _ = with_group(max_window=6)
+    table = cache.open(TEXT)
+    extend(cache, table, TEXT[:4])
+    follow(cache, table, "drafter", TEXT[:4])
+    assert table.can_hold("drafter")
+    extend(cache, table, TEXT[:30])
+    assert not table.can_hold("drafter")
+    assert table.computed("drafter") == 0
+    assert sum(block >= 0 for block in table.blocks) <= 4
+    with pytest.raises(AssertionError):
+        table.advance("drafter", 0, [])
+    cache.check()
+
+
+def test_a_group_that_was_lost_is_back_when_another_table_has_computed_the_window() -> None:
+    cache, _ = with_group(max_window=6)
+    first, second = cache.open(TEXT), cache.open(TEXT)
+    assert second.computed("drafter") == 0
+    for end in range(1, 17):
+        extend(cache, first, TEXT[:end])
+        follow(cache, first, "drafter", TEXT[:end])
+    extend(cache, second, TEXT[:16])
+    assert second.blocks[:2] == [-1, 1], "it lags, but not for ever"
+    assert second.blocks[2:] == first.blocks[2:]
+    assert second.can_hold("drafter")
+    assert second.computed("drafter") == 16
+    assert has_computed(cache, second, "drafter", TEXT)
+    cache.check()
+
+
+def test_an_open_table_keeps_its_window_when_a_group_with_a_larger_one_is_added() -> None:
+    cache, _ = make_cache(max_window=6)
+    old = cache.open(TEXT)
+    add_group(cache, max_window=None)
+    new = cache.open(TEXT)
+    assert (old.max_window, new.max_window, cache.max_window) == (6, None, None)
+    assert not old.can_hold("drafter")
+    for table in (old, new):
+        extend(cache, table, TEXT[:30])
+    assert old.blocks[0] < 0
+    assert new.blocks[0] >= 0
+    assert new.can_hold("drafter")
+    cache.check()
 
 
 # -- the end -----------------------------------------------------------------------------------------

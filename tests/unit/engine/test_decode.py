@@ -113,7 +113,7 @@ def test_texts_of_different_salts_share_nothing() -> None:
 def test_samples_of_one_prompt_share_its_prefill_and_equal_single_requests() -> None:
     prompt = [i % 90 for i in range(70)]
     options = {"temperature": 1.0, "seed": 3, "max_new_tokens": 32}
-    runner = tiny_runner(share=False)
+    runner = tiny_runner(share_prefixes=False)
     loop, group = start(runner, [prompt], n=3, **options)
     steps = [step for steps in loop.run() for step in steps]
     assert {step.num_pending for step in steps} == {1}  # the 69 tokens before were computed once, for all

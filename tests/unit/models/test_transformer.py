@@ -78,7 +78,7 @@ def test_the_caller_s_tensors_are_not_touched() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "overrides", "windows", "lookback"),
+    ("model_type", "overrides", "windows", "max_window"),
     [
         ("llama", {}, (None, None), None),
         ("mistral", {}, (24, 24), 24),
@@ -89,11 +89,11 @@ def test_the_caller_s_tensors_are_not_touched() -> None:
     ],
 )
 def test_windows_are_each_layer_s_own(
-    model_type: str, overrides: dict[str, Any], windows: tuple[int | None, ...], lookback: int | None
+    model_type: str, overrides: dict[str, Any], windows: tuple[int | None, ...], max_window: int | None
 ) -> None:
     model = tiny_model(ReferenceOps(), model_type, **overrides)
     assert tuple(layer.window for layer in model.layers) == windows
-    assert model.lookback == lookback
+    assert model.max_window == max_window
 
 
 @pytest.mark.parametrize(
