@@ -133,9 +133,8 @@ class _Shelf:
 
     def refuse_leftovers(self, model_type: str) -> None:
         """Raise if something is left that changes the network: a bias, a norm or a layer that we would not run."""
-        # Old files store the rotary frequencies, which the config gives; a tied file may repeat the embedding.
-        known = ("rotary_emb.inv_freq", "lm_head.weight")
-        left = [name for name in self._tensors if not name.endswith(known)]
+        # Old files store the rotary frequencies, which the config gives.
+        left = [name for name in self._tensors if not name.endswith("rotary_emb.inv_freq")]
         if left:
             raise WeightsError(
                 f"tensor {left[0]!r} has no place in a network of type {model_type!r} with this config "

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from outpace.errors import UsageError, WeightsError
 from outpace.types import RawTensor
 from outpace.weights import translate
 from outpace.weights.config import normalise
-from outpace.weights.files import read_object
+from outpace.weights.files import open_regular, present, read_object
 from outpace.weights.gguf import MAGIC, part_names, read_gguf
 from outpace.weights.layout import select
 from outpace.weights.safetensors import read_folder
+from outpace.weights.values import shown
 
 _SAMPLES, _SAMPLE_BYTES = 4, 256
+_CHUNK = 1 << 20  # bytes that are compared at once
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+_USUAL_EOS = {"llama": 2, "mistral": 2}  # model type -> the end token of a folder that is silent about it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     not a model, WeightsError for a model that is malformed or not supported.
     """
     if path.is_dir():
-        return _open_folder(path) if (path / "config.json").is_file() else _open_gguf(_only_gguf(path))
+        return _open_folder(path) if present(path / "config.json") else _open_gguf(_only_gguf(path))
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder: give a GGUF file or a Hugging Face folder")
     if path.suffix == ".gguf" or _starts_like_gguf(path):
@@ -62,10 +70,10 @@ def _only_gguf(folder: Path) -> Path:
 
 def _starts_like_gguf(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             return file.read(len(MAGIC)) == MAGIC
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (OSError, WeightsError) as error:
+        raise UsageError(f"{error}: give a GGUF file, or a Hugging Face folder") from None
 
 
 def _open_gguf(path: Path) -> Checkpoint:
@@ -80,7 +88,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         config,
         translate.RotateHalf(tensors, config) if permuted else tensors,
         gguf=file.metadata,
-        eos=translate.eos_ids(file.metadata),
+        eos=translate.eos_ids(file.metadata, config["vocab_size"]),
         stored=tensors,
     )
 
@@ -88,16 +96,48 @@ def _open_gguf(path: Path) -> Checkpoint:
 def _open_folder(folder: Path) -> Checkpoint:
     raw = read_object(folder / "config.json")
     config = normalise(raw, str(folder / "config.json"))
-    unused = {"lm_head.weight"} if config["tie_word_embeddings"] else set()  # some folders hold the embedding twice
     found = {
         name: tensor
         for name, tensor in read_folder(folder).items()
-        if name not in unused and not name.endswith(".rotary_emb.inv_freq")  # old folders hold what theta says
+        if not name.endswith(".rotary_emb.inv_freq")  # old folders hold what theta says
     }
+    if config["tie_word_embeddings"] and _HEAD in found:
+        config["tie_word_embeddings"] = _is_tied(found, folder)
+        if config["tie_word_embeddings"]:
+            del found[_HEAD]
     tensors = select(found, config, "folder", str(folder))
+    return _checkpoint(folder, config, tensors, gguf=None, eos=_stated_ends(folder, raw, config), stored=tensors)
+
+
+def _is_tied(found: Mapping[str, RawTensor], folder: Path) -> bool:
+    """Whether the output matrix that the file holds repeats the embedding; warns if it is another one.
+
+    The file counts then, and not the config (as in transformers 5 and in vLLM, PR 51665): a matrix that somebody
+    trained is there to be used, and without it the text would be another one.
+    """
+    head, embedding = found[_HEAD], found.get(_EMBEDDING)
+    if embedding is not None and head.format == embedding.format and head.shape == embedding.shape:
+        a, b = head.data.reshape(-1), embedding.data.reshape(-1)
+        if all(np.array_equal(a[i : i + _CHUNK], b[i : i + _CHUNK]) for i in range(0, len(a), _CHUNK)):
+            return True
+    warnings.warn(
+        f"{folder}: config.json says that the embedding is the output matrix too (tie_word_embeddings), but "
+        f"{_HEAD} differs from it: {_HEAD} is used",
+        stacklevel=2,
+    )
+    return False
+
+
+def _stated_ends(folder: Path, raw: Mapping[str, Any], config: Mapping[str, Any]) -> list[Any]:
+    """Return what config.json and generation_config.json name as end tokens.
+
+    Where there is no generation config and the config has no such key, null included, the model type's usual one.
+    """
     generation = folder / "generation_config.json"
-    eos = [source.get("eos_token_id") for source in (raw, read_object(generation) if generation.is_file() else {})]
-    return _checkpoint(folder, config, tensors, gguf=None, eos=eos, stored=tensors)
+    has_own = present(generation)
+    usual = None if has_own else _USUAL_EOS.get(config["model_type"])
+    ends = [raw.get("eos_token_id", usual if usual is None or usual < config["vocab_size"] else None)]
+    return [*ends, read_object(generation).get("eos_token_id")] if has_own else ends
 
 
 def _checkpoint(
@@ -126,7 +166,7 @@ def _eos_ids(stated: Iterable[Any], vocab_size: int, path: Path) -> frozenset[in
     for value in stated:
         for token in value if isinstance(value, list) else [] if value is None else [value]:
             if type(token) is not int or not 0 <= token < vocab_size:
-                raise WeightsError(f"{path}: an end token must be an id in [0, {vocab_size}), is {token!r}")
+                raise WeightsError(f"{path}: an end token must be an id in [0, {vocab_size}), is {shown(token)}")
             ids.add(token)
     return frozenset(ids)
 

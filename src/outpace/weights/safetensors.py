@@ -17,7 +17,8 @@ import numpy as np
 from outpace.errors import WeightsError
 from outpace.ops.formats import BLOCKS
 from outpace.types import RawTensor
-from outpace.weights.files import HEADER_LIMIT, map_file, parse_object, read_object
+from outpace.weights.files import HEADER_LIMIT, map_file, parse_object, present, read_object
+from outpace.weights.values import shown
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -26,9 +27,9 @@ _FORMATS = ("F32", "F16", "BF16")  # called alike here and there
 
 def read_folder(folder: Path) -> dict[str, RawTensor]:
     """Return the tensors of a Hugging Face folder, from `model.safetensors` or from its shards."""
-    if (folder / INDEX).is_file():
+    if present(folder / INDEX):
         return _read_shards(folder / INDEX)
-    if (folder / SINGLE).is_file():
+    if present(folder / SINGLE):
         return read_safetensors(folder / SINGLE)
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
@@ -55,7 +56,7 @@ def _read_shards(index: Path) -> dict[str, RawTensor]:
 def _shard(index: Path, name: Any) -> Path:
     # A link is followed (the hub's cache consists of them), but the name itself may not leave the folder.
     if not isinstance(name, str) or not name.endswith(".safetensors") or set(name) & set("/\\:\0"):
-        raise WeightsError(f"{index}: weight_map must name .safetensors files of its own folder, not {name!r}")
+        raise WeightsError(f"{index}: weight_map must name .safetensors files of its own folder, not {shown(name)}")
     return index.with_name(name)
 
 
@@ -106,9 +107,9 @@ def _kind(entry: Any, where: str) -> tuple[str, tuple[int, ...]]:
         raise WeightsError(f"{where}: must be an object with dtype, shape and data_offsets")
     format, shape = entry.get("dtype"), entry.get("shape")
     if format not in _FORMATS:
-        raise WeightsError(f"{where}: dtype is {format!r}, supported are {', '.join(_FORMATS)}")
+        raise WeightsError(f"{where}: dtype is {shown(format)}, supported are {', '.join(_FORMATS)}")
     if not isinstance(shape, list) or not shape or not all(type(n) is int and 0 < n < 1 << 48 for n in shape):
-        raise WeightsError(f"{where}: shape must be a list of positive integers, is {shape!r}")
+        raise WeightsError(f"{where}: shape must be a list of positive integers, is {shown(shape)}")
     if len(shape) > 8:
         raise WeightsError(f"{where}: shape has {len(shape)} dimensions, must have 1 to 8")
     return format, tuple(shape)
@@ -117,5 +118,5 @@ def _kind(entry: Any, where: str) -> tuple[str, tuple[int, ...]]:
 def _offsets(entry: dict[str, Any], where: str) -> tuple[int, int]:
     offsets = entry.get("data_offsets")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
-        raise WeightsError(f"{where}: data_offsets must be two integers [begin, end), are {offsets!r}")
+        raise WeightsError(f"{where}: data_offsets must be two integers [begin, end), are {shown(offsets)}")
     return offsets[0], offsets[1]

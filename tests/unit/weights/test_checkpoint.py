@@ -133,7 +133,7 @@ def test_rope_factors_become_a_scaling_and_no_tensor(tmp_path: Path) -> None:
             {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.attn_factor": "1"},
             "factor is missing|attention_factor",
         ),
-        ({"tokenizer.ggml.eos_token_id": 80}, r"an end token must be an id in \[0, 80\), is 80"),
+        ({"tokenizer.ggml.eos_token_id": 81}, r"an end token must be an id in \[0, 80\), is 81"),
         ({"tokenizer.ggml.eot_token_id": "2"}, "an end token must be an id"),
     ],
 )
@@ -214,8 +214,44 @@ def test_tensors_that_do_not_fit_the_config_are_named(tmp_path: Path) -> None:
 def test_a_config_that_is_no_json_object_is_an_error(tmp_path: Path, text: str) -> None:
     folder = write_folder(tmp_path / "a", CONFIG)
     (folder / "config.json").write_text(text)
-    with pytest.raises(WeightsError, match=r"config\.json: (is not valid JSON|must be a JSON object)"):
+    with pytest.raises(
+        WeightsError, match=r"config\.json: (is not valid JSON|must be a JSON object|is not a description)"
+    ):
         open_checkpoint(folder)
+
+
+# -- an output matrix beside a tied config ---------------------------------------------------------
+
+
+def tied_folder(folder: Path, head: np.ndarray[Any, Any] | None) -> Path:
+    raw = CONFIG | {"tie_word_embeddings": True}
+    return write_folder(folder, raw, tensors_of(raw) | ({} if head is None else {"lm_head.weight": head}))
+
+
+def test_an_output_matrix_that_differs_from_a_tied_embedding_is_used_with_a_warning(tmp_path: Path) -> None:
+    embedding = tensors_of(CONFIG | {"tie_word_embeddings": True})["model.embed_tokens.weight"]
+    head = embedding.copy()
+    head[-1, -1] += 1
+    with pytest.warns(
+        UserWarning, match=r"tie_word_embeddings.*lm_head\.weight differs from it: lm_head\.weight is used"
+    ):
+        other = open_checkpoint(tied_folder(tmp_path / "other", head))
+    assert not other.config["tie_word_embeddings"]
+    np.testing.assert_array_equal(values(other.tensors["lm_head.weight"]), head)
+    plain = open_checkpoint(tied_folder(tmp_path / "plain", None))
+    same = open_checkpoint(tied_folder(tmp_path / "same", embedding))
+    assert plain.config["tie_word_embeddings"]
+    assert same.config == plain.config
+    assert same.tensors.keys() == plain.tensors.keys()
+    assert same.fingerprint == plain.fingerprint != other.fingerprint
+
+
+def test_an_output_matrix_of_a_wrong_shape_is_an_error_and_not_left_out(tmp_path: Path) -> None:
+    with (
+        pytest.warns(UserWarning, match="differs"),
+        pytest.raises(WeightsError, match=r"'lm_head\.weight' has shape \(80, 32\)"),
+    ):
+        open_checkpoint(tied_folder(tmp_path / "a", np.zeros((80, 32), np.float32)))
 
 
 # -- ends, fingerprints, paths -------------------------------------------------------------------
@@ -236,6 +272,36 @@ def test_end_tokens_are_the_union_of_what_the_files_name(tmp_path: Path) -> None
 def test_an_end_token_that_is_no_id_is_an_error(tmp_path: Path, eos: object) -> None:
     with pytest.raises(WeightsError, match="an end token must be an id"):
         open_checkpoint(write_folder(tmp_path / "a", CONFIG | {"eos_token_id": eos}))
+
+
+@pytest.mark.parametrize("none", [(1 << 32) - 1, -1, 80], ids=["unsigned -1", "-1", "number of tokens"])
+@pytest.mark.parametrize("kind", ["eos", "eot", "eom"])
+def test_an_end_token_that_means_none_is_none(tmp_path: Path, kind: str, none: int) -> None:
+    keys = {"tokenizer.ggml.eos_token_id": 3} | {f"tokenizer.ggml.{kind}_token_id": none}
+    checkpoint = open_checkpoint(write_gguf(tmp_path / "a.gguf", metadata=keys))
+    assert checkpoint.eos_ids == ({3} if kind != "eos" else frozenset())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "own", "generation", "ends"),
+    [
+        ("llama", {}, None, {2}),  # as transformers has it for Llama and Mistral
+        ("mistral", {}, None, {2}),
+        ("qwen2", {}, None, set()),
+        ("qwen3", {"head_dim": 16}, None, set()),
+        ("llama", {"eos_token_id": None}, None, set()),
+        ("llama", {}, {"eos_token_id": None}, set()),
+        ("llama", {}, {"eos_token_id": 7}, {7}),
+        ("llama", {"eos_token_id": 5}, {}, {5}),
+    ],
+)
+def test_an_end_token_that_is_absent_is_the_usual_one_and_null_is_none(
+    tmp_path: Path, model_type: str, own: dict[str, Any], generation: dict[str, Any] | None, ends: set[int]
+) -> None:
+    folder = write_folder(tmp_path / "a", CONFIG | {"model_type": model_type} | own)
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    assert open_checkpoint(folder).eos_ids == ends
 
 
 def test_a_fingerprint_follows_the_content_alone(tmp_path: Path) -> None:

@@ -53,6 +53,30 @@ def test_each_model_type_has_its_own_rule_for_windows() -> None:
     assert (stated["sliding_window"], stated["layer_types"]) == (32, [window, full])
 
 
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
+def test_a_window_of_null_is_no_window_and_an_absent_one_the_usual(model_type: str) -> None:
+    qwen = {"model_type": model_type, "use_sliding_window": True, "max_window_layers": 0}
+    assert check(**qwen, sliding_window=None)["sliding_window"] is None
+    assert check(**qwen, sliding_window=None)["layer_types"] == ["full_attention"] * 2
+    assert check(**qwen)["sliding_window"] == 4096
+    with pytest.raises(WeightsError, match="max_window_layers is null"):
+        check(**qwen | {"max_window_layers": None})
+    assert check(**qwen | {"max_window_layers": None}, sliding_window=None)["sliding_window"] is None
+
+
+def test_two_names_of_a_rope_type_must_agree() -> None:
+    with pytest.raises(WeightsError, match="has rope_type 'linear' and type 'yarn': they must agree"):
+        check(rope_scaling={"rope_type": "linear", "type": "yarn", "factor": 2.0})
+    both = check(rope_scaling={"rope_type": "linear", "type": "linear", "factor": 2.0})
+    assert both["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+
+
+def test_errors_show_long_values_in_short() -> None:
+    with pytest.raises(WeightsError) as caught:
+        check(vocab_size=["x" * 10_000] * 1000, model_type="llama")
+    assert len(str(caught.value)) < 300
+
+
 def test_only_qwen2_has_biases() -> None:
     assert check(model_type="qwen2")["attention_bias"]
     assert not check(model_type="qwen3")["attention_bias"]
@@ -93,7 +117,7 @@ def test_a_size_that_is_no_sensible_integer_is_an_error_that_names_it(key: str, 
         ({"num_attention_heads": 6, "num_key_value_heads": 2}, "hidden_size is 64, must be a multiple of the 6"),
         ({"head_dim": 15}, "head_dim is 15, must be even"),
         ({"head_dim": -2}, "head_dim must be an integer"),
-        ({"rms_norm_eps": None}, "rms_norm_eps is missing"),
+        ({"rms_norm_eps": None}, "rms_norm_eps is null"),
         ({"rms_norm_eps": 0.0}, "rms_norm_eps must be a number"),
         ({"rms_norm_eps": float("inf")}, "rms_norm_eps must be a number"),
         ({"rope_theta": -1.0}, "rope_theta must be a number"),

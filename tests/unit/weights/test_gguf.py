@@ -46,7 +46,7 @@ def test_metadata_of_every_type_is_read(tmp_path: Path) -> None:
     assert [metadata[f"uint{kind}"] for kind in (0, 2, 4, 10)] == [5] * 4
     assert (metadata["f32"], metadata["f64"], metadata["bool"], metadata["string"]) == (0.5, 0.1, True, "grün")
     assert metadata["strings"] == ["a", "", "ü"]
-    assert (metadata["ints"], metadata["bools"], metadata["none"]) == ([1, -2, 3], [False, True], [])
+    assert (list(metadata["ints"]), metadata["bools"], metadata["none"]) == ([1, -2, 3], [False, True], [])
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -154,6 +154,57 @@ def test_a_huge_array_in_a_huge_sparse_file_is_refused_before_it_is_read(tmp_pat
         file.truncate(1 << 40)
     with pytest.raises(WeightsError, match="metadata 'a' length"):
         read_gguf(path)
+
+
+def strings(*forms: str) -> bytes:
+    """Return the content of an array of 20,000 strings."""
+    return b"".join(text(forms[i % len(forms)].replace("$", f"{i % 4096:03x}")) for i in range(20_000))
+
+
+DENSE = {
+    **{
+        f"numbers of type {kind}": [entry("a", 9, array(kind, 200_000, b"\x91" * 200_000 * size))]
+        for kind, size in {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}.items()
+    },
+    "empty strings": [entry("a", 9, array(8, 20_000, strings("")))],
+    "short strings": [entry("a", 9, array(8, 20_000, strings("ab")))],
+    "wide strings": [entry("a", 9, array(8, 20_000, strings("Ā", "Ж", "\U0001f600")))],
+    "strings": [entry("a", 9, array(8, 20_000, strings("$")))],
+    "entries": [entry(f"{i:04x}", 0, b"\x91") for i in range(20_000)],
+    "entries with strings": [entry(f"{i:04x}", 8, text("Ā")) for i in range(20_000)],
+    "entries with arrays": [entry(f"{i:04x}", 9, array(0, 1, b"\x91")) for i in range(20_000)],
+    "entries with string arrays": [entry(f"{i:04x}", 9, array(8, 1, text("ab"))) for i in range(20_000)],
+}
+
+
+@pytest.mark.parametrize("metadata", DENSE.values(), ids=DENSE)
+def test_metadata_takes_memory_in_proportion_to_the_header(tmp_path: Path, metadata: list[bytes]) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(gguf_bytes(metadata))
+    assert traced(path) < 24 * path.stat().st_size + (1 << 20)
+
+
+def test_tensors_take_memory_in_proportion_to_the_header(tmp_path: Path) -> None:
+    infos = [info(f"{i:04x}", [1], 0, 32 * i) for i in range(20_000)]
+    path = tmp_path / "a.gguf"
+    path.write_bytes(gguf_bytes([], infos, b"\0" * 32 * 20_000))
+    assert traced(path) < 24 * path.stat().st_size + (1 << 20)
+
+
+def traced(path: Path) -> int:
+    """Return the most bytes of memory that reading the file took."""
+    tracemalloc.start()
+    try:
+        read_gguf(path)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_of_numbers_takes_what_it_takes_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(gguf_bytes([entry("a", 9, array(1, 1 << 20, b"\x91" * (1 << 20)))]))
+    assert traced(path) < 3 << 20
 
 
 @pytest.fixture(scope="module")

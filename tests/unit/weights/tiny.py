@@ -35,6 +35,8 @@ CONFIG: dict[str, Any] = {
 
 def tensors_of(raw: Mapping[str, Any], seed: int = 0, names: str = "folder") -> Tensors:
     """Return random float32 tensors for a config, under the names of a folder or of a GGUF file."""
+    if names == "gguf":  # where a file is silent, heads share the width, also those of Qwen3
+        raw = {"head_dim": raw["hidden_size"] // raw["num_attention_heads"]} | dict(raw)
     random = np.random.default_rng(seed)
     return {
         (entry.gguf if names == "gguf" else entry.name): random.standard_normal(entry.shape, dtype=np.float32)
