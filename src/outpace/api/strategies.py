@@ -36,7 +36,7 @@ class _Drafters:
     def combined(self, names: Sequence[str]) -> Drafter:
         """Return several as one."""
         parts = [self.named(name) for name in names]
-        return self._target.drafter(("combined", *map(id, parts)), lambda: Combined(parts))
+        return self._target.drafter(("combined", *parts), lambda: Combined(parts))
 
     def prediction(self) -> Drafter:
         if self._options.prediction is None:
@@ -53,7 +53,7 @@ class _Drafters:
                 f"{target.name} ({target.tokenizer.vocab_size} tokens): take a draft model of the same family"
             )
         vocab_size = target.runner.model.config.vocab_size
-        return target.drafter(("draft_model", id(draft)), lambda: DraftModel(target.follower(draft), vocab_size))
+        return target.drafter(("draft_model", draft), lambda: DraftModel(target.follower(draft), vocab_size))
 
     def auto(self) -> Drafter:
         """Return the router over what needs no model, and over what the request brings along."""
@@ -62,7 +62,7 @@ class _Drafters:
             parts.insert(0, self.prediction())
         if self._options.draft_model is not None:
             parts.append(self.draft_model())
-        return self._target.drafter(("auto", *map(id, parts)), lambda: Auto(parts, self._target.experience))
+        return self._target.drafter(("auto", *parts), lambda: Auto(parts, self._target.experience))
 
 
 _DRAFTERS: dict[str, Callable[[_Drafters], Drafter]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from outpace.drafters.kept import KeptStates
 from outpace.drafters.matching import trust
 from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
@@ -15,10 +16,11 @@ from outpace.tree import EMPTY, DraftTree
 
 @dataclass(slots=True)
 class _Index:
-    """Where each n-gram of one text was last followed by a token, and how far the text is indexed."""
+    """Where each n-gram of one sequence was last followed by a token, and the tokens that are indexed."""
 
+    salt: bytes
+    tokens: list[int] = field(default_factory=list)
     follower: dict[tuple[int, ...], int] = field(default_factory=dict)  # n-gram -> position after it
-    num_indexed: int = 0
 
 
 class NGram:
@@ -39,6 +41,7 @@ class NGram:
         self.taps: tuple[int, ...] = ()
         self._lengths = range(max_ngram, min_ngram - 1, -1)
         self._indices: dict[int, _Index] = {}
+        self._kept: KeptStates[_Index] = KeptStates()
 
     def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
         """Return one chain per sequence, empty where nothing matches."""
@@ -48,14 +51,24 @@ class NGram:
         """Do nothing: the text itself says all there is to know."""
 
     def forget(self, request: int) -> None:
-        """Drop the index of a request."""
-        self._indices.pop(request, None)
+        """Keep the index of a request for one that continues it."""
+        index = self._indices.pop(request, None)
+        if index is not None:
+            self._kept.keep(index.salt, index.tokens, index)
+
+    def _index(self, sequence: SequenceView) -> _Index:
+        index = self._indices.get(sequence.id)
+        if index is None:
+            salt = sequence.request.options.salt
+            kept = self._kept.take(salt, sequence.tokens)
+            index = self._indices[sequence.id] = kept if kept is not None else _Index(salt)
+        return index
 
     def _draft(self, sequence: SequenceView, budget: int) -> DraftTree:
         if budget <= 0:
             return EMPTY
         tokens = sequence.tokens
-        index = self._indices.setdefault(sequence.id, _Index())
+        index = self._index(sequence)
         self._extend(index, tokens)
         for length in self._lengths:
             # An n-gram is filed when a token follows it, so this finds an earlier one, never the end itself.
@@ -69,8 +82,8 @@ class NGram:
 
     def _extend(self, index: _Index, tokens: list[int]) -> None:
         follower = index.follower
-        for end in range(index.num_indexed, len(tokens)):
+        for end in range(len(index.tokens), len(tokens)):
             for length in self._lengths:
                 if length <= end:
                     follower[tuple(tokens[end - length : end])] = end
-        index.num_indexed = len(tokens)
+        index.tokens += tokens[len(index.tokens) :]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from outpace.drafters.automaton import SuffixAutomaton
+from outpace.drafters.kept import KeptStates
 from outpace.drafters.matching import trust
 from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
@@ -88,8 +89,9 @@ class _Growth:
 
 @dataclass(slots=True)
 class _Text:
-    """One request's own automaton, and its tokens where they will be remembered."""
+    """One sequence's own automaton, and its tokens; the automaton has read the first `num_indexed`."""
 
+    salt: bytes
     automaton: SuffixAutomaton = field(default_factory=SuffixAutomaton)
     num_indexed: int = 0
     tokens: list[int] = field(default_factory=list)
@@ -147,6 +149,7 @@ class Suffix:
         self._min_score = min_score
         self._memory = _Memory(_MEMORY_TOKENS) if remember else None
         self._texts: dict[int, _Text] = {}
+        self._kept: KeptStates[_Text] = KeptStates()
 
     def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
         """Return one tree per sequence, empty where nothing matches."""
@@ -160,15 +163,27 @@ class Suffix:
                 text.tokens += step.tokens
 
     def forget(self, request: int) -> None:
-        """Drop the automaton of a request; remember its text if that was asked for."""
+        """Keep the automaton of a request for one that continues it; remember its tokens if that was asked for."""
         text = self._texts.pop(request, None)
-        if text and self._memory:
+        if text is None:
+            return
+        if self._memory:
             self._memory.add(text.tokens)
+        del text.tokens[text.num_indexed :]
+        self._kept.keep(text.salt, text.tokens, text)
+
+    def _text(self, sequence: SequenceView) -> _Text:
+        text = self._texts.get(sequence.id)
+        if text is None:
+            salt = sequence.request.options.salt
+            kept = self._kept.take(salt, sequence.tokens)
+            text = self._texts[sequence.id] = kept if kept is not None else _Text(salt)
+        return text
 
     def _draft(self, sequence: SequenceView, budget: int) -> DraftTree:
         if budget <= 0:
             return EMPTY
-        text = self._texts.setdefault(sequence.id, _Text())
+        text = self._text(sequence)
         self._extend(text, sequence.tokens)
         matches = [_Match(text.automaton, text.automaton.last, len(sequence.tokens))]
         if self._memory:
@@ -183,6 +198,5 @@ class Suffix:
     def _extend(self, text: _Text, tokens: list[int]) -> None:
         for position in range(text.num_indexed, len(tokens)):
             text.automaton.extend(tokens[position])
-        if self._memory:
-            text.tokens += tokens[len(text.tokens) :]
+        text.tokens += tokens[len(text.tokens) :]
         text.num_indexed = len(tokens)

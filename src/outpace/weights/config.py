@@ -24,7 +24,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from outpace.errors import WeightsError
 from outpace.weights.values import Values, is_positive, shown
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")

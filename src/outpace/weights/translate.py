@@ -66,7 +66,7 @@ def raw_config(file: GGUFFile) -> tuple[dict[str, Any], dict[str, str]]:
 def _derived(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a silent file means: as many key/value heads as heads, which share the width."""
     heads, hidden = given["num_attention_heads"], given["hidden_size"]
-    divides = type(heads) is int and type(hidden) is int and 0 < heads and hidden % heads == 0
+    divides = type(heads) is int and type(hidden) is int and heads > 0 and hidden % heads == 0
     return {"num_key_value_heads": heads} | ({"head_dim": hidden // heads} if divides else {})
 
 
