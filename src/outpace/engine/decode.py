@@ -85,6 +85,7 @@ class Decoder:
         self._draft(batch)
         drafted = self.clock()
         passed = self.runner.forward([entry.part for entry in batch], _taps(batch))
+        self.runner.ops.synchronize()  # a device may still compute
         forwarded = self.clock()
         self._verify(batch, passed)
         verified = self.clock()
