@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import outpace
 from outpace import LanguageModel, UsageError
 from outpace.api.options import encode_prompts, requests
 from outpace.drafters.ngram import NGram
-from outpace.types import Options
+from outpace.types import OptionKeywords, Options
 from tests.folder import TEMPLATE, make_folder
 
 CHAT = [{"role": "user", "content": "hi"}]
@@ -189,7 +188,7 @@ _junk = st.recursive(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [option.name for option in fields(Options)[1:]])
+@pytest.mark.parametrize("name", sorted(get_type_hints(OptionKeywords)))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=_junk)
 @example(value=[])

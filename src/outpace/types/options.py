@@ -1,18 +1,4 @@
-"""The nouns: what a user asks for, what a network is run on, how a row becomes a token.
-
-This file imports nothing of the project but `errors`. Array code names shapes by suffix:
-
-    T tokens in the batch   S segments        B requests      N draft nodes
-    R scored rows           V vocabulary      D width         F feed-forward width
-    H query heads           G key/value heads K head width    M context length
-
-Positions and intervals are half-open. One request's context looks like this:
-
-    position   0            start                len(tokens)
-               | committed  | pending | draft nodes (a tree: position = depth)
-    KV slot    0            start     start + len(pending) ...
-               remembered   provisional: written by the pass, kept only by commit
-"""
+"""What a caller may want of a generation: every option once, with its help text, its check and its keyword."""
 
 from __future__ import annotations
 
@@ -28,12 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import UsageError, flag, instance, integer, items, one_of, real, shown, strings, token_ids, unknown
-
-FinishReason = Literal["stop", "length", "context", "cancelled", "error"]
-KVFormat = Literal["f32", "bf16", "int8"]
-
-# Philox streams (docs/decisions/0004): what a random number is for.
-TOKEN_STREAM, COIN_STREAM, RESIDUAL_STREAM = 0, 1, 2
 
 
 class Constraint(Protocol):
@@ -52,7 +32,25 @@ class Constraint(Protocol):
 LogitsProcessor = Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]]
 
 
-def _numbers(minimum: float, maximum: float) -> Callable[[str, Any], float]:
+class Named(Protocol):
+    """An object of a layer above that an option may hold: a Drafter, or a loaded model that drafts."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Reader = Callable[[str, Any], Any]  # (name, value): returns the value in normal form, or raises UsageError
+
+
+def _about(text: str, read: Reader, *, is_filter: bool = False) -> dict[str, Any]:
+    """Return the metadata of an option: its help text and its check.
+
+    is_filter: whether it drops tokens before noise is added, and so has no effect at temperature 0.
+    """
+    return {"help": text, "read": read, "is_filter": is_filter}
+
+
+def _numbers(minimum: float, maximum: float) -> Reader:
     return lambda name, value: real(name, value, minimum, maximum)
 
 
@@ -78,14 +76,6 @@ def _logit_bias(name: str, value: Any) -> dict[int, float]:
     return biases
 
 
-def _sampling(text: str, read: Callable[[str, Any], Any], *, is_filter: bool = False) -> dict[str, Any]:
-    """Return the metadata of a field of `SamplingParams`: its help text, its check (which returns the normal form).
-
-    is_filter: whether it drops tokens before noise is added, and so has no effect at temperature 0.
-    """
-    return {"help": text, "read": read, "is_filter": is_filter}
-
-
 @dataclass(frozen=True)
 class SamplingParams:
     """How logits become a token. Temperature 0 is greedy: no noise is added.
@@ -99,26 +89,26 @@ class SamplingParams:
     """
 
     temperature: float = field(
-        default=0.0, metadata=_sampling("Divides the logits; 0 is greedy, higher is more random.", _temperature)
+        default=0.0, metadata=_about("Divides the logits; 0 is greedy, higher is more random.", _temperature)
     )
     top_k: int = field(
-        default=0, metadata=_sampling("Keep the k most likely tokens; 0 keeps all.", _top_k, is_filter=True)
+        default=0, metadata=_about("Keep the k most likely tokens; 0 keeps all.", _top_k, is_filter=True)
     )
     top_p: float = field(
         default=1.0,
-        metadata=_sampling(
+        metadata=_about(
             "Keep the smallest set of most likely tokens whose mass reaches this.", _numbers(0.0, 1.0), is_filter=True
         ),
     )
     min_p: float = field(
         default=0.0,
-        metadata=_sampling(
+        metadata=_about(
             "Keep tokens with at least this fraction of the largest probability.", _numbers(0.0, 1.0), is_filter=True
         ),
     )
     typical_p: float = field(
         default=1.0,
-        metadata=_sampling(
+        metadata=_about(
             "Keep the smallest set of most typical tokens, whose information is nearest to the entropy, whose mass "
             "reaches this (arXiv:2202.00666).",
             _numbers(0.0, 1.0),
@@ -127,7 +117,7 @@ class SamplingParams:
     )
     top_n_sigma: float = field(
         default=0.0,
-        metadata=_sampling(
+        metadata=_about(
             "Keep tokens within this many standard deviations of the largest logit (arXiv:2411.07641); 0 keeps all.",
             _numbers(0.0, 1e3),
             is_filter=True,
@@ -135,23 +125,21 @@ class SamplingParams:
     )
     repetition_penalty: float = field(
         default=1.0,
-        metadata=_sampling(
+        metadata=_about(
             "Divides positive and multiplies negative logits of tokens in prompt or output.", _numbers(0.01, 100.0)
         ),
     )
     presence_penalty: float = field(
         default=0.0,
-        metadata=_sampling("Subtracted from the logit of every token in the output.", _numbers(-100.0, 100.0)),
+        metadata=_about("Subtracted from the logit of every token in the output.", _numbers(-100.0, 100.0)),
     )
     frequency_penalty: float = field(
         default=0.0,
-        metadata=_sampling(
-            "Subtracted from a token's logit for each time it is in the output.", _numbers(-100.0, 100.0)
-        ),
+        metadata=_about("Subtracted from a token's logit for each time it is in the output.", _numbers(-100.0, 100.0)),
     )
     logit_bias: Mapping[int, float] = field(
         default_factory=dict,
-        metadata=_sampling("Added to the logits of these token ids; -inf bans a token.", _logit_bias),
+        metadata=_about("Added to the logits of these token ids; -inf bans a token.", _logit_bias),
     )
 
     def __post_init__(self) -> None:
@@ -186,26 +174,6 @@ class SamplingParams:
 
 
 NUMERIC_PARAMS = tuple(option.name for option in fields(SamplingParams) if isinstance(option.default, int | float))
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # also refuses NaN
-        raise UsageError(f"{name} must be in [{low:g}, {high:g}], got {value!r}")
-
-
-class Named(Protocol):
-    """An object of a layer above that an option may hold: a Drafter, or a loaded model that drafts."""
-
-    @property
-    def name(self) -> str: ...
-
-
-Reader = Callable[[str, Any], Any]  # (name, value): returns the value in normal form, or raises UsageError
-
-
-def _about(text: str, read: Reader) -> dict[str, Any]:
-    """Return the metadata of a field of `Options`: its help text and its check."""
-    return {"help": text, "read": read}
 
 
 def _integers(minimum: int, maximum: int | None = None) -> Reader:
@@ -362,12 +330,6 @@ class Options:
             value = getattr(self, option.name)
             if value is not option.default:
                 object.__setattr__(self, option.name, option.metadata["read"](option.name, value))
-        if self.sampling.greedy:
-            for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
-                if (value := getattr(self.sampling, name)) != off:
-                    raise UsageError(
-                        f"{name}={value!r} has no effect at temperature 0 (greedy): raise temperature, or leave it out"
-                    )
 
     @staticmethod
     def of(keywords: Mapping[str, Any]) -> Options:
@@ -425,129 +387,3 @@ class OptionKeywords(TypedDict, total=False):
     salt: bytes | None
     tools: Sequence[Mapping[str, Any]] | None
     chat_template_kwargs: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One sequence to generate: its prompt, what the caller wants, and what that means for this model and sample."""
-
-    prompt: tuple[int, ...]
-    options: Options
-    seed: int  # 64 bits
-    sample_index: int
-    stop_tokens: frozenset[int]  # the caller's, and the model's end tokens unless ignore_eos
-    max_new_tokens: int
-    max_draft: int  # maximum draft nodes in a step
-    prediction: tuple[int, ...] = ()  # token ids of the expected output
-
-    def __post_init__(self) -> None:
-        if not self.prompt:
-            raise UsageError("the prompt is empty: give at least one token")
-        integer("sample_index", self.sample_index, 0, 2**32 - 1)
-
-    @staticmethod
-    def of(
-        prompt: Sequence[int],
-        options: Options = Options(),
-        *,
-        context: int = 2**31,
-        seed: int = 0,
-        sample_index: int = 0,
-        end_tokens: frozenset[int] = frozenset(),
-        prediction: Sequence[int] = (),
-    ) -> Request:
-        """Resolve options for one sequence.
-
-        context: maximum tokens of a sequence. seed: used where the options name none. end_tokens: the model's own.
-        """
-        max_draft = 16 if options.strategy == "auto" else 8
-        return Request(
-            prompt=tuple(prompt),
-            options=options,
-            seed=seed if options.seed is None else options.seed,
-            sample_index=sample_index,
-            stop_tokens=frozenset(options.stop_tokens) | (frozenset() if options.ignore_eos else end_tokens),
-            max_new_tokens=context if options.max_new_tokens is None else options.max_new_tokens,
-            max_draft=max_draft if options.max_draft is None else options.max_draft,
-            prediction=tuple(prediction),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class RawTensor:
-    """A tensor as a file stores it: bytes, their format, and the logical shape.
-
-    data: uint8 [rows, bytes per row], usually memory-mapped; a row is the last dimension.
-    format: "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K".
-    shape: logical, row-major (out_features, in_features) as in PyTorch, or (n,).
-    """
-
-    name: str
-    data: NDArray[np.uint8]
-    format: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class KVSpec:
-    """Geometry and storage of the keys and values of one group of layers.
-
-    int8 keeps one float32 scale per token, head and group of 32 channels
-    (the whole head where its width is no multiple of 32).
-    """
-
-    num_layers: int
-    num_kv_heads: int
-    head_width: int
-    format: KVFormat = "bf16"
-    block_size: int = 32  # slots in a block
-
-    @property
-    def scale_group(self) -> int:
-        """Channels that share an int8 scale."""
-        return 32 if self.head_width % 32 == 0 else self.head_width
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of keys and values, all layers, scales included."""
-        per_head = {
-            "f32": 4 * self.head_width,
-            "bf16": 2 * self.head_width,
-            "int8": self.head_width + 4 * (self.head_width // self.scale_group),
-        }[self.format]
-        return 2 * self.num_layers * self.num_kv_heads * per_head
-
-
-@dataclass(slots=True)
-class Segment:
-    """One sequence's part of a forward pass.
-
-    tokens = pending tokens (a chain that continues the context), then draft nodes.
-    parents[i] in [-1, i) is draft node i's parent; -1 is the last pending token; empty: no draft.
-    Token j is stored in slot start + j; its position is start + j in the chain, and
-    start + len(pending) + depth (root's children have depth 0) in the tree.
-    A "tree" token sees the context, and its ancestors and itself in the segment.
-    A "full" segment has no draft; its tokens see the context and the whole segment.
-    The last `num_scored` tokens get logits.
-    """
-
-    blocks: Sequence[int]  # block table: slot s lives in blocks[s // block_size]; -1 was freed
-    start: int  # slots before this one are the context
-    tokens: Sequence[int]
-    parents: Sequence[int] = ()
-    num_scored: int = 1
-    kind: Literal["tree", "full"] = "tree"
-
-    @property
-    def num_pending(self) -> int:
-        """Length of the chain before the draft."""
-        return len(self.tokens) - len(self.parents)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A token's raw log-softmax (nothing applied), and that of the most likely tokens in its place."""
-
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()

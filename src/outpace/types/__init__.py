@@ -1,0 +1,51 @@
+"""The nouns: what a user asks for, what a network is run on, how a row becomes a token.
+
+It imports nothing of the project but `errors`. Array code names shapes by suffix:
+
+    T tokens in the batch   S segments        B requests      N draft nodes
+    R scored rows           V vocabulary      D width         F feed-forward width
+    H query heads           G key/value heads K head width    M context length
+
+Positions and intervals are half-open. One request's context looks like this:
+
+    position   0            start                len(tokens)
+               | committed  | pending | draft nodes (a tree: position = depth)
+    KV slot    0            start     start + len(pending) ...
+               remembered   provisional: written by the pass, kept only by commit
+"""
+
+from __future__ import annotations
+
+from outpace.types.network import KVFormat, KVSpec, RawTensor, Segment
+from outpace.types.options import (
+    NUMERIC_PARAMS,
+    Constraint,
+    LogitsProcessor,
+    Named,
+    OptionKeywords,
+    Options,
+    SamplingParams,
+    given,
+)
+from outpace.types.request import COIN_STREAM, RESIDUAL_STREAM, TOKEN_STREAM, FinishReason, Request, TokenLogprob
+
+__all__ = [
+    "COIN_STREAM",
+    "NUMERIC_PARAMS",
+    "RESIDUAL_STREAM",
+    "TOKEN_STREAM",
+    "Constraint",
+    "FinishReason",
+    "KVFormat",
+    "KVSpec",
+    "LogitsProcessor",
+    "Named",
+    "OptionKeywords",
+    "Options",
+    "RawTensor",
+    "Request",
+    "SamplingParams",
+    "Segment",
+    "TokenLogprob",
+    "given",
+]
