@@ -164,20 +164,6 @@ def test_equal_texts_computed_side_by_side_end_up_in_one_block() -> None:
     cache.check()
 
 
-def test_other_salts_and_caches_without_an_index_share_nothing() -> None:
-    cache, _ = make_cache()
-    extend(cache, cache.open(TEXT, b"alice"), TEXT[:8], b"alice")
-    assert cache.open(TEXT, b"bob").length == 0
-    assert cache.open(TEXT).length == 0
-    assert cache.open(TEXT, b"alice").length == 8
-    private, _ = make_cache(share_prefixes=False)
-    table = private.open(TEXT)
-    extend(private, table, TEXT[:8])
-    assert private.open(TEXT).length == 0
-    table.close()
-    private.check()
-
-
 # -- forks -------------------------------------------------------------------------------------------
 
 
@@ -530,22 +516,6 @@ def test_what_a_group_computed_of_an_evicted_block_is_forgotten() -> None:
     extend(cache, table, TEXT[:5])
     assert table.computed("drafter") == 0
     cache.check()
-
-
-def test_a_group_of_layers_added_later_starts_from_nothing_and_grows_with_the_pool() -> None:
-    cache, target_ops = make_cache()
-    table = cache.open(TEXT)
-    extend(cache, table, TEXT[:6])
-    ops = add_group(cache)
-    assert cache.groups == ("target", "drafter")
-    assert cache.bytes_per_token == 4 + 8
-    assert table.computed("drafter") == 0
-    follow(cache, table, "drafter", TEXT[:6])
-    other = cache.open([1])
-    other.reserve(30 * 4)
-    assert ops.sizes == target_ops.sizes
-    assert has_computed(cache, table, "drafter", TEXT[:6])
-    assert table.computed("drafter") == 6
 
 
 # -- further groups and sliding windows --------------------------------------------------------------
