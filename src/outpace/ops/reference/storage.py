@@ -28,12 +28,12 @@ class Storage:
     def __init__(self, spec: KVSpec, num_blocks: int) -> None:
         self.spec = spec
         self.num_slots = num_blocks * spec.block_size
-        self._keys = self._allocate()
-        self._values = self._allocate()
+        self._keys = self._allocate(self.num_slots)
+        self._values = self._allocate(self.num_slots)
 
-    def _allocate(self) -> Stored:
+    def _allocate(self, num_slots: int) -> Stored:
         spec = self.spec
-        shape = (spec.num_layers, self.num_slots, spec.num_kv_heads)
+        shape = (spec.num_layers, num_slots, spec.num_kv_heads)
         numbers = np.empty((*shape, spec.head_width), _DTYPES[spec.format])
         if spec.format != "int8":
             return (numbers,)
@@ -43,10 +43,11 @@ class Storage:
         """Grow to `num_blocks` blocks; what is stored stays."""
         old_slots, old = self.num_slots, (*self._keys, *self._values)
         assert num_blocks * self.spec.block_size >= old_slots, "storage never shrinks"
-        self.num_slots = num_blocks * self.spec.block_size
-        self._keys, self._values = self._allocate(), self._allocate()
-        for new_part, old_part in zip((*self._keys, *self._values), old, strict=True):
+        num_slots = num_blocks * self.spec.block_size
+        keys, values = self._allocate(num_slots), self._allocate(num_slots)  # may raise: nothing has changed then
+        for new_part, old_part in zip((*keys, *values), old, strict=True):
             new_part[:, :old_slots] = old_part
+        self.num_slots, self._keys, self._values = num_slots, keys, values
 
     def move(self, source: int, target: int) -> None:
         """Copy one slot in all layers."""
