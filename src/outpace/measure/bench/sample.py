@@ -65,8 +65,11 @@ def call(
     lm: LanguageModel, prompts: list[list[int]], strategy: str, sampling: str, **options: Any
 ) -> tuple[list[Result], float]:
     """Answer prompts and return the results with the seconds of the call. They go on past the model's end token."""
+    synchronize = lm.runner.ops.synchronize
+    synchronize()
     started = time.perf_counter()
     results = lm.generate(prompts, strategy=strategy, ignore_eos=True, trace=True, **SAMPLINGS[sampling], **options)
+    synchronize()
     return results, time.perf_counter() - started
 
 
