@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.types import TOKEN_STREAM, SamplingParams
+from outpace.types import NUMERIC_PARAMS, TOKEN_STREAM, SamplingParams
 
 # Why a row cannot be sampled, in the words of every implementation (`SamplingError.rows`).
 NOTHING_ALLOWED = "no token is allowed here: a constraint, logit_bias or a logits processor forbids them all"
@@ -92,12 +92,14 @@ class SamplingRows:
 
     def __init__(self) -> None:
         self._is_argmax = True
+        self._params: list[SamplingParams] = []  # by sequence, as are counts and histories
         self._counts: list[int] = []
-        self._params: list[SamplingParams] = []
-        self._noise: list[tuple[int, int, int]] = []  # seed, sample index, stream
-        self._positions: list[int] = []
         self._histories: list[tuple[Sequence[int], Sequence[int], Sequence[Sequence[int]]]] = []
-        self._masks: dict[int, NDArray[np.uint32]] = {}  # by row
+        self._seeds: list[int] = []  # by row, as is the rest
+        self._sample_indices: list[int] = []
+        self._positions: list[int] = []
+        self._streams: list[int] = []
+        self._masks: dict[int, NDArray[np.uint32]] = {}
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -121,33 +123,38 @@ class SamplingRows:
         given: no row has any). masks: by row, the allowed tokens (none given: all are). All masks of a batch have the
         same length.
         """
-        count, first = len(positions), len(self._positions)
+        count, first = len(positions), len(self)
         self._is_argmax = self._is_argmax and params.is_argmax
-        self._counts.append(count)
         self._params.append(params)
-        self._noise.append((seed, sample_index, stream))
+        self._counts.append(count)
+        self._histories.append((prompt, output, paths) if params.penalises else ((), (), ()))
+        self._seeds += (seed,) * count
+        self._sample_indices += (sample_index,) * count
         self._positions += positions
-        self._histories.append(
-            (prompt, output, paths or ((),) * count) if params.penalises else ((), (), ((),) * count)
-        )
-        self._masks |= {first + i: mask for i, mask in enumerate(masks) if mask is not None}
+        self._streams += (stream,) * count
+        for row, mask in enumerate(masks, first):
+            if mask is not None:
+                self._masks[row] = mask
 
     def build(self) -> SamplingBatch:
         """Return the batch of all rows added."""
-        num_rows = len(self._positions)
         if self._is_argmax and not self._masks:
-            return SamplingBatch.greedy(num_rows)
-        counts = self._counts
-        prompts, outputs = self._history() if any(p.penalises for p in self._params) else (None, None)
+            return SamplingBatch.greedy(len(self))
+        numbers = np.empty((len(self), len(NUMERIC_PARAMS)))
+        first = 0
+        for params, count in zip(self._params, self._counts, strict=True):
+            numbers[first : first + count] = params.numbers
+            first += count
+        prompts, outputs = self._history() if any([p.penalises for p in self._params]) else (None, None)
         masks, has_mask = self._packed_masks() if self._masks else (None, None)
-        bias_tokens, biases = self._bias() if any(p.logit_bias for p in self._params) else (None, None)
+        bias_tokens, biases = self._bias() if any([p.logit_bias for p in self._params]) else (None, None)
         return SamplingBatch(
-            num_rows,
-            np.array([params.numbers for params in self._params]).repeat(counts, axis=0),
-            np.array([seed for seed, _, _ in self._noise], np.uint64).repeat(counts),
-            np.array([index for _, index, _ in self._noise], np.uint32).repeat(counts),
+            len(self),
+            numbers,
+            np.array(self._seeds, np.uint64),
+            np.array(self._sample_indices, np.uint32),
             np.array(self._positions, np.uint32),
-            np.array([stream for _, _, stream in self._noise], np.uint32).repeat(counts),
+            np.array(self._streams, np.uint32),
             prompts,
             outputs,
             masks,
@@ -158,15 +165,16 @@ class SamplingRows:
 
     def _history(self) -> tuple[Ragged, Ragged]:
         prompts, outputs = [], []
-        for prompt, output, paths in self._histories:
+        for (prompt, output, paths), count in zip(self._histories, self._counts, strict=True):
             prompts.append(np.array(prompt, np.int32))
             before = np.array(output, np.int32)
-            outputs += [np.concatenate([before, np.array(path, np.int32)]) if path else before for path in paths]
+            for path in paths or ((),) * count:
+                outputs.append(np.concatenate([before, np.array(path, np.int32)]) if path else before)
         own = _end_to_end(prompts)
         return Ragged(own.values, own.bounds.repeat(self._counts, axis=0)), _end_to_end(outputs)
 
     def _packed_masks(self) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-        num_rows = len(self._positions)
+        num_rows = len(self)
         has_mask = np.zeros(num_rows, np.bool_)
         masks = np.zeros((num_rows, len(next(iter(self._masks.values())))), np.uint32)
         for row, mask in self._masks.items():

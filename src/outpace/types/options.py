@@ -157,7 +157,7 @@ class SamplingParams:
         """Whether no noise is added: the most likely token is taken."""
         return self.temperature == 0.0
 
-    @property
+    @cached_property
     def penalises(self) -> bool:
         """Whether earlier tokens change the distribution, so that a row needs its history."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
@@ -168,9 +168,9 @@ class SamplingParams:
         return self.greedy and not self.penalises and not self.logit_bias
 
     @cached_property
-    def numbers(self) -> tuple[float, ...]:
+    def numbers(self) -> NDArray[np.float64]:
         """The fields that are numbers, in their order: a row of `SamplingBatch.params`."""
-        return tuple(float(getattr(self, name)) for name in NUMERIC_PARAMS)
+        return np.array([float(getattr(self, name)) for name in NUMERIC_PARAMS])
 
 
 NUMERIC_PARAMS = tuple(option.name for option in fields(SamplingParams) if isinstance(option.default, int | float))

@@ -113,4 +113,4 @@ def test_numbers_are_the_numeric_fields_in_their_order() -> None:
     assert dict(zip(NUMERIC_PARAMS, params.numbers, strict=True)) == {
         name: float(getattr(params, name)) for name in NUMERIC_PARAMS
     }
-    assert params.numbers[:2] == (0.5, 3.0)
+    assert params.numbers[:2].tolist() == [0.5, 3.0]

@@ -17,7 +17,9 @@ constexpr float kNever = -std::numeric_limits<float>::infinity();
 using Scored = SamplerMemory::Scored;
 
 // Best first, ties to the lowest id.
-bool better(const Scored& a, const Scored& b) { return a.score > b.score || (a.score == b.score && a.token < b.token); }
+constexpr auto better = [](const Scored& a, const Scored& b) {  // no function: algorithms shall take it inline
+  return a.score > b.score || (a.score == b.score && a.token < b.token);
+};
 
 // What is wrong with a row; empty: nothing.
 using Reason = std::string;
