@@ -57,7 +57,7 @@ class ScheduledSequence:
     @property
     def num_scored(self) -> int:
         """Scored rows: the last pending token, then each draft node."""
-        return 1 + len(self.tree) if self.scored else 0
+        return 1 + len(self.tree.tokens) if self.scored else 0
 
     def paths(self) -> list[tuple[int, ...]]:
         """Return the draft tokens from the root down to each scored row; the root's own path is empty."""
