@@ -9,9 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE, TESTS = ROOT / "src" / "outpace", ROOT / "tests" / "unit"
+PARITY = "which parts a network has: tests/parity/test_models_parity.py holds it against transformers"
 COVERED_ELSEWHERE = {
     "ops/protocol.py": "a protocol: tests/contracts/test_ops.py runs it against every implementation",
     "drafters/protocol.py": "a protocol: tests/contracts/test_drafters.py runs it against every drafter",
+    "models/llama.py": PARITY,
+    "models/mistral.py": PARITY,
+    "models/qwen2.py": PARITY,
+    "models/qwen3.py": PARITY,
     "version.py": "one constant",
 }
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from outpace.errors import UsageError, WeightsError
+from outpace.errors import UsageError
 from outpace.ops.protocol import DecoderLayer
 from outpace.ops.sampling import Ragged, SamplingBatch, SamplingRows
-from outpace.types import NUMERIC_PARAMS, KVSpec, RawTensor, SamplingParams, Segment
+from outpace.types import NUMERIC_PARAMS, KVSpec, SamplingParams, Segment
 from tests.tiny import raw_tensor
 
 pytest.importorskip("outpace.ops.native._native")
@@ -255,24 +255,6 @@ def test_a_sampling_batch_whose_arrays_do_not_fit_is_refused(
     for call in (ops.sample, ops.probs):
         with pytest.raises(UsageError, match=message):
             call(array(ops, 2, 9), batch(**changes))
-
-
-@pytest.mark.parametrize("threads", [0, -1, 1025])
-def test_a_number_of_threads_out_of_range_is_refused(threads: int) -> None:
-    with pytest.raises(UsageError, match="threads"):
-        NativeOps(threads=threads)
-
-
-def test_bytes_that_do_not_make_the_matrix_are_refused(ops: NativeOps) -> None:
-    good = zeros(4, 32)
-    with pytest.raises(WeightsError, match="needs 4 rows of 128 bytes"):
-        ops.pack(replace(good, data=good.data[:3]))
-    with pytest.raises(WeightsError, match="matrix"):
-        ops.pack(zeros(32))
-    with pytest.raises(WeightsError, match="vector"):
-        ops.vector(good)
-    with pytest.raises(WeightsError, match="multiples of 32"):
-        ops.pack(RawTensor("w", np.zeros((2, 17), np.uint8), "Q4_0", (2, 31)))
 
 
 def test_handles_of_other_things_are_refused(ops: NativeOps) -> None:
