@@ -101,16 +101,16 @@ class Call:
     def __exit__(self, *error: object) -> None:
         self.cancel()
 
-    def wait(self, ready: Callable[[], bool] | None = None) -> None:
-        """Block until every sequence is done, one has failed, or `ready` says yes; raise what made one fail."""
-
-        def stop() -> bool:
-            return any(s.error is not None for s in self._sequences) or (ready is not None and ready())
-
-        self._engine.wait(self._sequences, stop)
+    def wait(self) -> None:
+        """Block until every sequence is done or one has failed; raise what made it fail."""
+        self._engine.wait(self._sequences, lambda: any(s.error is not None for s in self._sequences))
         for sequence in self._sequences:
             if sequence.error is not None:
                 raise sequence.error
+
+    def watch(self, ready: Callable[[], bool]) -> None:
+        """Block until every sequence is done, or `ready` says yes."""
+        self._engine.wait(self._sequences, ready)
 
     def cancel(self) -> None:
         """End what is not done, and return once its blocks are free: after one step at most."""
@@ -173,7 +173,7 @@ class Call:
 class Stream:
     """An iterator of `Chunk`s over one text as it is written.
 
-    The text is written ahead of its reader. `result` is the whole text, None before the end; after an early `close`,
+    The text is written ahead of its reader, who reads all of it before a failure is raised. `result` is the whole text, None before the end; after an early `close`,
     what was read, with finish_reason "cancelled". A stream that is dropped is closed.
     """
 
@@ -200,7 +200,7 @@ class Stream:
                 self._call.wait()  # raises what made it fail
                 self._finish(self._call.result(self._sequence))
                 break
-            self._call.wait(lambda: len(self._sequence.output.tokens) != self._num_seen)
+            self._call.watch(lambda: len(self._sequence.output.tokens) != self._num_seen)
         raise StopIteration
 
     def _take(self) -> Chunk | None:
