@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from outpace.trace import PHASES, SCHEMA, Stats, Step, Times, Trace
+from outpace.trace import PHASES, SCHEMA, Stats, Step, Times
 from outpace.tree import EMPTY, DraftTree
-from tests.traces import Story, small_story
+from tests.traces import small_story
 
 TIMES = Times(0.5, 2.0, 0.25, 0.125)
 
@@ -86,25 +85,3 @@ def test_a_trace_is_versioned_json_with_its_header_beside_the_rest() -> None:
     assert [told["texts"][str(token)] for token in told["tokens"]] == told["pieces"]
     assert told["logprobs"][0] == [-0.1, [[story.tokens[0], -0.1], [0, -2.5]]]
     assert story.as_dict()["logprobs"] is None
-
-
-def saved(path: Path, header: dict[str, Any]) -> None:
-    story = Story().step("é")
-    Trace(header, story.prompt, story.tokens, ["é"], story.sources, story.steps, story.stats).save(path)
-
-
-def test_a_trace_is_saved_as_utf_8_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "trace.json"
-    saved(path, {"model": "one"})
-    saved(path, {"model": "two"})
-    assert json.loads(path.read_bytes().decode("utf-8"))["model"] == "two"
-    assert "é" in path.read_bytes().decode("utf-8"), "readable without a decoder"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_earlier_trace_survives_one_that_cannot_be_written(tmp_path: Path) -> None:
-    path = tmp_path / "trace.json"
-    saved(path, {"model": "one"})
-    with pytest.raises(TypeError):
-        saved(path, {"model": object()})
-    assert json.loads(path.read_text(encoding="utf-8"))["model"] == "one"

@@ -58,13 +58,6 @@ def test_n_samples_come_as_a_list_and_in_a_batch_as_lists(lm: LanguageModel) -> 
     assert [len(group) for group in two] == [3, 3]
 
 
-def test_a_seed_is_drawn_and_reported_and_gives_the_same_text_again(lm: LanguageModel) -> None:
-    first = lm.generate("the cat", temperature=1.0, max_new_tokens=20)
-    again = lm.generate("the cat", temperature=1.0, max_new_tokens=20, seed=first.seed)
-    assert again.tokens == first.tokens
-    assert lm.generate("the cat", temperature=1.0, max_new_tokens=20).seed != first.seed
-
-
 @pytest.mark.parametrize("strategy", ["recompute", "ngram", "suffix", "lookahead", "combined", "ngram+suffix", NGram()])
 def test_every_strategy_writes_plain_decodings_text(lm: LanguageModel, strategy: Any) -> None:
     plain = lm.generate("the cat sat on the", max_new_tokens=40, strategy="none", ignore_eos=True)
@@ -93,78 +86,6 @@ def test_a_draft_model_of_another_vocabulary_is_refused_with_both_counts(lm: Lan
         lm.generate("hi", strategy="draft_model", draft_model=str(other))
 
 
-def test_rejection_is_not_called_lossless_unless_greedy(lm: LanguageModel, folder: Path) -> None:
-    options: dict[str, Any] = {
-        "strategy": "draft_model",
-        "draft_model": lm,
-        "verification": "rejection",
-        "max_new_tokens": 8,
-    }
-    assert lm.generate("hi", **options).lossless
-    assert not lm.generate("hi", temperature=1.0, **options).lossless
-
-
-def test_a_stop_string_ends_the_text_and_everything_beside_it(lm: LanguageModel) -> None:
-    plain = lm.generate("the cat", max_new_tokens=60, strategy="none", ignore_eos=True)
-    stop = plain.text[20:24]
-    cut = lm.generate("the cat", max_new_tokens=60, stop=stop, logprobs=2, ignore_eos=True, strategy="ngram")
-    assert cut.finish_reason == "stop"
-    assert cut.text == plain.text[: plain.text.find(stop)]
-    assert cut.tokens == plain.tokens[: len(cut.tokens)]
-    assert cut.logprobs is not None
-    assert len(cut.logprobs) == len(cut.sources) == len(cut.tokens)
-
-
-def test_a_stream_gives_the_same_text_in_pieces_that_are_never_taken_back(lm: LanguageModel) -> None:
-    options: dict[str, Any] = {"max_new_tokens": 60, "ignore_eos": True, "logprobs": 0}
-    plain = lm.generate("the cat", **options)
-    stop = plain.text[30:34]
-    whole = lm.generate("the cat", stop=[stop], **options)
-    stream = lm.stream("the cat", stop=[stop], **options)
-    chunks = list(stream)
-    assert "".join(c.text for c in chunks) == whole.text
-    assert [t for c in chunks for t in c.tokens] == whole.tokens
-    assert [x for c in chunks for x in c.logprobs or ()] == whole.logprobs
-    assert stream.result is not None
-    assert stream.result.text == whole.text
-
-
-def test_closing_a_stream_frees_everything_and_keeps_what_was_written(lm: LanguageModel) -> None:
-    stream = lm.stream("the cat", max_new_tokens=100, ignore_eos=True)
-    seen = [next(stream) for _ in range(5)]
-    stream.close()
-    assert stream.result is not None
-    assert stream.result.finish_reason == "cancelled"
-    assert stream.result.tokens == [t for c in seen for t in c.tokens]
-    assert_all_free(lm)
-
-
-def test_closing_a_stream_that_never_began_is_fine(lm: LanguageModel) -> None:
-    stream = lm.stream("the cat")
-    stream.close()
-    assert stream.result is not None
-    assert stream.result.tokens == []
-    assert_all_free(lm)
-
-
-def test_a_second_call_beside_an_open_stream_shares_its_passes(lm: LanguageModel) -> None:
-    with lm.stream("the cat", max_new_tokens=20, ignore_eos=True) as stream:
-        first = next(stream)
-        assert len(lm.generate("hi", max_new_tokens=2, ignore_eos=True).tokens) == 2
-        rest = [t for chunk in stream for t in chunk.tokens]
-    assert [*first.tokens, *rest] == lm.generate("the cat", max_new_tokens=20, ignore_eos=True).tokens
-
-
-def test_a_stream_that_is_dropped_is_cancelled(lm: LanguageModel) -> None:
-    stream = lm.stream("the cat", max_new_tokens=1500, ignore_eos=True)
-    next(stream)
-    sequence = stream._sequence
-    del stream
-    lm.engine.wait([sequence])
-    assert sequence.finish_reason == "cancelled"
-    assert_all_free(lm)
-
-
 def test_calls_from_several_threads_do_not_mix(lm: LanguageModel) -> None:
     prompts = ["the cat", "a dog", "def f(x)", "1, 2, 3"]
     expected = [lm.generate(p, max_new_tokens=30).tokens for p in prompts]
@@ -180,17 +101,6 @@ def test_calls_from_several_threads_do_not_mix(lm: LanguageModel) -> None:
         thread.join()
     assert [found[i] for i in range(4)] == expected
     assert_all_free(lm)
-
-
-def test_a_chat_remembers_its_turns_in_messages_and_in_the_cache(lm: LanguageModel) -> None:
-    chat = lm.chat("be kind " * 20, max_new_tokens=40)
-    first = chat.send("hello")
-    second = chat.send("and again", temperature=0.5, seed=3)
-    assert [m["role"] for m in chat.messages] == ["system", "user", "assistant", "user", "assistant"]
-    assert chat.messages[2]["content"] == first.text
-    fresh = outpace.load(lm.path, ops=OPS, threads=1)
-    assert fresh.generate(chat.messages[:-1], max_new_tokens=40, temperature=0.5, seed=3).tokens == second.tokens
-    assert second.stats.cached_tokens > 40
 
 
 def test_a_trace_tells_every_step_and_adds_up(lm: LanguageModel, tmp_path: Path) -> None:

@@ -124,26 +124,6 @@ def test_beside_a_raw_prompt_they_are_refused_since_no_template_would_see_them(l
         lm.generate(prompt, chat_template_kwargs={"enable_thinking": False})
 
 
-def test_a_turns_none_leaves_the_chats_own_option(lm: LanguageModel) -> None:
-    chat = lm.chat(max_new_tokens=4, ignore_eos=True, temperature=1.0, seed=3)
-    first = chat.send("hi", temperature=None, seed=None)
-    assert first.seed == 3
-    assert len(first.tokens) == 4
-
-
-@pytest.mark.parametrize(
-    ("system", "text", "name"), [(5, "hi", "system"), (None, None, "message"), (None, b"x", "message")]
-)
-def test_a_chat_takes_strings_only(lm: LanguageModel, system: Any, text: Any, name: str) -> None:
-    with pytest.raises(UsageError, match=f"{name} must be a string"):
-        lm.chat(system).send(text)
-
-
-def test_a_chats_options_are_checked_when_it_begins(lm: LanguageModel) -> None:
-    with pytest.raises(UsageError, match="seed must be a whole number"):
-        lm.chat(seed="7")  # type: ignore[arg-type]
-
-
 # -- requests ------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import pytest
@@ -15,4 +16,4 @@ def test_trust_is_the_share_of_agreements_with_one_failure_beside_them(match: in
 def test_trust_grows_with_every_token_that_agreed_and_is_never_certain() -> None:
     values = [trust(match) for match in range(10_000)]
     assert values[0] == 0.0
-    assert all(shorter < longer < 1.0 for shorter, longer in zip(values, values[1:], strict=False))
+    assert all(shorter < longer < 1.0 for shorter, longer in itertools.pairwise(values))

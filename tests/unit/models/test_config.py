@@ -8,6 +8,8 @@ from outpace.models.config import ModelConfig
 from outpace.weights.config import normalise
 from tests.tiny import tiny_config
 
+SLIDING = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
+
 
 def config(model_type: str = "llama", **overrides: Any) -> ModelConfig:
     return ModelConfig.from_hf(normalise(tiny_config(model_type, **overrides), "tiny"))
@@ -42,9 +44,9 @@ def test_rope_scaling_reaches_the_frequencies_and_their_factor() -> None:
     [
         ({"model_type": "mistral"}, (24, 24), 24),
         ({"model_type": "llama"}, (None, None), None),
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}, (None, 9), None),
+        ({"model_type": "qwen2", **SLIDING}, (None, 9), None),
     ],
-)  # fmt: skip
+)
 def test_one_layer_that_reads_everything_keeps_everything(
     overrides: dict[str, Any], windows: tuple[int | None, ...], max_window: int | None
 ) -> None:

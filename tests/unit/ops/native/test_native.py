@@ -1,4 +1,4 @@
-"""What the class does before the compiled module is asked: its options, which format a matrix is packed in, its arrays."""
+"""What the class does before the compiled module is asked: its options, and how matrices are packed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from outpace.ops.machine import physical_cores
 from outpace.types import NUMERIC_PARAMS, RawTensor, Segment
 from tests.tiny import raw_tensor
 
-compiled = pytest.importorskip("outpace.ops.native._native")
+pytest.importorskip("outpace.ops.native._native")
 from outpace.ops import native
-from outpace.ops.native import NativeOps
+from outpace.ops.native import NativeOps, _native
 
 
 def zeros(*shape: int) -> Any:
@@ -53,8 +53,8 @@ def test_an_unknown_quantisation_is_refused_with_those_that_are_allowed() -> Non
 
 
 def test_a_compiled_module_of_another_version_is_refused_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert compiled.sampling_params() == list(NUMERIC_PARAMS)
-    monkeypatch.setattr(compiled, "sampling_params", lambda: list(NUMERIC_PARAMS)[1:])
+    assert _native.sampling_params() == list(NUMERIC_PARAMS)
+    monkeypatch.setattr(_native, "sampling_params", lambda: list(NUMERIC_PARAMS)[1:])
     spec = importlib.util.spec_from_file_location("outpace.ops.native", native.__file__)
     assert spec is not None
     assert spec.loader is not None

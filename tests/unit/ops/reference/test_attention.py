@@ -94,7 +94,7 @@ def test_attention_is_the_softmax_over_what_a_token_sees(start: int, window: int
 
 
 def test_a_token_that_is_not_seen_cannot_spoil_the_sum_even_if_it_is_no_number() -> None:
-    storage, k, v = filled(2)
+    storage, _, _ = filled(2)
     plan = make_plan([Segment((0, 1), 2, [1, 2, 3], parents=[-1, -1])], 4)
     before = attend(queries(3), 0, None, storage, plan)
     storage.write(0, np.array([3]), np.full((1, 2, 8), np.nan, np.float32), np.full((1, 2, 8), np.nan, np.float32))
