@@ -33,7 +33,7 @@ def own_standard_streams() -> None:
     sys.stdout.flush()
     product = os.dup(1)
     os.dup2(2, 1)
-    sys.stdout = os.fdopen(product, "w", encoding=sys.stdout.encoding, errors="backslashreplace")
+    sys.stdout = os.fdopen(product, "w", encoding=sys.stdout.encoding, errors="backslashreplace", closefd=False)
 
 
 def escape_what_does_not_fit() -> None:
