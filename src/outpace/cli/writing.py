@@ -143,3 +143,5 @@ def summarise(result: Result) -> None:
     per_step = f", {stats.tokens_per_step:.2f} tokens per step" if stats.steps else ""
     line = f"[{stats.tokens} tokens in {stats.steps} steps{per_step}{speed}; {result.finish_reason}]"
     note(painted(line, DIM, sys.stderr))
+    for warning in stats.warnings:
+        note(f"warning: {warning}")

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from outpace.cli.writing import argument_text, generation_fields
+from outpace.api import Result
+from outpace.cli.writing import argument_text, generation_fields, summarise
 from outpace.errors import UsageError
+from outpace.trace import Stats
 
 
 def test_an_argument_in_another_locale_is_read_as_utf8() -> None:
@@ -36,3 +38,11 @@ def test_files_are_read_with_their_option_in_every_error(tmp_path: Path) -> None
             spellings["tools"].read("--tools", tmp_path / "x")
     with pytest.raises(UsageError, match=r"^--prediction: .* cannot be read"):
         spellings["prediction"].read("--prediction", tmp_path)
+
+
+def test_the_summary_tells_what_went_wrong_without_changing_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    stats = Stats(steps=2, tokens=3, decode_seconds=0.5, first_step_tokens=1, warnings=["drafter x failed"])
+    summarise(Result(text="", tokens=[1, 2, 3], finish_reason="length", seed=0, lossless=True, stats=stats, sources=[]))
+    assert capsys.readouterr().err == (
+        "[3 tokens in 2 steps, 1.50 tokens per step, 4.0 tokens/s; length]\nwarning: drafter x failed\n"
+    )
