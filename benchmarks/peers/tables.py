@@ -10,11 +10,12 @@ from typing import Any
 from benchmarks.peers.engines import Absent
 from benchmarks.peers.neighbours import Neighbour
 from benchmarks.peers.turns import OURS, PeerSample
-from outpace.measure.bench.files import SCHEMA, write, write_json
+from outpace.measure.bench.files import SCHEMA, write_json
 from outpace.measure.bench.medians import Spread
 from outpace.measure.bench.rows import Speedup, speedup_of
 from outpace.measure.bench.sample import PLAIN
 from outpace.measure.bench.tables import origin, ratio_cell, table
+from outpace.measure.output_file import save
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,4 +171,4 @@ def _spread(spread: Spread | None) -> str:
 def save_peers(folder: Path, report: Report, samples: Sequence[PeerSample], name: str = "peers") -> None:
     """Write NAME.json, every sample included, and NAME.md into `folder`."""
     write_json(folder / f"{name}.json", {**report.as_dict(), "samples": [asdict(sample) for sample in samples]})
-    write(folder / f"{name}.md", peers_markdown(report).encode())
+    save(folder / f"{name}.md", peers_markdown(report))

@@ -6,10 +6,8 @@ One format for everything that explains or measures.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from outpace.tree import DraftTree
@@ -193,8 +191,6 @@ class Trace:
             "steps": [step.as_dict() for step in self.steps],
         }
 
-    def save(self, path: Path) -> None:
-        """Write the trace to `path`; an earlier file stays whole until the new one is."""
-        partial = path.with_name(path.name + ".part")
-        partial.write_text(json.dumps(self.as_dict(), ensure_ascii=False), encoding="utf-8")
-        os.replace(partial, path)
+    def to_json(self) -> str:
+        """Return the trace as JSON text, as `outpace explain` reads it."""
+        return json.dumps(self.as_dict(), ensure_ascii=False)

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from outpace.trace import PHASES, SCHEMA, Stats, Step, Times
+from outpace.measure.explain import explain
+from outpace.trace import PHASES, SCHEMA, Stats, Step, Times, Trace
 from outpace.tree import EMPTY, DraftTree
+from outpace.types import TokenLogprob
 from tests.traces import small_story
 
 TIMES = Times(0.5, 2.0, 0.25, 0.125)
@@ -85,3 +87,25 @@ def test_a_trace_is_versioned_json_with_its_header_beside_the_rest() -> None:
     assert [told["texts"][str(token)] for token in told["tokens"]] == told["pieces"]
     assert told["logprobs"][0] == [-0.1, [[story.tokens[0], -0.1], [0, -2.5]]]
     assert story.as_dict()["logprobs"] is None
+
+
+def test_json_holds_everything_and_is_what_explain_reads() -> None:
+    only = Step(0, 1, 1, EMPTY, [0], [], [1], TIMES)
+    stats = Stats(prompt_tokens=1)
+    stats.add_pass(TIMES)
+    stats.add_step(only)
+    trace = Trace(
+        header={
+            "outpace": "0", "model": "é", "ops": "reference", "threads": 1, "strategy": "none",
+            "verification": "exact", "kv": {"format": "f32", "block_size": 4}, "seed": 1, "temperature": 0.0,
+            "finish_reason": "length",
+        },
+        prompt=[0], tokens=[1], pieces=["日"], sources=[()], steps=[only], stats=stats, prompt_pieces=["p"],
+        texts={1: "日"}, logprobs=[TokenLogprob(1, -0.5, ((1, -0.5), (0, -1.5)))],
+    )  # fmt: skip
+    text = trace.to_json()
+    assert "日" in text
+    assert json.loads(text) == json.loads(json.dumps(trace.as_dict()))
+    assert json.loads(text)["schema"] == SCHEMA
+    assert json.loads(text)["logprobs"] == [[-0.5, [[1, -0.5], [0, -1.5]]]]
+    assert "日" in explain(json.loads(text))

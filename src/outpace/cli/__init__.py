@@ -1,5 +1,8 @@
-"""The command line: one module per command group."""
+"""The command line: one module per command group.
 
-from outpace.cli.app import main
+Importing it must be quick, since Ctrl-C is only handled from `main` on: the commands are imported there.
+"""
+
+from outpace.cli.entry import main
 
 __all__ = ["main"]

@@ -1,5 +1,6 @@
 """Measuring a model on this machine: what decoding costs, whether its text is unchanged, and how it came about.
 
 `bench` compares strategies with plain decoding, `certify` proves that their text is the same, `explain` shows one
-generation as a web page. They share `prompts` and `provenance`, and do not know each other.
+generation as a web page. They share `prompts`, `provenance` and files that the user names
+(`output_file`, `text_files`), and do not know each other.
 """

@@ -124,6 +124,11 @@ class Tokenizer:
 
     # -- chats -----------------------------------------------------------------------------------
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `encode_chat` can be called: without a template, a model only continues text."""
+        return "default" in self._parts.templates
+
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **template_variables: Any
     ) -> list[int]:
@@ -215,4 +220,10 @@ def _encoding(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
     try:
         return backend.encode(text, add_special_tokens=False)
     except (TypeError, UnicodeEncodeError) as error:
-        raise UsageError(f"a prompt must be text, got {text[:40]!a}: {error}") from error
+        half = next((c for c in text if "\ud800" <= c <= "\udfff"), None) if isinstance(text, str) else None
+        if half is None:
+            raise UsageError(f"a prompt must be text, got {text!a:.60}") from error
+        raise UsageError(
+            f"a prompt must be text, and {half!a} is half a character, as bytes that are not UTF-8 leave it: decode "
+            "them with their own encoding"
+        ) from error

@@ -281,7 +281,9 @@ class Options:
     stop_tokens: tuple[int, ...] = field(
         default=(), metadata=_about("End the text at any of these token ids, beside the model's own.", token_ids)
     )
-    ignore_eos: bool = field(default=False, metadata=_about("Write on after the model's own end tokens.", flag))
+    ignore_eos: bool = field(
+        default=False, metadata=_about("Keep generating after EOS (the model's own end tokens).", flag)
+    )
     constraint: Constraint | None = field(
         default=None,
         metadata=_about(

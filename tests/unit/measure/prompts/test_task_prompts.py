@@ -35,7 +35,7 @@ def test_a_file_of_spec_bench_gives_categories_and_first_turns(tmp_path: Path) -
 def test_a_file_in_another_encoding_is_refused_with_line_byte_and_cure(tmp_path: Path) -> None:
     path = tmp_path / "latin.jsonl"
     path.write_bytes('{"category": "x", "turns": ["y"]}\n{"category": "x", "turns": ["café"]}\n'.encode("latin-1"))
-    with pytest.raises(UsageError, match=r"latin\.jsonl, line 2: prompts must be UTF-8 text, and byte 66 \(0xe9\)"):
+    with pytest.raises(UsageError, match=r"latin\.jsonl is not UTF-8 text: byte 0xe9 at offset 66 \(line 2\)"):
         prompts.load_prompts(path)
 
 

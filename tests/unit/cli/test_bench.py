@@ -66,10 +66,13 @@ def test_growth_writes_its_curve(folder: str, tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--repeats", "2", "growth"], "repeats stands before 'growth' and would be ignored"),
+        (["--repeats", "2", "growth"], "--repeats stands before 'growth' and would be ignored"),
         (["--batch", "one"], "--batch takes whole numbers"),
         (["--sampling", "gredy"], "did you mean 'greedy'"),
-        (["-s", " , "], "names at least one thing"),
+        (["-s", " , "], "--strategies needs at least one value"),
+        (["--sampling", ""], "--sampling needs at least one value"),
+        (["--batch", "0"], "--batch must be at least 1"),
+        (["--num-tokens", "1"], "--num-tokens must be at least 2"),
         (["-s", "ngrm"], "did you mean 'ngram'"),
     ],
 )

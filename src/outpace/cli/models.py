@@ -1,0 +1,54 @@
+"""The commands about models and this installation: `pull`, `models`, `version`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from outpace.cli.streams import put
+
+
+def pull(
+    model: Annotated[str, typer.Argument(help="A known name (`outpace models`) or a hub id (owner/name).")],
+) -> None:
+    """Download a model into the cache folder and print its path."""
+    from outpace.cli.loading import fetching
+    from outpace.weights.catalog import resolve
+
+    with fetching(model) as progress:
+        path = resolve(model, progress)
+    put(str(path))
+
+
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
+    """List the models that are known by name, and whether they are downloaded."""
+    from outpace.cli.streams import as_json as dumped
+    from outpace.weights.catalog import known_models
+
+    known = known_models()
+    if as_json:
+        rows = [
+            {
+                "name": m.name,
+                "licence": m.licence,
+                "bytes": m.source.num_bytes,
+                "path": str(m.path) if m.present else None,
+            }
+            for m in known
+        ]
+        put(dumped(rows))
+        return
+    for m in known:
+        put(f"{m.name}  {m.source.num_bytes / 1e6:.0f} MB, {m.licence}: {m.description}")
+        put(f"  here: {m.path}" if m.present else f"  not here yet: outpace pull {m.name}")
+    put("also: a path to a GGUF file or a Hugging Face folder, or a hub id (owner/name)")
+
+
+def version() -> None:
+    """Print the version and the arithmetic in use."""
+    from outpace import __version__
+    from outpace.api import default_ops
+
+    ops = default_ops()
+    put(f"outpace {__version__} ({ops.name} ops, {ops.threads} threads)")

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from outpace.api import Result
+from outpace.cli.writing import argument_text, generation_fields, summarise
+from outpace.errors import UsageError
+from outpace.trace import Stats
+
+
+def test_an_argument_in_another_locale_is_read_as_utf8() -> None:
+    """Python leaves the bytes of an argument that the locale cannot decode as half surrogates."""
+    undecoded = "日本 é".encode().decode("ascii", "surrogateescape")
+    assert argument_text(undecoded, "the prompt") == "日本 é"
+    assert argument_text("日本 é", "the prompt") == "日本 é"
+    with pytest.raises(UsageError, match=r"the prompt is not UTF-8 text: byte 0xe9 at offset 3"):
+        argument_text("caf\udce9", "the prompt")
+
+
+def test_template_variables_are_json_where_they_can_be() -> None:
+    read = generation_fields().spellings["chat_template_kwargs"].read
+    pairs = ["a=false", "b=3", 'c={"d": [1]}', "e=plain text", "f=", "g=x=y"]
+    assert read("--template-var", pairs) == {
+        "a": False, "b": 3, "c": {"d": [1]}, "e": "plain text", "f": "", "g": "x=y",
+    }  # fmt: skip
+
+
+def test_files_are_read_with_their_option_in_every_error(tmp_path: Path) -> None:
+    spellings = generation_fields().spellings
+    (tmp_path / "x").write_text('[{"name": "é"}]', encoding="utf-8")
+    assert spellings["tools"].read("--tools", tmp_path / "x") == [{"name": "é"}]
+    assert spellings["prediction"].read("--prediction", tmp_path / "x") == '[{"name": "é"}]'
+    for content in (b"{", b"\xff", b"[" * 100_000, b""):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(UsageError, match=r"^--tools: "):
+            spellings["tools"].read("--tools", tmp_path / "x")
+    with pytest.raises(UsageError, match=r"^--prediction: .* cannot be read"):
+        spellings["prediction"].read("--prediction", tmp_path)
+
+
+def test_the_summary_tells_what_went_wrong_without_changing_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    stats = Stats(steps=2, tokens=3, decode_seconds=0.5, first_step_tokens=1, warnings=["drafter x failed"])
+    summarise(Result(text="", tokens=[1, 2, 3], finish_reason="length", seed=0, lossless=True, stats=stats, sources=[]))
+    assert capsys.readouterr().err == (
+        "[3 tokens in 2 steps, 1.50 tokens per step, 4.0 tokens/s; length]\nwarning: drafter x failed\n"
+    )
