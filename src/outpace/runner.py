@@ -5,7 +5,8 @@ It knows nothing of drafters, stop conditions or text: it is handed tokens, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -173,18 +174,23 @@ class Runner:
         first = 0
         for i, s in enumerate(batch):
             if s.scored and s.request.options.logprobs is not None:
-                rows = self.ops.select(logits, range(first, first + s.num_scored))
-                answer[i] = self._logprobs(rows, target_tokens[i], s.request.options.logprobs)
+                answer[i] = self._logprobs(logits, first, target_tokens[i], s.request.options.logprobs)
             first += s.num_scored
         return answer
 
-    def _logprobs(self, logits: Array, tokens: Sequence[int], k: int) -> list[TokenLogprob]:
-        own = self.ops.logprobs(logits, [max(token, 0) for token in tokens]).tolist()
-        if k == 0:
-            return list(map(TokenLogprob, tokens, own))
-        ids, values = self.ops.top_k(logits, k)
-        tops = [tuple(zip(*top, strict=True)) for top in zip(ids.tolist(), values.tolist(), strict=True)]
-        return list(map(TokenLogprob, tokens, own, tops))
+    def _logprobs(self, logits: Array, first: int, tokens: Sequence[int], k: int) -> list[TokenLogprob]:
+        """Return one sequence's log-softmax, whose rows begin at `first`; nothing is computed where it has no token."""
+        answer = [TokenLogprob(NO_TOKEN, -math.inf)] * len(tokens)
+        rows = [row for row, token in enumerate(tokens) if token != NO_TOKEN]
+        own_logits = self.ops.select(logits, [first + row for row in rows])
+        own = self.ops.logprobs(own_logits, [tokens[row] for row in rows]).tolist()
+        tops: Iterable[tuple[tuple[int, float], ...]] = [()] * len(rows)
+        if k:
+            ids, values = self.ops.top_k(own_logits, k)
+            tops = [tuple(zip(*top, strict=True)) for top in zip(ids.tolist(), values.tolist(), strict=True)]
+        for row, logprob, top in zip(rows, own, tops, strict=True):
+            answer[row] = TokenLogprob(tokens[row], logprob, top)
+        return answer
 
     def sampling_batch(self, batch: Sequence[ScheduledSequence]) -> SamplingBatch:
         """Return how each scored row becomes a token: with its position, its own history and its mask."""
@@ -201,7 +207,7 @@ class Runner:
             if constraint is None and sampling.is_argmax:
                 rows.add(sampling, 0, 0, (0,) * s.num_scored)  # no noise, so no position
                 continue
-            output = s.tokens[len(request.prompt) :] if sampling.penalises or constraint else ()
+            output = s.tokens[len(request.prompt) :] if sampling.penalises or constraint is not None else ()
             paths = s.paths()
             first = len(rows)
             masks, errors = _masks(s, output, paths, self.model.config.vocab_size)

@@ -11,6 +11,7 @@ from outpace.errors import UsageError
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner, ScheduledSequence
 from outpace.tree import NO_TOKEN, DraftTree
+from outpace.types import TokenLogprob
 from tests.decoding import request, tiny_runner
 from tests.implementations import MAKERS
 
@@ -220,13 +221,16 @@ def test_logprobs_are_of_the_requests_that_ask_for_them(ops: Ops) -> None:
     logits = runner.forward(batch).logits
     targets = runner.sample(logits, batch)
     targets[1][2] = NO_TOKEN
-    none, own, tops = runner.logprobs(logits, batch, targets)
+    broken = ops.numpy(logits)
+    broken[7] = np.nan  # that row: there is no token to report
+    none, own, tops = runner.logprobs(ops.array(broken), batch, targets)
     assert none is None
     assert own is not None
     assert tops is not None
     x = ops.numpy(logits).astype(np.float64)
     raw = x - x.max(axis=1, keepdims=True)
     raw -= np.log(np.exp(raw).sum(axis=1, keepdims=True))
+    assert own[2] == TokenLogprob(NO_TOKEN, -np.inf)
     for i in (0, 1, 3, 4):
         assert (own[i].token, own[i].top) == (targets[1][i], ())
         assert own[i].logprob == pytest.approx(raw[5 + i, targets[1][i]], abs=1e-5)

@@ -1,4 +1,4 @@
-"""The rotary table: cos and sin of position times frequency, made as texts grow into it."""
+"""The rotary table: cos and sin of position times frequency, made as sequences grow into it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Name {
   PyObject* text_;
 };
 
-int64_t as_int(nb::handle value, const char* what, int64_t least, int64_t most) {
+int64_t as_int(nb::handle value, const char* what, int64_t minimum, int64_t maximum) {
   int overflow = 0;
   const long long number = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
   if (number == -1 && overflow == 0 && PyErr_Occurred()) {
@@ -34,9 +34,9 @@ int64_t as_int(nb::handle value, const char* what, int64_t least, int64_t most) 
     throw std::invalid_argument(std::string(what) + " must be an integer, got " +
                                 nb::cast<std::string>(nb::repr(value)));
   }
-  if (overflow != 0 || number < least || number > most) {
-    throw std::invalid_argument(std::string(what) + " must be in [" + std::to_string(least) + ", " +
-                                std::to_string(most) + "], got " + nb::cast<std::string>(nb::repr(value)));
+  if (overflow != 0 || number < minimum || number > maximum) {
+    throw std::invalid_argument(std::string(what) + " must be in [" + std::to_string(minimum) + ", " +
+                                std::to_string(maximum) + "], got " + nb::cast<std::string>(nb::repr(value)));
   }
   return number;
 }
@@ -78,13 +78,13 @@ std::shared_ptr<T> needed(nb::handle layer, const char* name) {
 
 }  // namespace
 
-std::vector<int32_t> read_ints(nb::handle sequence, const char* what, int64_t least, int64_t most) {
+std::vector<int32_t> read_ints(nb::handle sequence, const char* what, int64_t minimum, int64_t maximum) {
   const nb::object items = nb::steal(PySequence_Fast(sequence.ptr(), "expected a sequence of integers"));
   if (!items.is_valid()) nb::raise_python_error();
   const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
   PyObject** item = PySequence_Fast_ITEMS(items.ptr());
   std::vector<int32_t> numbers(static_cast<size_t>(count));
-  for (Py_ssize_t i = 0; i < count; ++i) numbers[i] = static_cast<int32_t>(as_int(item[i], what, least, most));
+  for (Py_ssize_t i = 0; i < count; ++i) numbers[i] = static_cast<int32_t>(as_int(item[i], what, minimum, maximum));
   return numbers;
 }
 
@@ -139,7 +139,7 @@ PythonBatch::PythonBatch(int64_t num_rows, nb::handle params, nb::handle seeds, 
                          nb::handle masks, nb::handle has_mask, nb::handle bias_tokens, nb::handle biases) {
   SamplingBatch& b = batch_;
   b.num_rows = num_rows;
-  if (num_rows < 0) throw std::invalid_argument("a sampling batch's num_rows must be at least 0");
+  if (num_rows < 0) throw std::invalid_argument("a sampling batch's num_rows must be at minimum 0");
   if (params.is_none()) return;
   b.params = read<double>(params, "params", {num_rows, static_cast<int64_t>(std::size(kSamplingParams))});
   b.seeds = read<uint64_t>(seeds, "seeds", {num_rows});

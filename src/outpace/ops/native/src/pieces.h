@@ -23,9 +23,9 @@ class Pieces {
     for (int t = 0; t < count; ++t) shares_[t].word.store(0, std::memory_order_relaxed);
   }
 
-  // Takes a piece [begin, end) of [0, n), at most `most` long, for thread `taker` of `count`; false: none is left.
+  // Takes a piece [begin, end) of [0, n), at most `maximum` long, for thread `taker` of `count`; false: none is left.
   // `round` numbers the phases of a job from 1; between two of them all threads meet at a barrier.
-  bool take(uint64_t round, int taker, int count, int64_t n, int64_t most, int64_t& begin, int64_t& end) {
+  bool take(uint64_t round, int taker, int count, int64_t n, int64_t maximum, int64_t& begin, int64_t& end) {
     assert(n < int64_t{1} << kBits && round < uint64_t{1} << 8);
     for (int i = 0; i < count; ++i) {
       const int owner = (taker + i) % count;
@@ -35,7 +35,7 @@ class Pieces {
         int64_t first = fresh ? n * owner / count : static_cast<int64_t>(seen >> kBits & kMask);
         int64_t last = fresh ? n * (owner + 1) / count : static_cast<int64_t>(seen & kMask);
         if (first == last) break;
-        const int64_t size = std::min(most, last - first);
+        const int64_t size = std::min(maximum, last - first);
         begin = i == 0 ? first : last - size;
         end = begin + size;
         (i == 0 ? first : last) = i == 0 ? end : begin;

@@ -40,16 +40,16 @@ struct Member {
   };
   Share share(int64_t n) const { return {n * index / count, n * (index + 1) / count}; }
 
-  // Calls body(begin, end) for pieces of [0, n), at most `most` long, that the threads take as they come to it. All
+  // Calls body(begin, end) for pieces of [0, n), at most `maximum` long, that the threads take as they come to it. All
   // threads of the job call this alike, with a barrier between one call and the next.
   template <class Body>
-  void take_pieces(int64_t n, int64_t most, Body body) {
+  void take_pieces(int64_t n, int64_t maximum, Body body) {
     ++round;
     if (count == 1) {
       if (n > 0) body(int64_t{0}, n);
       return;
     }
-    for (int64_t begin, end; pieces->take(round, index, count, n, most, begin, end);) body(begin, end);
+    for (int64_t begin, end; pieces->take(round, index, count, n, maximum, begin, end);) body(begin, end);
   }
 };
 

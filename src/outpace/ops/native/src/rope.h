@@ -12,7 +12,7 @@
 
 namespace outpace {
 
-// Rows are computed when a position is first used: models allow contexts far longer than most texts.
+// Rows are computed when a position is first used: models allow contexts far longer than most sequences.
 class Rope {
  public:
   Rope(std::vector<double> inv_freq, double scale, int64_t context)

@@ -161,14 +161,14 @@ inline int64_t may_win(const float* x, const NoiseKey& key, int64_t begin, int64
       k0 += 0x9E3779B9;
       k1 += 0xBB67AE85;
     }
-    // Most stretches have no token that may win, which the least of 1 - u tells.
-    F32 rests[4], least = splat(1.0f);
+    // Most stretches have no token that may win, which the smallest 1 - u tells.
+    F32 rests[4], smallest = splat(1.0f);
     for (int lane = 0; lane < 4; ++lane) {
       rests[lane] = __builtin_convertvector(~c[lane], F32) * 0x1p-32f;
-      least = min(rests[lane], least);
+      smallest = min(rests[lane], smallest);
     }
     const auto bound = [&](F32 logit) { return exp(logit - score + slack) * 1.001f; };
-    if (-max_lanes(-least) > bound(splat(best))[0]) continue;
+    if (-max_lanes(-smallest) > bound(splat(best))[0]) continue;
     // Word `lane` of counter i belongs to token 4 i + lane.
     for (int64_t i = 0; i < count; ++i) {
       ids[found] = static_cast<int32_t>(first + i);

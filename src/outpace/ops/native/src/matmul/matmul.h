@@ -3,7 +3,7 @@
 // Specification: `linear` of src/outpace/ops/reference/ on `dequantise` of src/outpace/ops/formats.py, but for the
 // rounding of activations to int8 (quantised weights) or bfloat16 (BF16 weights, on CPUs with BF16 dot products).
 //
-// Exactness (design, principle 3): y[row, out] is a pure function of that row of x and that row of W. K is summed in
+// Exactness (docs/decisions/0003): y[row, out] is a pure function of that row of x and that row of W. K is summed in
 // one fixed order with fixed operations, whatever the number of rows, the order of rows or the split into tiles.
 //
 // Threads: nothing here starts one. Functions that take a range of tiles or rows are re-entrant; threads call them with
