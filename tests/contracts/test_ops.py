@@ -6,6 +6,8 @@ Bits are compared within one implementation; between implementations numbers may
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -501,6 +503,36 @@ def test_attention_is_softmax_of_rotated_products(
     expected = np.einsum("hqm,mhk->qhk", weights / weights.sum(axis=2, keepdims=True), v64)
     assert close(ops.numpy(turned), q64.reshape(length, -1), 1e-6)
     assert close(found, expected, tolerance)
+
+
+@pytest.mark.parametrize("start", [0, 1000, 2040, 4000])
+def test_rotary_rows_are_those_of_their_positions_wherever_a_sequence_begins(ops: Ops, start: int) -> None:
+    """Tables are made in stretches: 2040 begins in one and ends in the next."""
+    length, width = 30, 16
+    x = np.random.default_rng(0).standard_normal((length, 1, width), np.float32)
+    spec = KVSpec(2, 1, width, "f32", BLOCK)
+    num_blocks = (start + length) // BLOCK + 1
+    layer, storage = ops.layer(one_layer(ops, spec, 1)), ops.kv_alloc(spec, num_blocks)
+    plan = ops.plan([Segment(list(range(num_blocks)), start, [0] * length)], BLOCK)
+    flat = ops.array(x.reshape(length, -1))
+    turned = ops.numpy(ops.rope_store(flat, flat, flat, layer, storage, plan))
+    assert close(turned, rotated(x.astype(np.float64), start + np.arange(length), 1.0).reshape(length, -1), 1e-6)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_rotary_table_takes_memory_for_the_positions_in_use_and_not_for_the_context(name: str) -> None:
+    """A process that may have 512 MiB more of addresses makes a table that would take 512 GiB."""
+    code = f"""
+import resource
+import numpy as np
+from tests.implementations import MAKERS
+ops = MAKERS[{name!r}](1)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (512 << 20),) * 2)
+tables = [ops.rope(np.ones(64), 1.0, (1 << 31) - 1) for _ in range(4)]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def stored(ops: Ops, kv: KVFormat, v: NDArray[np.float32]) -> NDArray[np.float32]:
