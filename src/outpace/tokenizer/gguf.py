@@ -1,20 +1,36 @@
 """A tokenizer from the metadata of a GGUF file (keys `tokenizer.*`).
 
 The metadata is untrusted: what is missing, of a wrong type or out of range is a TokenizerError that names the key.
+What a tokenizer needs is never guessed, for a guess would be another tokenizer:
+
+    model, tokens, token_type           always
+    pre, merges                         where model is "gpt2"
+    scores                              where model is "llama"
+    bos_token_id, eos_token_id          where one of them is to stand around raw text
+
+An id that means "none" (-1 in whatever width, or the number of tokens, which some converters write) is as good as
+absent, with a warning. End tokens are those that the file names, and those that are known by their text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+import warnings
+from array import array
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers
 
 from outpace.errors import TokenizerError
+from outpace.tokenizer.library import MAX_VOCABULARY, failing_as
 from outpace.tokenizer.parts import Parts
+from outpace.tokenizer.pre_tokenizer import PRE
+from outpace.tokenizer.sentencepiece import merges
+from outpace.weights.gguf import means_none
+from outpace.weights.values import shown
 
 T = TypeVar("T")
 
@@ -30,65 +46,28 @@ NAMED = {
 }
 END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
-
-@dataclass(frozen=True, slots=True)
-class Pre:
-    """A pre-tokenizer: how text is cut before byte-pair merges, and what its models do beside it."""
-
-    split: Callable[[], pre_tokenizers.PreTokenizer]
-    nfc: bool = False  # text is normalised first
-    whole_words: bool = False  # a word that is a token is not merged from its bytes
-    adds_bos: bool = False  # unless the file says otherwise
-
-
-def _gpt2() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False)
-
-
-def _digits_then_gpt2() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
-
-
-def _pattern(number: str) -> Callable[[], pre_tokenizers.PreTokenizer]:
-    """Return the pre-tokenizer of Llama 3 and its relatives; they differ in how many digits make a word."""
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-        + number
-        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    return lambda: pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-
-
-PRE: dict[str, Pre] = {
-    "default": Pre(_gpt2),
-    "gpt-2": Pre(_gpt2),
-    "gpt2": Pre(_gpt2),
-    "smollm": Pre(_digits_then_gpt2),
-    "qwen2": Pre(_pattern(r"\p{N}"), nfc=True),
-    "llama-bpe": Pre(_pattern(r"\p{N}{1,3}"), whole_words=True, adds_bos=True),
+# Tokens that end a text or a turn, whatever the file's keys say, as llama.cpp finds them: the first group always,
+# the second, which may also be words of a text (a tag of HTML), unless they are marked as text.
+_ENDS = {
+    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"),
+    *("<end_of_utterance>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<｜end▁of▁sentence｜>"),
 }
+_MARKED_ENDS = {"</s>", "<eos>", "[EOS]", "[EOT]", "<EOT>", "_<EOT>", "[e~["}
+# In these formats <|end|> ends a message of several.
+_INNER_END, _OUTER_ENDS = "<|end|>", ({"<|return|>", "<|call|>"}, {"<|calls|>", "<|flush|>"})
 
 
-def read_gguf(metadata: Mapping[str, Any]) -> Parts:
+def gguf_parts(metadata: Mapping[str, Any]) -> Parts:
     """Return the tokenizer that `metadata` describes; raises TokenizerError."""
     fields = _Fields(metadata)
     build = _choose("tokenizer.ggml.model", fields.get("model", str), {"gpt2": _bpe, "llama": _sentencepiece})
-    try:
+    with failing_as("the GGUF tokenizer (tokenizer.ggml.*) cannot be built"):
         return build(fields)
-    except TokenizerError:
-        raise
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise TokenizerError(f"the GGUF tokenizer (tokenizer.ggml.*) cannot be built: {error}") from error
 
 
 def _choose(key: str, given: str, table: Mapping[str, T]) -> T:
     if given not in table:
-        raise TokenizerError(f"{key} is {given!r}, supported: {', '.join(sorted(table))}; use another conversion")
+        raise TokenizerError(f"{key} is {shown(given)}, supported: {', '.join(sorted(table))}; use another conversion")
     return table[given]
 
 
@@ -99,44 +78,65 @@ class _Fields:
         self._metadata = metadata
         tokens = self.array("tokens", str)
         if not tokens:
-            raise TokenizerError("tokenizer.ggml.tokens is missing or empty: this file has no tokenizer")
+            raise TokenizerError("tokenizer.ggml.tokens is empty: this file has no tokenizer")
+        if len(tokens) > MAX_VOCABULARY:
+            raise TokenizerError(f"tokenizer.ggml.tokens has {len(tokens)} entries, at most {MAX_VOCABULARY} can be")
         self.tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
         self.vocab = {token: i for i, token in enumerate(self.tokens)}
         if len(self.vocab) != len(self.tokens):
-            twice = next(i for i, token in enumerate(self.tokens) if self.vocab[token] != i)
-            raise TokenizerError(f"tokenizer.ggml.tokens has {self.tokens[twice]!r} twice, expected each token once")
-        self._types = np.array(self.array("token_type", int) or [NORMAL] * len(tokens))
-        if len(self._types) != len(tokens):
-            raise TokenizerError(f"tokenizer.ggml.token_type has {len(self._types)} entries for {len(tokens)} tokens")
+            twice = next(token for i, token in enumerate(self.tokens) if self.vocab[token] != i)
+            raise TokenizerError(f"tokenizer.ggml.tokens has {shown(twice)} twice, expected each token once")
+        self._types = np.array(self.array("token_type", int, len(tokens)))
 
     def get(self, name: str, kind: type[T], default: T | None = None) -> T:
         """Return a value; raises TokenizerError if it has another type, or is missing without a default."""
         value = self._metadata.get(f"tokenizer.ggml.{name}", default)
-        if not isinstance(value, kind):
+        if type(value) is not kind:
             given = "missing" if value is None else f"a {type(value).__name__}"
             raise TokenizerError(f"tokenizer.ggml.{name} is {given}, expected a {kind.__name__}")
         return value
 
-    def array(self, name: str, kind: type) -> list[Any]:
-        """Return an array as a list, empty if missing."""
-        value = self._metadata.get(f"tokenizer.ggml.{name}", ())
-        values = value.tolist() if hasattr(value, "tolist") else value
-        if not isinstance(values, Sequence) or isinstance(values, str) or set(map(type, values)) - {kind}:
-            raise TokenizerError(f"tokenizer.ggml.{name} is not an array of {kind.__name__}")
-        return list(values)
+    def array(self, name: str, kind: type, length: int | None = None) -> Any:
+        """Return an array of one kind, and of one entry for each token where `length` says so."""
+        key = f"tokenizer.ggml.{name}"
+        if key not in self._metadata:
+            raise TokenizerError(f"{key} is missing: convert the model again, with a current converter")
+        values = self._metadata[key]
+        values = values.tolist() if isinstance(values, np.ndarray) else values
+        numbers = isinstance(values, array) and (kind is float or (kind is int and values.typecode not in "fd"))
+        if not numbers and (not isinstance(values, list) or set(map(type, values)) - {kind}):
+            raise TokenizerError(f"{key} is not an array of {kind.__name__}")
+        if length is not None and len(values) != length:
+            raise TokenizerError(f"{key} has {len(values)} entries for {length} tokens")
+        return values
 
     def id(self, name: str, default: int | None = None) -> int | None:
-        """Return a token id, or `default` if missing; raises TokenizerError if it is no token."""
+        """Return a token id, or `default` if there is none; raises TokenizerError for what cannot be an id."""
+        default = default if default is not None and default < len(self.tokens) else None
         if f"tokenizer.ggml.{name}" not in self._metadata:
-            return default if default is not None and default < len(self.tokens) else None
+            return default
         value = self.get(name, int)
+        if means_none(value, len(self.tokens)):
+            there = "" if default is None else f", so it is {default}, as usual"
+            warnings.warn(f"tokenizer.ggml.{name} is {value}, which means that there is none{there}", stacklevel=2)
+            return default
         if not 0 <= value < len(self.tokens):
             raise TokenizerError(f"tokenizer.ggml.{name} is {value}, expected an id in [0, {len(self.tokens)})")
         return value
 
     def of_type(self, *types: int) -> list[int]:
         """Return the ids of all tokens of these types, ascending."""
-        return [int(i) for i in np.flatnonzero(np.isin(self._types, types))]
+        ids: list[int] = np.flatnonzero(np.isin(self._types, types)).tolist()
+        return ids
+
+    def ends_by_name(self) -> list[int]:
+        """Return the ids of all tokens that are known by their text to end a text or a turn."""
+        text = set(self.of_type(NORMAL))
+        found = {token: i for token in _ENDS if (i := self.vocab.get(token)) is not None}
+        found |= {token: i for token in _MARKED_ENDS if (i := self.vocab.get(token)) is not None and i not in text}
+        if any(outer <= found.keys() for outer in _OUTER_ENDS):
+            found.pop(_INNER_END, None)
+        return sorted(found.values())
 
     def templates(self) -> dict[str, str]:
         """Return the chat templates by name."""
@@ -150,12 +150,12 @@ class _Fields:
 
 def _bpe(fields: _Fields) -> Parts:
     """Build byte-level BPE (tokenizer.ggml.model = gpt2)."""
-    pre = _choose("tokenizer.ggml.pre", fields.get("pre", str, "default"), PRE)
-    merges = [tuple(merge.split(" ")) for merge in fields.array("merges", str)]
-    if set(map(len, merges)) - {2}:
-        bad = next(" ".join(merge) for merge in merges if len(merge) != 2)
-        raise TokenizerError(f"tokenizer.ggml.merges has {bad!r}, expected two tokens and a space between")
-    backend = tokenizers.Tokenizer(models.BPE(fields.vocab, merges, ignore_merges=pre.whole_words))
+    pre = _choose("tokenizer.ggml.pre", fields.get("pre", str), PRE)
+    pairs = [tuple(merge.split(" ")) for merge in fields.array("merges", str)]
+    if set(map(len, pairs)) - {2}:
+        bad = next(" ".join(pair) for pair in pairs if len(pair) != 2)
+        raise TokenizerError(f"tokenizer.ggml.merges has {shown(bad)}, expected two tokens and a space between")
+    backend = tokenizers.Tokenizer(models.BPE(fields.vocab, pairs, ignore_merges=pre.whole_words))
     if pre.nfc:
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre.split()
@@ -165,8 +165,7 @@ def _bpe(fields: _Fields) -> Parts:
 
 def _sentencepiece(fields: _Fields) -> Parts:
     """Build SentencePiece BPE with byte fallback (tokenizer.ggml.model = llama)."""
-    ids = {key: fields.id(key) for key in _ID_KEYS}
-    ids |= {key: fields.id(key, usual) for key, usual in _LLAMA_IDS.items()}
+    ids = {key: fields.id(key, _LLAMA_IDS.get(key)) for key in _ID_KEYS}
     unknown = ids["unknown_token_id"]
     backend = tokenizers.Tokenizer(
         models.BPE(
@@ -192,42 +191,45 @@ _LLAMA_IDS = {"unknown_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # wh
 
 
 def _merges(fields: _Fields) -> list[tuple[str, str]]:
-    """Return all pairs of pieces that make a piece, the best score first: SentencePiece's order as BPE merges.
+    """Return the merges of all pieces that are text.
 
     Control and byte pieces take no part, so no text is ever merged into one.
     """
-    scores = fields.array("scores", float)
-    if len(scores) != len(fields.tokens):
-        raise TokenizerError(f"tokenizer.ggml.scores has {len(scores)} entries for {len(fields.tokens)} tokens")
-    score = {fields.tokens[i]: scores[i] for i in fields.of_type(NORMAL, USER_DEFINED)}
-    found = [
-        (score[piece], left, right)
-        for piece in score
-        for cut in range(1, len(piece))
-        if (left := piece[:cut]) in score and (right := piece[cut:]) in score
-    ]
-    found.sort(key=lambda merge: -merge[0])  # stable: among equal scores the lower id goes first
-    return [(left, right) for _, left, right in found]
+    scores = fields.array("scores", float, len(fields.tokens))
+    if any(map(math.isnan, scores)):
+        raise TokenizerError("tokenizer.ggml.scores has an entry that is no number")
+    return merges({fields.tokens[i]: scores[i] for i in fields.of_type(NORMAL, USER_DEFINED)})
 
 
 def _parts(fields: _Fields, backend: tokenizers.Tokenizer, adds_bos: bool, ids: Mapping[str, int | None]) -> Parts:
-    ends = [i for key in END_KEYS if (i := ids[key]) is not None]
-    bos, eos = ids["bos_token_id"], ids["eos_token_id"]
+    ends = {i for key in END_KEYS if (i := ids[key]) is not None} | set(fields.ends_by_name())
+    bos = ids["bos_token_id"]
     # Some conversions forget to mark the tokens that they name.
     control = {*fields.of_type(CONTROL, UNKNOWN), *ends, *(() if bos is None else (bos,))}
     defined = [i for i in fields.of_type(USER_DEFINED) if i not in control]
     backend.add_special_tokens([AddedToken(fields.tokens[i], normalized=False) for i in sorted(control)])
     backend.add_tokens([AddedToken(fields.tokens[i], normalized=False, special=False) for i in defined])
-    adds_bos = fields.get("add_bos_token", bool, adds_bos)
-    adds_eos = fields.get("add_eos_token", bool, False)
     return Parts(
         backend=backend,
         size=len(fields.tokens),
-        prefix=(bos,) if adds_bos and bos is not None else (),
-        suffix=(eos,) if adds_eos and eos is not None else (),
+        prefix=_around(fields, "bos", adds_bos, ids),
+        suffix=_around(fields, "eos", False, ids),
         bos_id=bos,
         eos_ids=frozenset(ends),
         named={name: fields.tokens[i] for name, key in NAMED.items() if (i := ids[key]) is not None},
         templates=fields.templates(),
         unused=frozenset(fields.of_type(UNUSED)),
     )
+
+
+def _around(fields: _Fields, kind: str, default: bool, ids: Mapping[str, int | None]) -> tuple[int, ...]:
+    """Return the token that is to stand before (bos) or after (eos) raw text, if one is."""
+    if not fields.get(f"add_{kind}_token", bool, default):
+        return ()
+    token = ids[f"{kind}_token_id"]
+    if token is None:
+        raise TokenizerError(
+            f"tokenizer.ggml.{kind}_token_id is missing, and this tokenizer adds that token to a text: convert the "
+            f"model again, or set tokenizer.ggml.add_{kind}_token to false"
+        )
+    return (token,)

@@ -15,6 +15,7 @@ class Parts:
     backend: text to ids and back; its special added tokens are the control tokens.
     size: one more than the highest id.
     prefix, suffix: the ids that the model wants around raw text (usually a BOS, or nothing).
+    eos_ids: the tokens that end a text.
     named: `bos_token`, `eos_token`, ... as chat templates call them.
     templates: chat templates by name; the usual one is "default".
     unused: ids that stand for nothing (padding of the vocabulary).

@@ -43,7 +43,8 @@ def raw_config(file: GGUFFile) -> tuple[dict[str, Any], dict[str, str]]:
     arch = file.metadata.get("general.architecture")
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise WeightsError(
-            f"{file.path}: general.architecture is {shown(arch)}, supported are {', '.join(ARCHITECTURES)} (Mistral: llama)"
+            f"{file.path}: general.architecture is {shown(arch)}, supported are {', '.join(ARCHITECTURES)} "
+            "(Mistral: llama)"
         )
     names = {ours: f"metadata {arch}.{theirs}" for ours, theirs in _KEYS.items()}
     given = {ours: file.metadata[key] for ours, theirs in _KEYS.items() if (key := f"{arch}.{theirs}") in file.metadata}

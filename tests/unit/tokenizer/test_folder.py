@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import tokenizers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tokenizers import processors
 
 from outpace.errors import TokenizerError
 from outpace.tokenizer import Tokenizer
+from outpace.tokenizer.folder import NAMES
 from tests.vocabularies import byte_level_json, write_folder
 
 HI = [{"role": "user", "content": "hi"}]
@@ -106,34 +110,91 @@ def test_truncation_and_padding_in_tokenizer_json_do_not_touch_prompts(tmp_path:
     [
         ("tokenizer.json", "{}", "tokenizer.json is not a tokenizer"),
         ("tokenizer.json", "not json", "tokenizer.json is not a tokenizer"),
-        ("tokenizer_config.json", "{", "tokenizer_config.json is not JSON"),
-        ("tokenizer_config.json", "[]", "holds a list, expected an object"),
-        ("tokenizer_config.json", '{"bos_token": 5}', "bos_token is 5, expected a string"),
-        ("tokenizer_config.json", '{"chat_template": 5}', "chat template 'default' is a int"),
-        ("tokenizer_config.json", '{"chat_template": [5]}', "chat_template is malformed"),
+        ("tokenizer_config.json", "{", "tokenizer_config.json: is not valid JSON"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: must be a JSON object, is a list"),
+        ("tokenizer_config.json", '{"bos_token": 5}', "tokenizer_config.json: bos_token must be a token"),
+        ("special_tokens_map.json", '{"bos_token": [5]}', "special_tokens_map.json: bos_token must be a token"),
+        ("tokenizer_config.json", '{"bos_token": {"content": 5}}', "bos_token must be a token"),
+        ("tokenizer_config.json", '{"additional_special_tokens": 5}', "additional_special_tokens must be a list, is 5"),
+        ("tokenizer_config.json", '{"additional_special_tokens": [5]}', "additional_special_tokens must be a token"),
+        ("tokenizer_config.json", '{"tokenizer_class": ["x"]}', "tokenizer_class must be a string, is ['x']"),
         (
             "tokenizer_config.json",
-            '{"added_tokens_decoder": {"x": {"content": "y"}}}',
-            "added_tokens_decoder is malformed",
+            '{"tokenizer_class": "LlamaTokenizer", "add_bos_token": 1}',
+            "add_bos_token must be true or false, is 1",
         ),
-        ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', "added_tokens_decoder is malformed"),
+        ("tokenizer_config.json", '{"chat_template": 5}', "chat_template 'default' must be a string, is 5"),
+        ("tokenizer_config.json", '{"chat_template": [5]}', "chat_template has an entry without a name: 5"),
+        ("tokenizer_config.json", '{"chat_template": [{"name": "a"}]}', "chat_template 'a' must be a string, is None"),
+        ("chat_template.json", '{"chat_template": 5}', "chat_template.json: chat_template 'default' must be a string"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "y"}}}', "'x' must be an id in"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"99999999": {"content": "y"}}}', "must be an id in"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', "added_tokens_decoder must be an object"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"9": 5}}', "added_tokens_decoder: 9 must be an object"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"9": {}}}', "added_tokens_decoder: 9: content is missing"),
+        (
+            "tokenizer_config.json",
+            '{"added_tokens_decoder": {"9": {"content": "new", "lstrip": 0}}}',
+            "9: lstrip must be true or false",
+        ),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"9": {"content": "new"}}}', "do not belong together"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"9": {"content": "<<"}}}', "do not belong together"),
     ],
 )
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path, name: str, content: str, message: str) -> None:
     write_folder(tmp_path)
     (tmp_path / name).write_text(content)
-    with pytest.raises(TokenizerError, match=message.replace("[", r"\[")):
+    with pytest.raises(TokenizerError, match=re.escape(message)):
         Tokenizer.from_folder(tmp_path)
 
 
 def test_bytes_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
-    with pytest.raises(TokenizerError, match=r"chat_template\.jinja cannot be read"):
+    with pytest.raises(TokenizerError, match=r"chat_template\.jinja: is not UTF-8"):
         Tokenizer.from_folder(tmp_path)
 
 
 def test_a_folder_without_tokenizer_json_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"has no tokenizer.json.*save_pretrained"):
         Tokenizer.from_folder(tmp_path)
+
+
+KNOWN = st.sampled_from(["content", "id", "name", "template", "special", "0", "5", "459", "default", "lstrip"])
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | KNOWN, inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = {
+    "tokenizer_config.json": [
+        *NAMES,
+        *("added_tokens_decoder", "additional_special_tokens", "tokenizer_class", "add_bos_token", "add_eos_token"),
+        "chat_template",
+    ],
+    "special_tokens_map.json": [*NAMES, "additional_special_tokens"],
+    "chat_template.json": ["chat_template"],
+    "tokenizer.json": [*json.loads(byte_level_json())],
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_value_in_any_key_gives_a_tokenizer_or_an_error(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    write_folder(tmp_path, chat_template="{{ messages }}", tokenizer_class="LlamaTokenizer", bos_token="<|im_start|>")
+    for other in ("special_tokens_map.json", "chat_template.json"):
+        (tmp_path / other).unlink(missing_ok=True)
+    content = json.loads((tmp_path / name).read_text()) if (tmp_path / name).exists() else {}
+    content |= data.draw(st.dictionaries(st.sampled_from(KEYS[name]), ANYTHING, min_size=1, max_size=3))
+    (tmp_path / name).write_text(json.dumps(content))
+    try:
+        tokenizer = Tokenizer.from_folder(tmp_path)
+    except TokenizerError:
+        return
+    assert tokenizer.decode(tokenizer.encode_text("the fox")) is not None
+    assert len(tokenizer.fingerprint) == 64
+    try:
+        tokenizer.encode_chat(HI)
+    except TokenizerError:
+        return

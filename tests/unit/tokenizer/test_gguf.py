@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from outpace.errors import TokenizerError
 from outpace.tokenizer import Tokenizer
+from outpace.tokenizer.pre_tokenizer import PRE
 from tests.vocabularies import byte_level_metadata, sentencepiece_metadata
 
 
@@ -30,8 +31,19 @@ from tests.vocabularies import byte_level_metadata, sentencepiece_metadata
         (byte_level_metadata(bos_token_id=-1), "tokenizer.ggml.bos_token_id is -1"),
         (byte_level_metadata(add_bos_token="yes"), "tokenizer.ggml.add_bos_token is a str"),
         (byte_level_metadata() | {"tokenizer.chat_template": 5}, "tokenizer.chat_template is a int"),
-        (sentencepiece_metadata(scores=None), "tokenizer.ggml.scores has 0 entries"),
+        (sentencepiece_metadata(scores=None), "tokenizer.ggml.scores is missing"),
         (sentencepiece_metadata(scores=[0.5]), "tokenizer.ggml.scores has 1 entries"),
+        (sentencepiece_metadata(token_type=None), "tokenizer.ggml.token_type is missing"),
+        (sentencepiece_metadata(scores=[float("nan")] * 560), "tokenizer.ggml.scores has "),
+        (sentencepiece_metadata(tokens=None), "tokenizer.ggml.tokens is missing"),
+        (byte_level_metadata(tokens=None), "tokenizer.ggml.tokens is missing"),
+        (byte_level_metadata(token_type=None), "tokenizer.ggml.token_type is missing"),
+        (byte_level_metadata(pre=None), "tokenizer.ggml.pre is missing"),
+        (byte_level_metadata(merges=None), "tokenizer.ggml.merges is missing"),
+        (byte_level_metadata(merges=[1, 2]), "tokenizer.ggml.merges is not an array of str"),
+        (byte_level_metadata(add_bos_token=True, bos_token_id=None), "tokenizer.ggml.bos_token_id is missing"),
+        (byte_level_metadata("llama-bpe", bos_token_id=None), "tokenizer.ggml.bos_token_id is missing"),
+        (byte_level_metadata(add_eos_token=True, eos_token_id=None), "tokenizer.ggml.eos_token_id is missing"),
     ],
 )
 def test_bad_metadata_is_refused_and_the_key_named(metadata: dict[str, object], named: str) -> None:
@@ -61,7 +73,7 @@ def test_junk_in_any_key_never_does_more_than_raise_a_tokenizer_error(make: obje
         (byte_level_metadata("llama-bpe"), True),
         (byte_level_metadata("llama-bpe", add_bos_token=False), False),
         (byte_level_metadata("smollm", add_bos_token=True), True),
-        (byte_level_metadata("smollm", add_bos_token=True, bos_token_id=None), False),
+        (byte_level_metadata("llama-bpe", add_bos_token=False, bos_token_id=None), False),
         (sentencepiece_metadata(), True),
         (sentencepiece_metadata(bos_token_id=None), True),  # its usual place
         (sentencepiece_metadata(add_bos_token=False), False),
@@ -85,10 +97,69 @@ def test_end_tokens_are_all_that_the_file_names() -> None:
 
 
 def test_tokens_that_the_file_names_are_control_tokens_even_if_it_forgot_to_mark_them() -> None:
-    metadata = byte_level_metadata(token_type=None)
+    metadata = byte_level_metadata()
+    metadata["tokenizer.ggml.token_type"] = [1] * len(metadata["tokenizer.ggml.tokens"])
     tokenizer = Tokenizer.from_gguf(metadata)
-    assert tokenizer.control_ids == {1, 2}
+    assert tokenizer.control_ids == {0, 1, 2}  # 0 is <|endoftext|>, known by its name
     assert tokenizer.encode("<|im_end|>") == [2]
+
+
+NONE = [(1 << 32) - 1, (1 << 64) - 1, -1, len(byte_level_metadata()["tokenizer.ggml.tokens"])]
+
+
+@pytest.mark.parametrize("none", NONE)
+@pytest.mark.parametrize("key", ["bos", "eos", "eot", "eom", "unknown", "padding"])
+def test_an_id_that_means_none_is_as_good_as_absent_with_one_warning(key: str, none: int) -> None:
+    absent = Tokenizer.from_gguf(byte_level_metadata(**{f"{key}_token_id": None}))
+    with pytest.warns(UserWarning, match=f"tokenizer.ggml.{key}_token_id is {none}, which means that") as caught:
+        tokenizer = Tokenizer.from_gguf(byte_level_metadata(**{f"{key}_token_id": none}))
+    assert len(caught) == 1
+    assert tokenizer.control_ids == absent.control_ids
+    assert (tokenizer.bos_id, tokenizer.eos_ids) == (absent.bos_id, absent.eos_ids)
+    assert tokenizer.encode("the fox") == absent.encode("the fox")
+
+
+def test_a_sentencepiece_id_that_means_none_is_the_usual_one() -> None:
+    with pytest.warns(UserWarning, match="bos_token_id is 4294967295.*so it is 1, as usual"):
+        tokenizer = Tokenizer.from_gguf(sentencepiece_metadata(bos_token_id=(1 << 32) - 1))
+    assert tokenizer.encode("the") == Tokenizer.from_gguf(sentencepiece_metadata()).encode("the")
+    assert tokenizer.bos_id == 1
+
+
+def with_token(token: str, kind: int, *more: str) -> Tokenizer:
+    """Return a tokenizer without end tokens of its own, with one token of a type, and more control tokens."""
+    metadata = byte_level_metadata(eos_token_id=None)
+    kept = ["[ONE]" if token.startswith("<|") else token for token in metadata["tokenizer.ggml.tokens"][:4]]
+    tokens = [f"{spelled}{i}" for i, spelled in enumerate(kept)] + metadata["tokenizer.ggml.tokens"][4:]
+    types = [*metadata["tokenizer.ggml.token_type"], kind, *[3] * len(more)]
+    changes = {"tokens": [*tokens, token, *more], "token_type": types}
+    return Tokenizer.from_gguf(byte_level_metadata(eos_token_id=None, **changes))
+
+
+@pytest.mark.parametrize("kind", [1, 3, 4])
+@pytest.mark.parametrize(
+    "name", ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<end_of_turn>", "<|end|>"]
+)
+def test_end_tokens_are_found_by_name_however_they_are_marked(name: str, kind: int) -> None:
+    tokenizer = with_token(name, kind)
+    last = tokenizer.vocab_size - 1
+    assert tokenizer.eos_ids == {last}
+    assert last in tokenizer.control_ids
+    assert tokenizer.encode(name) == [last]
+
+
+@pytest.mark.parametrize("name", ["</s>", "<eos>", "[EOS]", "<EOT>"])
+def test_end_tokens_that_may_be_words_of_a_text_are_found_unless_they_are_marked_as_text(name: str) -> None:
+    marked = with_token(name, 3)
+    assert marked.eos_ids == {marked.vocab_size - 1}
+    assert with_token(name, 1).eos_ids == set()
+
+
+def test_an_end_of_one_message_of_several_is_no_end() -> None:
+    alone = with_token("<|end|>", 3)
+    assert alone.eos_ids == {alone.vocab_size - 1}
+    several = with_token("<|end|>", 3, "<|return|>", "<|call|>")
+    assert several.eos_ids == {several.vocab_size - 2, several.vocab_size - 1}
 
 
 def test_user_defined_tokens_are_found_in_text_but_are_no_control_tokens() -> None:
@@ -115,14 +186,19 @@ def test_each_pre_tokenizer_cuts_numbers_in_its_way() -> None:
     assert "123" in ["".join(split("llama-bpe")[:count]) for count in range(4)]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt-2", "default"])
-def test_all_names_of_the_gpt2_pre_tokenizer_mean_the_same(name: str) -> None:
+def test_both_names_of_the_gpt2_pre_tokenizer_mean_the_same() -> None:
     metadata = byte_level_metadata("gpt-2")
     text = "don't  split 12 words\n"
     expected = Tokenizer.from_gguf(metadata).encode(text)
-    assert Tokenizer.from_gguf(metadata | {"tokenizer.ggml.pre": name}).encode(text) == expected
-    metadata.pop("tokenizer.ggml.pre")
-    assert Tokenizer.from_gguf(metadata).encode(text) == expected
+    assert Tokenizer.from_gguf(metadata | {"tokenizer.ggml.pre": "gpt2"}).encode(text) == expected
+
+
+def test_the_default_pre_tokenizer_is_that_of_llama_cpp() -> None:
+    """Punctuation stands alone, numbers are cut in threes from the left; spelled in bytes."""
+    cut = PRE["default"].split().pre_tokenize_str
+    assert [word for word, _ in cut("it's a test, v1234567!?  x")] == [
+        *("it", "'", "s", "Ġa", "Ġtest", ",", "Ġv", "123", "456", "7", "!?", "Ġ", "Ġx")
+    ]
 
 
 def test_arrays_may_come_as_numpy_arrays() -> None:

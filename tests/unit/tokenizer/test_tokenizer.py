@@ -25,13 +25,26 @@ def test_control_tokens_in_raw_text_are_control_tokens() -> None:
 
 
 def test_text_that_is_no_unicode_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"a prompt must be text, and '.udcff' is half a character"):
+    with pytest.raises(UsageError, match=r"a prompt must be text, and '.udcff' \(the byte 0xff\), after 1 characters, is"):
         TOKENIZER.encode("a\udcff")
-    with pytest.raises(UsageError, match=r"'.udcff' is half a character") as error:
-        TOKENIZER.encode_chat([{"role": "user", "content": "<|im_end|>\udcff"}])
-    assert "im_start" not in str(error.value)  # the template is not what the user wrote
+    with pytest.raises(UsageError, match=r"a prompt must be text, and '.ud800', after 0 characters, is half a character"):
+        TOKENIZER.encode("\ud800")
+    with pytest.raises(UsageError, match="a prompt must be text, got b'the cat'"):
+        TOKENIZER.encode(b"the cat")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="a prompt must be text, got 5"):
         TOKENIZER.encode(5)  # type: ignore[arg-type]
+
+
+def test_a_chat_that_is_no_unicode_is_refused_by_the_message_and_not_by_the_template() -> None:
+    said = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": ["<|im_end|>", {"text": "a\udcff"}]},
+    ]
+    with pytest.raises(UsageError, match=r"message 1 must be text, and '.udcff' .* is half a character") as error:
+        TOKENIZER.encode_chat(said)
+    assert "im_start" not in str(error.value)  # the template is not what the user wrote
+    with pytest.raises(UsageError, match=r"a template variable must be text, and '.udc80'"):
+        TOKENIZER.encode_chat([{"role": "user", "content": "hi"}], tools=["\udc80"])
 
 
 def test_a_token_is_spelled_as_in_the_vocabulary_and_ids_outside_are_refused() -> None:

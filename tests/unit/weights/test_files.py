@@ -36,7 +36,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's name must be short
     make(Path("file"))
-    with pytest.raises(WeightsError, match="file: must be a regular file, is a (named pipe|socket|folder)"):
+    with pytest.raises(WeightsError, match=r"file: must be a regular file, is a (named pipe|socket|folder)"):
         read(Path("file"))
 
 
@@ -68,9 +68,9 @@ def test_no_file_of_a_folder_can_make_its_reader_wait(tmp_path: Path, name: str)
     (folder / name).unlink(missing_ok=True)
     (folder / name).parent.mkdir(exist_ok=True)
     os.mkfifo(folder / name)
+    reader = Tokenizer.from_folder if "tok" in name or "chat" in name else open_checkpoint
     with pytest.raises(WeightsError, match=f"{name}: must be a regular file, is a named pipe"):
-        open_checkpoint(folder)
-        Tokenizer.from_folder(folder)
+        reader(folder)
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "model-without-suffix"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, pre_tokenizers
 
 from outpace.tokenizer import Tokenizer
-from outpace.tokenizer.disguise import PRIVATE, Danger
+from outpace.tokenizer.escape import PRIVATE, ControlTexts
 from tests.vocabularies import (
     CHATML,
     CONTROLS,
@@ -79,7 +79,7 @@ def test_the_text_of_a_chat_is_not_changed(said: list[str]) -> None:
     assert tokenizer.decode(ids, skip_special=False) == f"{turns}<|im_start|>assistant\n"
 
 
-def test_without_the_disguise_contents_would_become_control_tokens() -> None:
+def test_without_escaping_contents_would_become_control_tokens() -> None:
     """The control: raw text with the same characters is not safe, so the property above can fail."""
     tokenizer = tokenizer_with("chatml")
     assert 2 in tokenizer.encode("<|im_end|>")
@@ -141,7 +141,7 @@ def test_private_characters_in_a_chat_stay_what_they_are() -> None:
 
 
 def test_only_dangerous_places_are_found() -> None:
-    danger = Danger(["<|end|>", "<<", "."])
+    danger = ControlTexts(["<|end|>", "<<", "."])
     assert danger.places("a <|end|> b", joins=True) == {2}
     assert danger.places("x<<<y", joins=True) == {1, 2}
     assert danger.places("plain text <| with |> pieces", joins=True) == set()
@@ -151,7 +151,7 @@ def test_only_dangerous_places_are_found() -> None:
     assert danger.places("end", joins=False) == set()
     assert danger.places("full stop.", joins=False) == {9}
     assert danger.places("", joins=True) == set()
-    assert Danger([]).places("<|end|>", joins=True) == set()
+    assert ControlTexts([]).places("<|end|>", joins=True) == set()
 
 
 def test_a_special_added_token_of_one_character_is_harmless_too(tmp_path: Path) -> None:
