@@ -174,7 +174,8 @@ class Stream:
     """An iterator of `Chunk`s over one text as it is written.
 
     The text is written ahead of its reader, who reads all of it before a failure is raised. `result` is the whole text,
-    None before the end; after an early `close`, what was read, with finish_reason "cancelled". A stream that is dropped is closed.
+    None before the end; after an early `close`, what was read, with finish_reason "cancelled". A stream that is dropped
+    is closed.
     """
 
     def __init__(self, call: Call, on_end: Callable[[Result], None] | None = None) -> None:

