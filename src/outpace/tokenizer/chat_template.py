@@ -45,8 +45,8 @@ def check_text(value: Any, what: str) -> None:
             char = text[error.start]
             byte = f" (the byte 0x{ord(char) - 0xDC00:02x})" if "\udc80" <= char <= "\udcff" else ""
             raise UsageError(
-                f"{what} must be text, and {char!a}{byte}, after {error.start} characters, is half a character, as bytes "
-                "that are not UTF-8 leave it: decode them with their own encoding"
+                f"{what} must be text, and {char!a}{byte}, after {error.start} characters, is half a character, as "
+                "bytes that are not UTF-8 leave it: decode them with their own encoding"
             ) from None
 
 

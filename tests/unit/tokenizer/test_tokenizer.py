@@ -25,9 +25,13 @@ def test_control_tokens_in_raw_text_are_control_tokens() -> None:
 
 
 def test_text_that_is_no_unicode_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"a prompt must be text, and '.udcff' \(the byte 0xff\), after 1 characters, is"):
+    with pytest.raises(
+        UsageError, match=r"a prompt must be text, and '.udcff' \(the byte 0xff\), after 1 characters, is"
+    ):
         TOKENIZER.encode("a\udcff")
-    with pytest.raises(UsageError, match=r"a prompt must be text, and '.ud800', after 0 characters, is half a character"):
+    with pytest.raises(
+        UsageError, match=r"a prompt must be text, and '.ud800', after 0 characters, is half a character"
+    ):
         TOKENIZER.encode("\ud800")
     with pytest.raises(UsageError, match="a prompt must be text, got b'the cat'"):
         TOKENIZER.encode(b"the cat")  # type: ignore[arg-type]
