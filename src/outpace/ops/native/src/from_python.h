@@ -16,7 +16,8 @@ SegmentSpec read_segment(nanobind::handle segment);
 std::shared_ptr<const Layer> read_layer(nanobind::handle layer);
 std::vector<int32_t> read_ints(nanobind::handle sequence, const char* what, int64_t minimum, int64_t maximum);
 
-// A SamplingBatch of Python's, field by field: None, or arrays whose types and shapes are checked here. Keeps them alive.
+// A SamplingBatch of Python's, field by field: None, or arrays whose types and shapes are checked here. Keeps them
+// alive.
 class PythonBatch {
  public:
   PythonBatch(int64_t num_rows, nanobind::handle params, nanobind::handle seeds, nanobind::handle sample_indices,

@@ -45,9 +45,9 @@ void check_rows(const Array& x, const Plan& plan, int64_t cols, const char* what
                                                              std::to_string(cols) + "], got " + shape_of(x));
 }
 
-// Takes the GIL back. Where the interpreter is shutting down, Python before 3.14 ends a (daemon) thread that asks for the
-// GIL by pthread_exit, which glibc carries out by unwinding the stack; the first noexcept function on the way would abort
-// the process. So such a thread stops here, as it does since 3.14, until the process is gone.
+// Takes the GIL back. Where the interpreter is shutting down, Python before 3.14 ends a (daemon) thread that asks for
+// the GIL by pthread_exit, which glibc carries out by unwinding the stack; the first noexcept function on the way would
+// abort the process. So such a thread stops here, as it does since 3.14, until the process is gone.
 void take_gil(PyThreadState* state) {
   try {
     PyEval_RestoreThread(state);
@@ -436,7 +436,8 @@ NB_MODULE(_native, m) {
   nb::class_<KvStore>(m, "KV", "Storage of a paged cache, all layers.");
   nb::class_<Plan>(m, "Plan", "A ragged batch, ready for the kernels.");
   nb::class_<Layer>(m, "Layer", "A decoder layer, checked.");
-  nb::class_<Array>(m, "Array", "Rows of float32.").def_prop_ro("shape", [](const Array& x) { return nb::make_tuple(x.rows(), x.cols()); });
+  nb::class_<Array>(m, "Array", "Rows of float32.")
+      .def_prop_ro("shape", [](const Array& x) { return nb::make_tuple(x.rows(), x.cols()); });
   m.def("isa", [] { return std::string(isa_name(active_isa())); });
   m.def("has_bf16_dot", [] { return has_bf16_dot(); });
   m.def("vector", vector, "values"_a.noconvert());
@@ -457,9 +458,9 @@ NB_MODULE(_native, m) {
   nb::class_<PythonBatch>(m, "SamplingBatch", "How each row of logits becomes a token: arrays, checked.")
       .def(nb::init<int64_t, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
                     nb::handle, nb::handle, nb::handle, nb::handle>(),
-           "num_rows"_a, "params"_a = nb::none(), "seeds"_a = nb::none(), "sample_indices"_a = nb::none(), "positions"_a = nb::none(),
-           "streams"_a = nb::none(), "prompts"_a = nb::none(), "outputs"_a = nb::none(), "masks"_a = nb::none(), "has_mask"_a = nb::none(),
-           "bias_tokens"_a = nb::none(), "biases"_a = nb::none());
+           "num_rows"_a, "params"_a = nb::none(), "seeds"_a = nb::none(), "sample_indices"_a = nb::none(),
+           "positions"_a = nb::none(), "streams"_a = nb::none(), "prompts"_a = nb::none(), "outputs"_a = nb::none(),
+           "masks"_a = nb::none(), "has_mask"_a = nb::none(), "bias_tokens"_a = nb::none(), "biases"_a = nb::none());
   nb::class_<Context>(m, "Context", "What the kernels of one NativeOps need.")
       .def(nb::init<int>(), "threads"_a)
       .def("pack", pack, "raw"_a.noconvert(), "raw_format"_a, "out"_a, "in_"_a, "format"_a)
