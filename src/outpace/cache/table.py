@@ -212,6 +212,17 @@ class BlockTable:
                     first = min(first, self._first_needed(max(progress.computed, self.length - self.max_window)))
         return first
 
+    def digest(self, length: int) -> bytes:
+        """Return a name of the first `length` committed tokens: equal for equal beginnings of the same salt."""
+        assert 0 <= length <= self.length
+        size = self._pool.block_size
+        full = length // size
+        known = min(full, len(self._digests))
+        parent = self._digests[known - 1] if known else self._root
+        for start in range(known * size, length, size):
+            parent = chain_digest(parent, self._tokens[start : min(start + size, length)])
+        return parent
+
     # -- further groups of layers --------------------------------------------------------------------
 
     def can_hold(self, group: str) -> bool:
