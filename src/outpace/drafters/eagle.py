@@ -89,7 +89,7 @@ class EagleDrafter:
 
     runner: the target's. The network's keys and values are the group `GROUP` of the target's cache: those of prompts
     are written as the target computes them, those of the guesses are written again, from the target's states, once
-    they came true. Where a prefix is found in the cache without them nothing is drafted.
+    they came true.
     """
 
     name = "eagle"
@@ -103,7 +103,7 @@ class EagleDrafter:
         self._cache = runner.cache
         if GROUP not in self._cache.groups:
             spec = self._cache.spec
-            self._cache.add_group(GROUP, self._ops, network.spec(spec.format, spec.block_size))
+            self._cache.add_group(GROUP, self._ops, network.spec(spec.format, spec.block_size), is_tapped=True)
         self._sequences: dict[int, _Sequence] = {}
         self._ends = _Ends(self._ops, self._cache.block_size, self._cache.capacity)
         fixed, tokens = network.config.num_fixed, network.config.head_tokens
@@ -132,7 +132,10 @@ class EagleDrafter:
         if not (state.first < begin and length <= state.end + 1 and table.can_hold(GROUP)):
             return None
         if state.request is None:
-            state.request = dataclasses.replace(sequence.request, constraint=None, logits_processors=(), logprobs=None)
+            options = dataclasses.replace(
+                sequence.request.options, constraint=None, logits_processors=(), logprobs=None
+            )
+            state.request = dataclasses.replace(sequence.request, options=options)
         self._look_at(state, sequence.tokens)
         return _Draft(state, state.request, table, list(sequence.tokens), min(begin, length - 1), budget)
 
@@ -196,7 +199,7 @@ class EagleDrafter:
         -1 where nothing can be sampled.
         """
         columns = [int(row.argmax()) for row in rows]
-        sampled = [i for i, draft in enumerate(drafts) if not draft.request.sampling.is_argmax]
+        sampled = [i for i, draft in enumerate(drafts) if not draft.request.options.sampling.is_argmax]
         if sampled:
             wide = np.full((len(sampled), self.runner.model.config.vocab_size), -np.inf, np.float32)
             for at, i in enumerate(sampled):

@@ -12,6 +12,7 @@ Matrices in any format that the target's may have; norms in F32.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ class _Entries:
 
     def counts(self, name: str) -> tuple[int, ...]:
         value = self._metadata.get(f"drafter.{name}")
-        if not isinstance(value, list) or not all(type(number) is int and number >= 0 for number in value):
+        if not isinstance(value, array) or not all(type(number) is int and number >= 0 for number in value):
             raise self._error(name, "a list of integers of at least 0", value)
         return tuple(value)
 
