@@ -1,4 +1,4 @@
-"""The drafter that was trained for a loaded model: the one that the caller names, or the one that the package brings."""
+"""The drafter that was trained for a loaded model: the one that the caller names, or the one that the package has."""
 
 from __future__ import annotations
 

@@ -168,6 +168,8 @@ class ReferenceOps:
     # -- arrays ----------------------------------------------------------------------------------
 
     def stack(self, parts: Sequence[Array]) -> Array:
+        if not parts:
+            raise UsageError("stack needs at least one array")
         return Array(np.concatenate([_floats(part) for part in parts]))
 
     def select(self, x: Array, rows: Sequence[int]) -> Array:
