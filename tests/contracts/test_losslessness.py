@@ -25,6 +25,7 @@ from outpace.runner import Runner
 from outpace.tree import DraftTree, TreeBuilder
 from outpace.tune import Auto, Experience
 from tests.decoding import decode, tiny_ops, tiny_runner
+from tests.eagle import tiny_drafter
 
 VOCAB = 97
 LENGTH = 512
@@ -75,6 +76,7 @@ DRAFTERS: dict[str, Callable[[list[int], Runner], Drafter]] = {
     "prediction": lambda text, target: nearly(text),
     "lookahead": lambda text, target: Lookahead(),
     "draft_model": draft_model,
+    "eagle": lambda text, target: tiny_drafter(target, min_confidence=0.0),
     "combined": lambda text, target: Combined([Suffix(), NGram(), Lookahead()]),
     "auto": lambda text, target: auto(text),
     "guesser": lambda text, target: Guesser(),

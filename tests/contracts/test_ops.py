@@ -416,6 +416,48 @@ def test_an_rms_norm_is_the_formula(ops: Ops) -> None:
     assert close(found, expected, 1e-6)
 
 
+def test_arrays_are_put_one_below_another(ops: Ops) -> None:
+    a, b = np.random.default_rng(0).standard_normal((7, 5), np.float32), np.ones((2, 5), np.float32)
+    assert same(ops.numpy(ops.stack([ops.array(a), ops.array(b), ops.array(a)])), np.concatenate([a, b, a]))
+    with pytest.raises(ValueError, match=r"one below another|must match"):
+        ops.stack([ops.array(a), ops.array(np.ones((2, 4), np.float32))])
+    with pytest.raises(ValueError, match="at least one array"):
+        ops.stack([])
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_positions_before_a_layers_first_are_never_read(ops: Ops, window: int | None) -> None:
+    """The same numbers as in a sequence that starts there, and not a bit of what lies in the slots before."""
+    target = tiny_model(ops)
+    rng, tensors = np.random.default_rng(0), tiny_tensors(tiny_config())
+    names = {"wq": "self_attn.q_proj", "wk": "self_attn.k_proj", "wv": "self_attn.v_proj", "wo": "self_attn.o_proj"}
+    names |= {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+    norm = ops.vector(tensors["model.norm.weight"])
+    layer = DecoderLayer(
+        index=0, attn_norm=norm, mlp_norm=norm, num_heads=4, num_kv_heads=2, head_width=12, eps=1e-5,
+        rope=ops.rope(np.array(target.config.inv_freq, np.float64), 1.0, 64), window=window, first=2,
+        **{ours: ops.pack(tensors[f"model.layers.0.{theirs}.weight"]) for ours, theirs in names.items()},
+    )  # fmt: skip
+    x = rng.standard_normal((6, 48), np.float32)
+
+    def run(kept: float) -> NDArray[np.float32]:
+        kv = ops.kv_alloc(KVSpec(1, 2, 12, "f32", 4), 2)
+        full = ops.layer(replace(layer, first=0))
+        before = ops.plan([Segment([0, 1], 0, [0, 0], num_scored=0)], 4)
+        ops.decoder_layer(ops.array(np.full((2, 48), kept, np.float32)), full, kv, before)
+        return ops.numpy(
+            ops.decoder_layer(ops.array(x), ops.layer(layer), kv, ops.plan([Segment([0, 1], 2, [0] * 6)], 4))
+        )
+
+    found = run(1.0)
+    assert same(found, run(np.nan))
+    kv = ops.kv_alloc(KVSpec(1, 2, 12, "f32", 4), 2)
+    alone = ops.decoder_layer(
+        ops.array(x), ops.layer(replace(layer, first=0)), kv, ops.plan([Segment([0, 1], 0, [0] * 6)], 4)
+    )
+    assert close(found, ops.numpy(alone), 1e-5)  # rotations are relative
+
+
 def test_arrays_are_added(ops: Ops) -> None:
     a, b = np.random.default_rng(0).standard_normal((2, 5, 17), np.float32)
     assert same(ops.numpy(ops.add(ops.array(a), ops.array(b))), a + b)

@@ -13,6 +13,8 @@ import pytest
 
 import outpace
 from outpace import LanguageModel
+from outpace.api.strategies import drafter_for
+from outpace.types import Options
 
 TEXT = (
     "The lighthouse at Skerry Point was built in 1871 after the steamer Aurora was lost on the reef with all hands. "
@@ -40,7 +42,7 @@ def plain(lm: LanguageModel) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("sampling", ["greedy", "sampled"])
 @pytest.mark.parametrize(
-    "strategy", ["ngram", "suffix", "prediction", "lookahead", "draft_model", "combined", "ngram+lookahead"]
+    "strategy", ["ngram", "suffix", "prediction", "lookahead", "draft_model", "eagle", "combined", "ngram+lookahead"]
 )
 def test_every_strategy_writes_plain_decodings_text(
     lm: LanguageModel, plain: dict[str, list[int]], strategy: str, sampling: str
@@ -64,6 +66,14 @@ def test_a_batch_with_cached_prefixes_writes_the_texts_of_single_calls(lm: Langu
     single = [outpace.load(lm.path, ops=lm.runner.ops).generate(p, **options).tokens for p in prompts]
     for strategy in ("none", "combined"):
         assert [r.tokens for r in lm.generate(prompts, strategy=strategy, **options)] == single
+
+
+def test_the_package_brings_a_drafter_that_the_model_uses_by_itself(lm: LanguageModel) -> None:
+    eagle = lm.generate(PROMPT, strategy="eagle", max_new_tokens=LENGTH, ignore_eos=True)
+    assert eagle.stats.tokens_per_step > 1.6
+    assert lm.loaded.trained is not None
+    auto = drafter_for(lm.loaded, Options(), None)
+    assert lm.loaded.trained in auto.drafters  # type: ignore[union-attr]
 
 
 def test_a_summary_takes_clearly_fewer_steps_than_tokens(lm: LanguageModel) -> None:

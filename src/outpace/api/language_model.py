@@ -6,12 +6,14 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Unpack, cast, overload
 
 from outpace import models
 from outpace.api.calls import Call, Chat, Result, Stream
 from outpace.api.options import encode_chat, encode_prompts
 from outpace.api.strategies import check_strategy, drafter_for
+from outpace.api.trained import load_trained
 from outpace.cache import Cache
 from outpace.engine.decode import Decoder
 from outpace.engine.engine import Engine
@@ -40,6 +42,7 @@ def load(
     context: int | None = None,
     cache_tokens: int | None = None,
     quantize: Quantize | None = None,
+    drafter: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """Load a model: a known name, a GGUF file, a Hugging Face folder, or a hub id.
@@ -48,8 +51,9 @@ def load(
     or None for the best there is. kv: storage of keys and values. context: most tokens of a text (None: the
     model's own limit). cache_tokens: most tokens that the KV cache may hold, over all texts and the shared
     prefixes it remembers (None: a quarter of the machine's memory; taken as needed). quantize: pack F32, F16 and
-    BF16 weights as "q8_0" or "q4_0" (native ops; another, smaller model as it were). progress(done, total): bytes
-    while a known model is fetched.
+    BF16 weights as "q8_0" or "q4_0" (native ops; another, smaller model as it were). drafter: the file of a drafter
+    that was trained for this model, for the strategies eagle and auto (None: the one that the package brings for the
+    default model). progress(done, total): bytes while a known model is fetched.
 
     Raises UsageError for a name or option that cannot work, WeightsError for a malformed file, DownloadError.
     """
@@ -68,16 +72,20 @@ def load(
     capacity = _blocks(spec, cache_tokens, context or limit, chosen.memory_bytes)
     cache = Cache(chosen, spec, capacity=capacity, max_window=network.max_window, fingerprint=checkpoint.fingerprint)
     tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)
+    runner, name = Runner(network, chosen, cache, context), os.fspath(model)
+    if drafter is not None:
+        drafter = Path(instance("drafter", drafter, str | os.PathLike, "a path")).expanduser()
     return LanguageModel(
         LoadedModel(
-            Runner(network, chosen, cache, context),
+            runner,
             tokenizer,
-            name=os.fspath(model),
+            name=name,
             path=checkpoint.path,
             fingerprint=checkpoint.fingerprint,
             eos_ids=checkpoint.eos_ids | tokenizer.eos_ids,
             num_bytes=checkpoint.num_bytes,
             costs=cache_folder().with_name("costs"),
+            trained=load_trained(drafter, checkpoint, runner, tokenizer, name),
         )
     )
 

@@ -55,9 +55,19 @@ class _Drafters:
         vocab_size = target.runner.model.config.vocab_size
         return target.drafter(("draft_model", draft), lambda: DraftModel(target.follower(draft), vocab_size))
 
+    def eagle(self) -> Drafter:
+        if self._target.trained is None:
+            raise UsageError(
+                f'strategy "eagle" needs a drafter that was trained for {self._target.name}: load the model with '
+                "drafter=PATH"
+            )
+        return self._target.trained
+
     def auto(self) -> Drafter:
-        """Return the router over what needs no model, and over what the request brings along."""
+        """Return the router over the trained drafter, what needs no model, and what the request brings along."""
         parts = [self.named("suffix")]  # ngram and lookahead were measured not to pay beside it: decision 0007
+        if self._target.trained is not None:
+            parts.append(self._target.trained)
         if self._options.prediction is not None:
             parts.insert(0, self.prediction())
         if self._options.draft_model is not None:
@@ -72,6 +82,7 @@ _DRAFTERS: dict[str, Callable[[_Drafters], Drafter]] = {
     "prediction": _Drafters.prediction,
     "lookahead": lambda drafters: drafters.shared("lookahead", Lookahead),
     "draft_model": _Drafters.draft_model,
+    "eagle": _Drafters.eagle,
     "combined": lambda drafters: drafters.combined(("suffix", "ngram")),
 }
 PLAIN = ("none", "recompute")  # no drafter; recompute: not even a cache

@@ -36,13 +36,16 @@ class Cache:
         self._pool = BlockPool(ops, spec, capacity, self._index, max_window)
         self._tables: set[BlockTable] = set()
 
-    def add_group(self, name: str, ops: Ops, spec: KVSpec, max_window: int | None = None) -> None:
+    def add_group(
+        self, name: str, ops: Ops, spec: KVSpec, max_window: int | None = None, *, is_tapped: bool = False
+    ) -> None:
         """Add the layers of a drafter network: storage for every block that exists, growing with the pool's.
 
         `spec` must have the cache's block size, and `name` be new. What the allocation raises is passed on, and
         nothing has changed then. Open tables keep their sliding window, which may be too small for the new group.
+        is_tapped: the network reads the target's hidden states, so what the target has computed it cannot catch up.
         """
-        self._pool.add_group(name, ops, spec, max_window)
+        self._pool.add_group(name, ops, spec, max_window, is_tapped)
 
     def kv(self, group: str = TARGET) -> KV:
         """Return the storage of a group, as its ops handle it."""
@@ -84,15 +87,17 @@ class Cache:
         """Blocks that sequences could get now: unused, free, and idle ones."""
         return self._pool.num_available
 
-    def open(self, tokens: Sequence[int], salt: bytes = b"") -> BlockTable:
+    def open(self, tokens: Sequence[int], salt: bytes = b"", *, is_tapped: bool = False) -> BlockTable:
         """Return a table whose past is the longest known beginning of `tokens`, in whole blocks.
 
         At least the last token stays pending, so that a pass has something to compute. The caller closes the
-        table. Sequences of different salts never share blocks.
+        table. Sequences of different salts never share blocks. is_tapped: a drafter reads the target's hidden states:
+        take only blocks that all such drafters' groups have computed; the others are computed once more.
         """
         root = root_digest(self._fingerprint, self.spec, salt)
         table = BlockTable(self._pool, self._index, self.max_window, root, self._tables)
-        table.adopt(tokens[:-1])
+        groups = [name for name, group in self._pool.groups.items() if group.is_tapped] if is_tapped else []
+        table.adopt(tokens[:-1], groups)
         return table
 
     def check(self) -> None:

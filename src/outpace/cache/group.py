@@ -15,7 +15,8 @@ class Group:
     """The layers of one network: the target's, or those of a drafter. Block ids mean the same in all groups.
 
     max_window: the largest sliding window, if every layer has one: a token at position p needs positions
-    > p - max_window. num_blocks: blocks of storage that exist.
+    > p - max_window. num_blocks: blocks of storage that exist. is_tapped: its network reads the target's hidden
+    states, so that it can only compute positions while the target does.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Group:
     spec: KVSpec
     max_window: int | None
     num_blocks: int
+    is_tapped: bool = False
     kv: KV = field(init=False)
 
     def __post_init__(self) -> None:

@@ -49,12 +49,12 @@ class BlockPool:
         self._idle: dict[int, None] = {}  # in the order in which they became idle
         self._num_held = 0
 
-    def add_group(self, name: str, ops: Ops, spec: KVSpec, max_window: int | None) -> None:
+    def add_group(self, name: str, ops: Ops, spec: KVSpec, max_window: int | None, is_tapped: bool = False) -> None:
         """Add a set of layers, with storage for the blocks that exist. May be called from any thread."""
         assert name not in self.groups, f"there is a group {name!r} already"
         assert spec.block_size == self.block_size, "all groups have blocks of the same size"
         with self._growth:
-            self.groups = {**self.groups, name: Group(name, ops, spec, max_window, self.size)}
+            self.groups = {**self.groups, name: Group(name, ops, spec, max_window, self.size, is_tapped)}
 
     @property
     def num_available(self) -> int:

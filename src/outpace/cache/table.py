@@ -212,6 +212,17 @@ class BlockTable:
                     first = min(first, self._first_needed(max(progress.computed, self.length - self.max_window)))
         return first
 
+    def digest(self, length: int) -> bytes:
+        """Return a name of the first `length` committed tokens: equal for equal beginnings of the same salt."""
+        assert 0 <= length <= self.length
+        size = self._pool.block_size
+        full = length // size
+        known = min(full, len(self._digests))
+        parent = self._digests[known - 1] if known else self._root
+        for start in range(known * size, length, size):
+            parent = chain_digest(parent, self._tokens[start : min(start + size, length)])
+        return parent
+
     # -- further groups of layers --------------------------------------------------------------------
 
     def can_hold(self, group: str) -> bool:
@@ -267,8 +278,11 @@ class BlockTable:
 
     # -- other ways to get and to lose a past --------------------------------------------------------
 
-    def adopt(self, tokens: Sequence[int]) -> None:
-        """Take the longest beginning of `tokens` that the index has in whole blocks as this empty table's past."""
+    def adopt(self, tokens: Sequence[int], groups: Sequence[str] = ()) -> None:
+        """Take the longest beginning of `tokens` that the index has in whole blocks as this empty table's past.
+
+        groups: only blocks that these have computed too.
+        """
         assert self._is_open
         assert not self.blocks
         if self._index is None:
@@ -280,6 +294,8 @@ class BlockTable:
         for end in range(size, len(tokens) + 1, size):
             digests.append(chain_digest(digests[-1] if digests else self._root, tokens[end - size : end]))
             block = self._index.find(digests[-1])
+            if block is not None and not all(self._index.is_computed(block, group) for group in groups):
+                block = None
             if block is None and self.max_window is None:
                 break
             found.append(-1 if block is None else block)

@@ -173,7 +173,6 @@ class Decoder:
         pending = sequence.tokens[part.start : part.end]
         if part.verification is None:
             table.commit(range(num_pending), pending)
-            self.scheduler.fork(sequence)
             return
         path, target_tokens = part.verification.path, part.verification.target_tokens
         accepted = [part.tree.tokens[node] for node in path]
@@ -198,6 +197,8 @@ class Decoder:
         for drafter, entries in _by_drafter(entry for entry in batch if entry.error is None):
             self._observe(drafter, entries, passed)
         for entry in batch:
+            if entry.part.verification is None and entry.error is None:
+                self.scheduler.fork(entry.sequence)  # a drafter's keys and values go along
             if entry.sequence.finish_reason is not None and not entry.sequence.done:
                 self._end(entry.sequence, entry.sequence.finish_reason)
         return [entry.step for entry in batch if entry.step is not None]

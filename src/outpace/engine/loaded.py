@@ -17,7 +17,8 @@ from outpace.version import VERSION
 class LoadedModel:
     """A network ready to run, its tokenizer and end tokens, and the drafters that live as long as it does.
 
-    costs: folder in which the router keeps what it learns about passes (None: nowhere).
+    costs: folder in which the router keeps what it learns about passes (None: nowhere). trained: the drafter that was
+    trained for it, if there is one.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class LoadedModel:
         eos_ids: frozenset[int],
         num_bytes: int,
         costs: Path | None,
+        trained: Drafter | None = None,
     ) -> None:
         self.runner = runner
         self.tokenizer = tokenizer
@@ -39,6 +41,7 @@ class LoadedModel:
         self.fingerprint = fingerprint
         self.eos_ids = eos_ids
         self.num_bytes = num_bytes
+        self.trained = trained
         self._costs = costs
         self._drafters: dict[Hashable, Drafter] = {}
         self._followers: dict[LoadedModel, Runner] = {}

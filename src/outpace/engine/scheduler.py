@@ -112,7 +112,11 @@ class Scheduler:
             return
         while self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
-            table = self.cache.open(sequence.tokens if sequence.reuses_cache else (), sequence.request.options.salt)
+            table = self.cache.open(
+                sequence.tokens if sequence.reuses_cache else (),
+                sequence.request.options.salt,
+                is_tapped=sequence.drafter is not None and bool(sequence.drafter.taps),
+            )
             need = table.blocks_for(len(sequence.tokens) - table.length) + len(self.running)
             if self.running and need > self.cache.num_available:
                 table.close()

@@ -56,6 +56,7 @@ class DecoderLayer:
     head_width: int
     eps: float  # of every RMS norm
     window: int | None = None  # a token sees itself and window - 1 earlier positions
+    first: int = 0  # and none before this one: a token before it cannot be run
     bq: Vector | None = None
     bk: Vector | None = None
     bv: Vector | None = None
@@ -184,6 +185,12 @@ class Ops(Protocol):
         """Return the k most likely tokens of each row and their raw log-softmax, both [R, k]. Raises as `sample`."""
 
     # -- arrays ----------------------------------------------------------------------------------
+
+    def stack(self, parts: Sequence[Array]) -> Array:
+        """Return arrays of D columns one below another, [T1 + T2 + ..., D].
+
+        Raises ValueError for no array, or for arrays of different numbers of columns.
+        """
 
     def select(self, x: Array, rows: Sequence[int]) -> Array:
         """Return some rows of an array, in the order given (a row may come twice)."""

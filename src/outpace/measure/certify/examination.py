@@ -71,7 +71,7 @@ class _Examination:
         lm = open_model(TARGET, self.cache_tokens)
         self.tokens = [prompt.encode(lm.tokenizer) for prompt in prompts]
         self.draft = draft(lm)
-        self.strategies = default_strategies()
+        self.strategies = default_strategies(lm)
         self.target = self._identity(lm, TARGET)
         self.work = Work(self._effort(), progress)
 

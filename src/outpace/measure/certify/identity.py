@@ -178,9 +178,9 @@ def _prefixes(strategy: str) -> tuple[str, ...]:
     return ("fresh",) if strategy == "recompute" else ("fresh", "cached")
 
 
-def default_strategies() -> list[str]:
-    """Return every strategy but plain decoding itself."""
-    return [name for name in STRATEGIES if name != PLAIN]
+def default_strategies(lm: LanguageModel) -> list[str]:
+    """Return every strategy that the model has, but plain decoding itself."""
+    return [name for name in STRATEGIES if name != PLAIN and (name != "eagle" or lm.loaded.trained is not None)]
 
 
 def wrong_token(identity: Identity, sampling: str) -> Divergence | None:

@@ -123,6 +123,10 @@ class NativeOps:
     def add(self, a: Array, b: Array) -> Array:
         return _native.add(a, b)
 
+    def stack(self, parts: Sequence[Array]) -> Array:
+        stacked: Array = _native.stack(parts)
+        return stacked
+
     def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
         return self._context.linear(x, weight, bias)
 

@@ -32,9 +32,9 @@ class Seen:
     prefix: int
     ancestors: tuple[int, ...] = ()
 
-    def first(self, window: int | None) -> int:
-        """Return the first position that a layer with this window lets the token see."""
-        return 0 if window is None else max(0, self.position - window + 1)
+    def first(self, window: int | None, lowest: int) -> int:
+        """Return the first position that a layer lets the token see, by its window and the lowest that it shows."""
+        return lowest if window is None else max(lowest, self.position - window + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +99,18 @@ def _seen(segment: Segment) -> list[Seen]:
     return seen
 
 
-def attend(q: Floats, layer: int, window: int | None, storage: Storage, plan: Plan) -> Floats:
-    """Return softmax(q k^T / sqrt(K)) v for each token over what it sees: q and the result are [T, H, K]."""
+def attend(q: Floats, layer: int, window: int | None, lowest: int, storage: Storage, plan: Plan) -> Floats:
+    """Return softmax(q k^T / sqrt(K)) v for each token over what it sees: q and the result are [T, H, K].
+
+    It sees `window` positions (None: all), but none before `lowest`.
+    """
     result = np.empty_like(q)
     for span in plan.spans:
-        low = min(seen.first(window) for seen in span.seen)
+        low = min(seen.first(window, lowest) for seen in span.seen)
         assert span.slots[low] >= 0, f"position {low} is inside the window but its block was freed"
         k, v = (x.astype(q.dtype, copy=False) for x in storage.read(layer, span.slots[low:]))
         for row, seen in enumerate(span.seen, span.first_row):
-            first = seen.first(window)
+            first = seen.first(window, lowest)
             chunks = [_chunks(x, seen, first, low) for x in (k, v)]
             last = seen.prefix + len(seen.ancestors)
             result[row] = _attend_one(q[row], chunks[0], chunks[1], first % CHUNK, last - first)

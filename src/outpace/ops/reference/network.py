@@ -136,7 +136,7 @@ class ReferenceOps:
         own, rows = _own(layer), _floats(q)
         heads = rows.reshape(len(rows), own.num_heads, own.head_width)
         storage, p = cast(Storage, kv), cast(attention.Plan, plan)
-        return Array(attention.attend(heads, own.index, own.window, storage, p).reshape(rows.shape))
+        return Array(attention.attend(heads, own.index, own.window, own.first, storage, p).reshape(rows.shape))
 
     def gated_mlp(self, x: Array, layer: Layer) -> Array:
         own, rows = _own(layer), _floats(x)
@@ -166,6 +166,11 @@ class ReferenceOps:
         return sample.top_k(_floats(logits), k)
 
     # -- arrays ----------------------------------------------------------------------------------
+
+    def stack(self, parts: Sequence[Array]) -> Array:
+        if not parts:
+            raise UsageError("stack needs at least one array")
+        return Array(np.concatenate([_floats(part) for part in parts]))
 
     def select(self, x: Array, rows: Sequence[int]) -> Array:
         wrong = [row for row in rows if not 0 <= row < len(_floats(x))]

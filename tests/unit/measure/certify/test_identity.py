@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from outpace.api.strategies import STRATEGIES
+from outpace.drafters.ngram import NGram
 from outpace.measure.certify.identity import Identity, default_strategies, wrong_token
 from tests.unit.measure.certify.conftest import PROMPTS
 
@@ -58,5 +59,8 @@ def test_where_not_all_groups_run_cases_take_turns(opener: Any) -> None:
     assert own._groups(1, 1) == [[1]]
 
 
-def test_every_strategy_is_examined_but_plain_decoding() -> None:
-    assert set(default_strategies()) == set(STRATEGIES) - {"none"}
+def test_every_strategy_is_examined_but_plain_decoding_and_what_the_model_lacks(opener: Any) -> None:
+    lm = identity(opener).lm
+    assert set(default_strategies(lm)) == set(STRATEGIES) - {"none", "eagle"}
+    lm.loaded.trained = NGram()
+    assert set(default_strategies(lm)) == set(STRATEGIES) - {"none"}

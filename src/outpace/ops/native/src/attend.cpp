@@ -14,10 +14,6 @@ void reserve(std::vector<float>& buffer, int64_t size) {
   if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(static_cast<size_t>(size));
 }
 
-int64_t first_seen(const PlanRow& row, int64_t window) {
-  return window == 0 ? 0 : std::max<int64_t>(0, row.position - window + 1);
-}
-
 }  // namespace
 
 void AttendPass::set(const HeadShape& heads, const KvStore& kv, const Plan& plan, const float* q, float* y,
@@ -63,7 +59,7 @@ void AttendPass::add_tiles(int64_t segment, int64_t head) {
     tile.rows = s.first_row + s.num_rows * (i + 1) / num_tiles - tile.first_row;
     int64_t first = INT64_MAX, last = 0;
     for (int64_t r = tile.first_row; r < tile.first_row + tile.rows; ++r) {
-      first = std::min(first, first_seen(plan_->rows[r], heads_.window));
+      first = std::min(first, heads_.first_seen(plan_->rows[r].position));
       last = std::max<int64_t>(last, plan_->rows[r].last);
     }
     tile.first_range = first / kRange;
@@ -159,7 +155,7 @@ AttentionTile AttendPass::prepare(const Tile& tile, Worker& worker) const {
   worker.seen.clear();
   for (int64_t r = 0; r < tile.rows; ++r) {
     const PlanRow& row = plan_->rows[tile.first_row + r];
-    worker.seen.push_back({first_seen(row, heads_.window), row.contiguous, row.last, plan_->paths.data() + row.path});
+    worker.seen.push_back({heads_.first_seen(row.position), row.contiguous, row.last, plan_->paths.data() + row.path});
     const float* from = q_ + (tile.first_row + r) * row_width + tile.head * group * width;
     row_kernels().attention.load_queries(*layout_, from, group, worker.q.data() + r * group * width);
   }

@@ -1,6 +1,7 @@
 // Attention of a whole batch: cuts it into tiles and ranges, shares those out over threads, merges what was cut.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -14,8 +15,12 @@ namespace outpace {
 struct HeadShape {
   int64_t layer, num_heads, num_kv_heads, width;
   int64_t window;  // a token sees itself and window - 1 earlier positions; 0: all
+  int64_t first;   // and none before this position
 
   int64_t group() const { return num_heads / num_kv_heads; }
+  int64_t first_seen(int64_t position) const {
+    return window == 0 ? first : std::max(first, position - window + 1);
+  }
 };
 
 class AttendPass {

@@ -113,7 +113,8 @@ std::shared_ptr<const Layer> read_layer(nb::handle layer) {
               .num_heads = number("num_heads"),
               .num_kv_heads = number("num_kv_heads"),
               .width = number("head_width"),
-              .window = window.is_none() ? 0 : as_int(window, "window", 1, INT32_MAX)};
+              .window = window.is_none() ? 0 : as_int(window, "window", 1, INT32_MAX),
+              .first = number("first")};
   l->eps = static_cast<float>(as_double(nb::getattr(layer, "eps"), "eps"));
   l->wq = needed<Matrix>(layer, "wq");
   l->wk = needed<Matrix>(layer, "wk");

@@ -243,6 +243,24 @@ Array concat(const std::vector<const Array*>& parts) {
   return y;
 }
 
+Array stack(const std::vector<const Array*>& parts) {
+  check(!parts.empty(), "stack needs at least one array");
+  int64_t rows = 0;
+  for (const Array* part : parts) {
+    check(part != nullptr, "stack takes arrays, got None");
+    check(part->cols() == parts[0]->cols(),
+          "arrays of " + shape_of(*parts[0]) + " and " + shape_of(*part) + " do not fit one below another");
+    rows += part->rows();
+  }
+  Array y(rows, parts[0]->cols());
+  int64_t at = 0;
+  for (const Array* part : parts) {
+    std::copy_n(part->data(), part->size(), y.row(at));
+    at += part->rows();
+  }
+  return y;
+}
+
 Array linear_op(Context& context, const Array& x, const Matrix& weight, const FloatVector* bias) {
   check(x.cols() == weight.in, "a matrix of " + std::to_string(weight.out) + " x " + std::to_string(weight.in) +
                                    " does not fit x, which is " + shape_of(x));
@@ -278,7 +296,7 @@ Array attend_op(Context& context, const Array& q, const Layer& layer, const KvSt
 }
 
 Array gated_mlp_op(Context& context, const Array& x, const Layer& layer) {
-  check_layer(layer);
+  check_mlp(layer);
   check(x.cols() == layer.width(),
         "x must be as wide as the layer, " + std::to_string(layer.width()) + ", got " + shape_of(x));
   Array y(x.rows(), x.cols());
@@ -450,6 +468,7 @@ NB_MODULE(_native, m) {
   m.def("array", array, "values"_a.noconvert());
   m.def("numpy", numpy, "x"_a);
   m.def("concat", concat, "parts"_a);
+  m.def("stack", stack, "parts"_a);
   m.def("add", add, "a"_a, "b"_a);
   m.def("select", select_op, "x"_a, "rows"_a);
   m.def("sampling_params", [] {

@@ -95,16 +95,20 @@ void check_heads(const Layer& layer) {
   expect(layer.rope->half() * 2 == h.width, "the rotary table must have head_width / 2 frequencies");
 }
 
+void check_mlp(const Layer& layer) {
+  const int64_t width = layer.width();
+  expect(layer.up->in == width && layer.up->out == layer.gate->out, "up must have the shape of gate");
+  expect(layer.down->out == width && layer.down->in == layer.gate->out, "down must be [width, feed-forward]");
+}
+
 void check_layer(const Layer& layer) {
   const HeadShape& h = layer.heads;
+  check_mlp(layer);
   const int64_t width = layer.width(), queries = h.num_heads * h.width, keys = h.num_kv_heads * h.width;
-  expect(layer.wq->out == queries, "wq must be [num_heads * head_width, width]");
+  expect(layer.wq->out == queries && layer.wq->in == width, "wq must be [num_heads * head_width, width]");
   expect(layer.wk->out == keys && layer.wk->in == width, "wk must be [num_kv_heads * head_width, width]");
   expect(layer.wv->out == keys && layer.wv->in == width, "wv must be [num_kv_heads * head_width, width]");
   expect(layer.wo->out == width && layer.wo->in == queries, "wo must be [width, num_heads * head_width]");
-  expect(layer.gate->in == width, "gate must be [feed-forward, width]");
-  expect(layer.up->in == width && layer.up->out == layer.gate->out, "up must have the shape of gate");
-  expect(layer.down->out == width && layer.down->in == layer.gate->out, "down must be [width, feed-forward]");
   expect(has_length(layer.attn_norm, width) && has_length(layer.mlp_norm, width), "norms must have the model's width");
   expect(has_length(layer.bq, queries) && has_length(layer.bk, keys) && has_length(layer.bv, keys),
          "biases must be as long as their projections are wide");
@@ -121,7 +125,11 @@ void check_plan(const Layer& layer, const KvStore& kv, const Plan& plan) {
                                 ", the KV storage has " + std::to_string(kv.num_blocks()));
   }
   for (const PlanSegment& s : plan.segments) {
-    const int64_t first = h.window == 0 ? 0 : std::max<int64_t>(0, s.start - h.window + 1);
+    const int64_t first = h.first_seen(s.start);
+    if (s.start < h.first) {
+      throw std::invalid_argument("position " + std::to_string(s.start) + " sees nothing: the layer's first is " +
+                                  std::to_string(h.first));
+    }
     if (first < s.first_live) {
       throw std::invalid_argument("position " + std::to_string(first) + " is seen, but its block was freed");
     }

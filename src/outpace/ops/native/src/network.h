@@ -35,12 +35,13 @@ struct Layer {
   std::shared_ptr<const FloatVector> bq, bk, bv, q_norm, k_norm;  // may be null
   std::shared_ptr<Rope> rope;
 
-  int64_t width() const { return wq->in; }
+  int64_t width() const { return gate->in; }
 };
 
-// Throw std::invalid_argument, naming the handle, where the shapes do not fit together: those that attention needs, and
-// all.
+// Throw std::invalid_argument, naming the handle, where the shapes do not fit together: those that attention needs,
+// those of the gated MLP, and all.
 void check_heads(const Layer& layer);
+void check_mlp(const Layer& layer);
 void check_layer(const Layer& layer);
 
 // The memory of a pass between ops; reused from call to call.

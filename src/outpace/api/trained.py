@@ -1,0 +1,41 @@
+"""The drafter that was trained for a loaded model: the one that the caller names, or the one that the package has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from outpace import drafters
+from outpace.drafters.eagle import EagleDrafter
+from outpace.models import eagle
+from outpace.models.eagle import EagleConfig
+from outpace.runner import Runner
+from outpace.tokenizer import Tokenizer
+from outpace.weights.checkpoint import Checkpoint
+from outpace.weights.drafter import DrafterCheckpoint, DrafterTarget, open_drafter
+
+_SHIPPED = Path(drafters.__file__).with_name("weights")
+
+
+def load_trained(
+    path: Path | None, checkpoint: Checkpoint, runner: Runner, tokenizer: Tokenizer, name: str
+) -> EagleDrafter | None:
+    """Return the drafter in a file, or (no path) the one that the package has for this very checkpoint, if any.
+
+    Adds its keys and values to the runner's cache. Raises UsageError for a file that is no drafter of this model.
+    """
+    file = _shipped(checkpoint) if path is None else open_drafter(path)
+    if file is None:
+        return None
+    sizes = runner.model.config
+    file.check_target(
+        name,
+        DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers),
+    )
+    network = eagle.build(EagleConfig(**file.numbers), file.tensors, runner.model)
+    return EagleDrafter(network, runner)
+
+
+def _shipped(checkpoint: Checkpoint) -> DrafterCheckpoint | None:
+    """Return the package's drafter for this file; other files of the same model have to be given one by name."""
+    files = map(open_drafter, sorted(_SHIPPED.glob("*.gguf")))
+    return next((file for file in files if file.target_fingerprint == checkpoint.fingerprint.hex()), None)
