@@ -42,6 +42,7 @@ class Budget:
         size = self.size(chat)
         self._largest += LARGEST_BY_CHAT * size
         self._memory += MEMORY_BY_CHAT * size
+        self._all_memory = self._memory
 
     def step(self) -> None:
         """Pay for one loop iteration, call or operation."""
@@ -53,21 +54,25 @@ class Budget:
 
     def reserve(self, size: int) -> None:
         """Raise unless a value of this size may be made."""
-        if size > self._largest or size > self._memory:
-            raise BudgetError(
-                f"it makes a value of {size} characters, at most {min(self._largest, self._memory)} may be"
-            )
+        if size > min(self._largest, self._memory):
+            raise self._too_large(size)
 
     def made(self, value: Any) -> Any:
         """Pay for a value that the template made, and return it (a dictionary's view as a list)."""
         self.step()
         if isinstance(value, KeysView | ValuesView | ItemsView):
             value = list(value)
+        if (size := self.size(value)) > self._largest:
+            raise self._too_large(size)
         self._memory -= sys.getsizeof(value) + (32 * len(value) if isinstance(value, list | tuple | Mapping) else 0)
-        self.reserve(self.size(value))
+        if self._memory < 0:
+            raise BudgetError(f"it makes {self._all_memory} bytes of values and more")
         if isinstance(value, int) and value.bit_length() > _BITS:
             raise BudgetError(f"it makes an integer of {value.bit_length()} bits, at most {_BITS} may be")
         return value
+
+    def _too_large(self, size: int) -> BudgetError:
+        return BudgetError(f"it makes a value of {size} characters, at most {min(self._largest, self._memory)} may be")
 
     def size(self, value: Any) -> int:
         """Return how many characters a value takes when it is written out, roughly; containers with their contents.

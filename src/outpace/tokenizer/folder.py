@@ -25,6 +25,7 @@ LLAMA_CLASSES = {"LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "
 
 _LIMIT = 1 << 27  # bytes of tokenizer.json: several times the largest known
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_SAMPLE = "The fox,  12 <|naïve|>\n日本"
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -69,6 +70,7 @@ def _backend(folder: Path) -> tokenizers.Tokenizer:
         backend = tokenizers.Tokenizer.from_buffer(content)
         backend.no_truncation()
         backend.no_padding()
+        backend.decode(backend.encode(_SAMPLE).ids)  # some parts that can be read cannot work
     for token, i in _added_tokens(content.decode()):
         # The library numbers these tokens on its own, from the size of the vocabulary on, whatever the file says.
         if backend.token_to_id(token) != i:

@@ -205,7 +205,7 @@ class Tokenizer:
         """SHA-256 of what every id stands for; equal for equal vocabularies, whatever file they come from."""
         digest = hashlib.sha256()
         for i, token in vocabulary(self._backend, "the tokenizer").items():
-            if i not in self._parts.unused:
+            if i < self.vocab_size and i not in self._parts.unused:
                 digest.update(f"{i} {len(token)} {token}".encode())
         return digest.hexdigest()
 

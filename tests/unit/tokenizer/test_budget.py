@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from typing import Any
 
 import jinja2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from outpace.errors import TokenizerError
 from outpace.tokenizer import budget
@@ -167,9 +170,16 @@ def test_steps_are_paid_for_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_small_values_add_up_to_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "MEMORY", 100_000)
     own = Budget("")
-    for _ in range(8):
+    for _ in range(9):
         own.made("x" * 10_000)
-    with pytest.raises(BudgetError, match="it makes a value of 10000 characters, at most"):
+    with pytest.raises(BudgetError, match="it makes 100000 bytes of values and more"):
+        own.made("x" * 10_000)
+
+
+def test_the_memory_grows_with_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "MEMORY", 100_000)
+    own = Budget("x" * 1000)
+    for _ in range(16):
         own.made("x" * 10_000)
 
 
@@ -191,3 +201,30 @@ def test_lists_that_share_their_parts_are_measured_in_no_time() -> None:
 
 def test_a_view_of_a_dictionary_is_made_a_list() -> None:
     assert Budget("").made({"a": 1}.items()) == [("a", 1)]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(VALUES)
+def test_a_size_is_about_what_a_value_takes_when_it_is_written(value: Any) -> None:
+    size, written = Budget(None).size(value), len(str(value))
+    assert size <= 8 * written + 8
+    assert written <= 12 * size + 12  # a character may be escaped, as \\U0001f600
+
+
+def test_nothing_is_made_before_it_is_asked_for() -> None:
+    tracemalloc.start()
+    huge = 1 << 40
+    for operator, left, right in [("*", "x", huge), ("*", huge, [0]), ("**", 10, huge), ("%", "%999999999d", 1)]:
+        with pytest.raises(BudgetError):
+            Budget(None).before_operator(operator, left, right)
+    for name, args in [("center", [huge]), ("replace", ["x", "y" * 30_000_000])]:
+        with pytest.raises(BudgetError):
+            Budget(None).before_method("x", name, args, {})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 26

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+from array import array
 from contextlib import suppress
 
 import numpy as np
@@ -230,3 +232,33 @@ def test_several_templates_are_told_apart_by_name() -> None:
     messages = [{"role": "user", "content": "hi"}]
     assert tokenizer.encode_chat(messages)[0] == 1
     assert tokenizer.encode_chat(messages, tools=[{"name": "f"}])[0] == 3
+
+
+ALPHABET = [Tokenizer.from_gguf(byte_level_metadata()).token(i) for i in range(7, 7 + 256)]
+DENSE = {
+    "short tokens": [f"{i:04x}" for i in range(20_000)],
+    "wide tokens": [chr(0x4E00 + i) for i in range(20_000)],
+    "empty tokens": [""] * 20_000,
+}
+
+
+@pytest.mark.parametrize("tokens", DENSE.values(), ids=DENSE)
+@pytest.mark.parametrize("kind", [1, 3, 4])
+@pytest.mark.parametrize("model", ["gpt2", "llama"])
+def test_a_tokenizer_takes_memory_in_proportion_to_its_vocabulary(tokens: list[str], kind: int, model: str) -> None:
+    all_tokens = [*ALPHABET, *tokens]
+    metadata = byte_level_metadata(
+        tokens=all_tokens,
+        token_type=array("i", [kind] * len(all_tokens)),
+        scores=array("f", [0.0] * len(all_tokens)),
+        merges=[],
+        model=model,
+    )
+    size = sum(16 + len(token.encode()) for token in all_tokens)  # as stored: length, type, score
+    tracemalloc.start()
+    try:
+        Tokenizer.from_gguf(metadata)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 * size + (1 << 20)
