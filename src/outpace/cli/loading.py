@@ -37,6 +37,10 @@ class Loading:
     quantize: Literal["q8_0", "q4_0"] | None = field(
         default=None, metadata={"help": "Quantize F32, F16 and BF16 weights while loading; this changes the text."}
     )
+    drafter: str | None = field(
+        default=None,
+        metadata={"help": "File of a drafter trained for the model. (default: the default model brings its own)"},
+    )
 
 
 def loading_fields(*without: str) -> Fields:
