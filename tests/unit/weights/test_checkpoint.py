@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from outpace.errors import UsageError, WeightsError
 from outpace.types import RawTensor
@@ -190,3 +192,30 @@ def test_a_path_that_is_no_model_is_an_error_with_a_cure(tmp_path: Path) -> None
     folder = write_folder(tmp_path / "a", CONFIG)
     with pytest.raises(UsageError, match="is one file of a Hugging Face folder: give the folder"):
         open_checkpoint(folder / "model.safetensors")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = [*CONFIG, "eos_token_id", "head_dim", "rope_scaling", "sliding_window", "attention_bias", "quantization_config"]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_any_json_file_gives_a_checkpoint_or_an_error(tmp_path: Path, data: st.DataObject) -> None:
+    folder = write_folder(tmp_path / "a", CONFIG)
+    name = data.draw(st.sampled_from(["config.json", "generation_config.json", "model.safetensors.index.json"]))
+    content = dict(CONFIG) if name == "config.json" else {"weight_map": {"w": "model.safetensors"}}
+    keys = {"config.json": KEYS, "generation_config.json": ["eos_token_id"]}.get(name, ["weight_map", "metadata"])
+    content |= data.draw(st.dictionaries(st.sampled_from(keys), ANYTHING, min_size=1))
+    (folder / name).write_text(json.dumps(content))
+    try:
+        checkpoint = open_checkpoint(folder)
+    except WeightsError:
+        return
+    finally:
+        (folder / name).unlink()
+    assert checkpoint.config["hidden_size"] == CONFIG["hidden_size"]
+    assert all(0 <= token < checkpoint.config["vocab_size"] for token in checkpoint.eos_ids)
