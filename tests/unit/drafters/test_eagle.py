@@ -214,6 +214,25 @@ def test_a_chain_ends_where_it_is_unlikely_to_go_on() -> None:
         tiny_drafter(target, min_confidence=1.5)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_confidence_is_the_networks_probability_and_more_where_noise_is_shared(temperature: float) -> None:
+    target = runner()
+    drafter = tiny_drafter(target)
+    confidences: list[float] = []
+    observe = drafter.observe
+
+    def observing(steps: Any, passed: Any) -> None:
+        confidences.extend(c for step in steps for c in step.tree.confidence)
+        observe(steps, passed)
+
+    drafter.observe = observing  # type: ignore[method-assign]
+    decode(target, prompts(3), drafter=drafter, max_new_tokens=LENGTH, temperature=temperature, seed=1)
+    assert len(confidences) > 100
+    assert all(0.2 * (temperature > 0) < c <= 1 for c in confidences)
+    assert min(confidences) < 0.3
+    assert max(confidences) > 0.6
+
+
 def test_a_request_that_bans_every_token_of_the_head_is_not_drafted_for() -> None:
     target = runner()
     drafter = tiny_drafter(target)
