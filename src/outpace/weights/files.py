@@ -103,10 +103,11 @@ def read_object(path: Path, failure: Failure = WeightsError) -> dict[str, Any]:
 
 def parse_object(text: bytes, where: str, failure: Failure = WeightsError) -> dict[str, Any]:
     """Return the JSON object in `text`, refusing names that occur twice; `where` names it in errors."""
-    num_members = check_density(text, where, failure)
+    counts = _count_outside_strings(text)
+    _check_density(counts, len(text), where, failure)
     try:
         value = json.loads(text)
-        if num_members != _count_members(value):
+        if counts[0] != _count_members(value):
             value = json.loads(text, object_pairs_hook=_distinct)  # tells the name; takes more memory
     except (ValueError, RecursionError) as error:  # wrong UTF-8 is a ValueError
         raise failure(f"{where}: is not valid JSON: {error}") from None
@@ -115,18 +116,27 @@ def parse_object(text: bytes, where: str, failure: Failure = WeightsError) -> di
     return value
 
 
-def check_density(text: bytes, where: str, failure: Failure = WeightsError) -> int:
-    """Return the number of members of all objects; raise if JSON would take too much memory for its size."""
-    plain = np.frombuffer(text.replace(b"\\\\", b"--").replace(b'\\"', b"--"), np.uint8)  # without escaped quotes
-    outside = np.cumsum(plain == ord('"'), dtype=np.uint8) % 2 == 0  # after an even number of quotes
-    num_members, lists, objects = (int(np.count_nonzero((plain == ord(char)) & outside)) for char in ":[{")
-    count = num_members + lists + objects
-    if count > FREE + len(text) // DENSITY:
+def check_density(text: bytes, where: str, failure: Failure = WeightsError) -> None:
+    """Raise if JSON would take too much memory for its size."""
+    with_strings = sum(map(text.count, (b":", b"[", b"{")))  # quick, and nearly always enough
+    if with_strings > FREE + len(text) // DENSITY:
+        _check_density(_count_outside_strings(text), len(text), where, failure)
+
+
+def _check_density(counts: tuple[int, int, int], size: int, where: str, failure: Failure) -> None:
+    if sum(counts) > FREE + size // DENSITY:
         raise failure(
-            f"{where}: is not a description of a model: {count} lists, objects and members in {len(text)} bytes "
+            f"{where}: is not a description of a model: {sum(counts)} lists, objects and members in {size} bytes "
             f"(at most {FREE} and one in {DENSITY} bytes)"
         )
-    return num_members
+
+
+def _count_outside_strings(text: bytes) -> tuple[int, int, int]:
+    """Return how many members, lists and objects JSON has."""
+    plain = np.frombuffer(text.replace(b"\\\\", b"--").replace(b'\\"', b"--"), np.uint8)  # without escaped quotes
+    outside = np.cumsum(plain == ord('"'), dtype=np.uint8) % 2 == 0  # after an even number of quotes
+    members, lists, objects = (int(np.count_nonzero((plain == ord(char)) & outside)) for char in ":[{")
+    return members, lists, objects
 
 
 def _count_members(value: Any) -> int:
