@@ -30,9 +30,9 @@ class SimulatedView:
 
     @classmethod
     def start(
-        cls, number: int, prompt: Sequence[int], max_new_tokens: int = 1000, prediction: Sequence[int] = ()
+        cls, number: int, prompt: Sequence[int], max_new_tokens: int = 1000, prediction: Sequence[int] = (), max_draft: int = 16
     ) -> SimulatedView:
-        asked = request(prompt, max_new_tokens=max_new_tokens, prediction=tuple(prediction) or None)
+        asked = request(prompt, max_new_tokens=max_new_tokens, prediction=tuple(prediction) or None, max_draft=max_draft)
         return cls(number, asked, list(prompt))
 
     @property

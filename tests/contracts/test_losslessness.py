@@ -23,7 +23,7 @@ from outpace.drafters.protocol import Drafter
 from outpace.drafters.suffix import Suffix
 from outpace.runner import Runner
 from outpace.tree import DraftTree, TreeBuilder
-from outpace.tune import Auto, Experience
+from outpace.drafters.router import Auto, Experience
 from tests.decoding import decode, tiny_ops, tiny_runner
 
 VOCAB = 97

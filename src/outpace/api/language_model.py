@@ -20,7 +20,7 @@ from outpace.errors import UsageError, instance, integer, one_of, shown
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
-from outpace.tune import Experience
+from outpace.drafters.router import Experience
 from outpace.types import KVFormat, KVSpec, OptionKeywords, Options
 from outpace.weights.catalog import DEFAULT, cache_folder, resolve
 from outpace.weights.checkpoint import open_checkpoint

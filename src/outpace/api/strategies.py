@@ -15,7 +15,7 @@ from outpace.drafters.suffix import Suffix
 from outpace.engine.loaded import LoadedModel
 from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, Verifier
 from outpace.errors import UsageError, unknown
-from outpace.tune import Auto
+from outpace.drafters.router import Auto
 from outpace.types import Named, Options
 
 

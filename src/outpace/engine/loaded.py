@@ -10,7 +10,7 @@ from pathlib import Path
 from outpace.drafters.protocol import Drafter
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
-from outpace.tune import Experience
+from outpace.drafters.router import Experience
 from outpace.version import VERSION
 
 

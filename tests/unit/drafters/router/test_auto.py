@@ -14,10 +14,10 @@ from outpace.drafters.protocol import Drafter
 from outpace.errors import DrafterError, UsageError
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree
-from outpace.tune import Auto, Experience
+from outpace.drafters.router import Auto, Experience
 from tests.decoding import decode, request, tiny_runner
 from tests.simulated import SimulatedView
-from tests.unit.tune.simulator import PLAIN, Machine, Outcome, Slow, run
+from tests.unit.drafters.router.simulator import PLAIN, Machine, Outcome, Slow, run
 
 Texts = Sequence[tuple[Sequence[int], Sequence[int]]]
 

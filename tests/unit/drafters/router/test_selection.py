@@ -6,9 +6,9 @@ import random
 import pytest
 
 from outpace.tree import DraftTree, Forecast, TreeBuilder
-from outpace.tune.acceptance import Acceptance, Habits
-from outpace.tune.choose import Guesses, choose
-from outpace.tune.cost import ROWS, PassCost
+from outpace.drafters.router.acceptance import Acceptance, Habits
+from outpace.drafters.router.selection import Guesses, choose
+from outpace.drafters.router.cost import ROWS, PassCost
 
 ANY = Forecast(1.0, 0.0, 0.0, 0.0, "test")
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from outpace.ops.reference import ReferenceOps
-from outpace.tune.calibrate import Calibration, PassProbe
-from outpace.tune.cost import PassCost
+from outpace.drafters.router.calibrate import Calibration, PassProbe
+from outpace.drafters.router.cost import PassCost
 from tests.decoding import decode, tiny_runner
-from tests.unit.tune.simulator import PLAIN, Machine
+from tests.unit.drafters.router.simulator import PLAIN, Machine
 
 
 def calibrated(machine: Machine, steps: int, long: int = 1024) -> tuple[PassCost, Calibration, float]:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from outpace.tree import DraftTree, TreeBuilder
-from outpace.tune.acceptance import Acceptance, Habits, OpenGuess, cell_of
+from outpace.drafters.router.acceptance import Acceptance, Habits, OpenGuess, cell_of
 
 
 def test_an_unknown_drafter_is_believed_in_part() -> None:

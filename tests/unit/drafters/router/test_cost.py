@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from outpace.tune.cost import ROWS, Curve, PassCost, load_cost, save_cost
+from outpace.drafters.router.cost import ROWS, Curve, PassCost, load_cost, save_cost
 
 
 def true_seconds(rows: int, context: int = 0) -> float:
