@@ -29,8 +29,6 @@ _PRIOR_COUNT = 2.0  # judged nodes that a first estimate is worth
 
 _VARIANCE = 1.0  # of log-odds between requests: a text's acceptance of 0.5 lies between 0.27 and 0.73 for two in three
 _HALF_LIFE = 64  # tokens after which half of an offset is left: how long a sequence keeps its character
-_MAX_AGE = 8 * _HALF_LIFE
-_FADE: tuple[float, ...] = tuple(0.5 ** (age / _HALF_LIFE) for age in range(_MAX_AGE))
 
 
 def bucket_of(depth: int, confidence: float) -> int:
@@ -115,8 +113,7 @@ class Acceptance:
         self._offset, self._variance, self._at = offset, variance, length
 
     def _fade(self, length: int) -> float:
-        age = length - self._at
-        return _FADE[age] if age < _MAX_AGE else 0.0
+        return float(0.5 ** ((length - self._at) / _HALF_LIFE))
 
     def _factor(self, length: int) -> float:
         """Return what the offset multiplies odds by."""
@@ -130,13 +127,20 @@ def _shifted(chance: float, factor: float) -> float:
 
 @dataclass(slots=True)
 class OpenProposal:
-    """A proposal that the sequence has not refuted yet: `node` is the last one on its path, -1 the root."""
+    """A proposal that the sequence has not refuted yet: `node` is the last one on its path, -1 the root.
+
+    common: nodes that another drafter proposed as well. num_new, num_right: of the others, those that were judged and
+    those that were accepted.
+    """
 
     tree: DraftTree
     end: int  # position of the root's children
     node: int = -1
     depth: int = 0  # of the node's children
     children: dict[int, list[int]] = field(default_factory=dict)
+    common: frozenset[int] = frozenset()
+    num_new: int = 0
+    num_right: int = 0
 
     def __post_init__(self) -> None:
         for node, parent in enumerate(self.tree.parents):
@@ -150,6 +154,9 @@ class OpenProposal:
             for node in self.children.get(self.node, ()):
                 was_right = tree.tokens[node] == token
                 judged.append((self.depth, tree.confidence[node], was_right))
+                if node not in self.common:
+                    self.num_new += 1
+                    self.num_right += was_right
                 if was_right:
                     found = node
             self.depth += 1

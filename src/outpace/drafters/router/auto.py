@@ -113,8 +113,7 @@ class Auto:
                 due.append(i)
         if not self._plain or not due:
             forecast = self._without_draft("no drafter pays" if self._plain else "no pass was timed yet")
-            for sequence in sequences:
-                self._forecasts[sequence.id] = forecast
+            self._forecasts.update({sequence.id: forecast for sequence in sequences})
             return [EMPTY] * len(sequences)
         seconds = [0.0] * len(self.drafters)
         self._ask(due, sequences, budgets, states, seconds)
@@ -226,6 +225,10 @@ class Auto:
     def _select(self, sequences: Sequence[SequenceView], states: Sequence[_State], spent: float) -> list[DraftTree]:
         """Return the drafts that pay best, together, and note their forecasts."""
         batch = [state.proposals or Proposals(len(s.tokens), 0) for s, state in zip(sequences, states, strict=True)]
+        if not any([proposals.tokens for proposals in batch]):
+            forecast = Forecast(1.0, spent, self._plain, self._plain, "no guess")
+            self._forecasts.update({sequence.id: forecast for sequence in sequences})
+            return [EMPTY] * len(batch)
         seconds = select(batch, self._experience.cost, self._row_seconds, self._plain, spent)
         drafts = []
         for sequence, proposals in zip(sequences, batch, strict=True):
@@ -259,7 +262,10 @@ class Auto:
                 use.alone.learn(use.num_nodes, *brought, offset)
                 if d != leader and beside:
                     brought = proposals.brought_by(d, state.unit, beside)
-                use.extra.learn(use.num_nodes, *brought, offset)
+                    if use.exploring and d in proposals.places:
+                        use.open[-1].common = proposals.common(d, beside)
+                if len(self.drafters) > 1:
+                    use.extra.learn(use.num_nodes, *brought, offset)
 
     def _learn_costs(
         self, due: Sequence[int], states: Sequence[_State], seconds: Sequence[float], overhead: float
@@ -343,16 +349,17 @@ class Auto:
 def _judge(state: _State, tokens: list[int]) -> None:
     """Let the sequence decide on the proposals that were waiting for it.
 
-    A question that was not expected to pay earns back what verifying its guesses would have saved.
+    A question that was not expected to pay earns back what verifying those of its guesses would have saved that the
+    leading drafter did not propose as well.
     """
     length = len(tokens)
     state.has_open = False
     for use in state.uses:
         if use.open:
             for proposal in use.open:
-                judged = proposal.judge(tokens)
-                use.acceptance.learn(judged, length)
+                use.acceptance.learn(proposal.judge(tokens), length)
                 if use.exploring:
-                    use.credit += sum([was_right - state.row for _, _, was_right in judged])
+                    use.credit += proposal.num_right - state.row * proposal.num_new
+                proposal.num_right = proposal.num_new = 0
             use.open = [proposal for proposal in use.open if proposal.is_open]
             state.has_open = state.has_open or bool(use.open)

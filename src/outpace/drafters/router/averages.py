@@ -6,6 +6,7 @@ import math
 
 MEMORY = 8  # samples that an average is about: a sequence changes its character within tens of tokens
 _DECAY = 1.0 - 1.0 / MEMORY
+MIN_CUMULATIVE = 0.02  # less likely nodes are not looked at: on no machine is a row as cheap
 _OUTLIER = 4.0  # times what was predicted: the most that one timing counts for (another process had the core)
 
 
@@ -108,10 +109,10 @@ class Gain:
     def best(
         self, tokens: float, passes: float, per_node: float, limit: int, offset: float
     ) -> tuple[int, float, float]:
-        """Return the number of nodes in [1, limit] with the most tokens per plain pass; and the step's tokens and passes.
+        """Return the number of nodes with the most tokens per plain pass; and the step's tokens and passes.
 
         tokens, passes: of the step without these nodes, the fixed cost of asking included. per_node: plain passes
-        that a node takes to propose. offset: the log-odds offset of now. Nodes that were not asked for lately are
+        that a node takes to propose. limit: of nodes, at least 1. offset: the log-odds offset of now. Nodes that were not asked for lately are
         predicted from those before them: each is taken to be as likely, given the one before, as the last one was.
         """
         best, best_rate = (0, tokens, passes), 0.0
@@ -129,6 +130,8 @@ class Gain:
             chance = min(follows / before, 1.0) if before else 0.0
             before = follows
             reached *= factor * chance / (factor * chance + 1.0 - chance)
+            if k and reached < MIN_CUMULATIVE:
+                break
             tokens += reached
             passes += row + given * per_node
             if tokens > best_rate * passes:

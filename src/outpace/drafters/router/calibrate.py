@@ -48,7 +48,12 @@ class Calibration:
         self._wanted = [wanted for wanted in _WANTED if long or not wanted[1]]
         self._left = deque(self._wanted)
         self._checks = deque(self._wanted)
-        self._advance = 0.0 if any(cost.rows.weights) else _ADVANCE
+        self._advance = _ADVANCE
+        if any(
+            cost.rows.weights
+        ):  # a table from disk: nothing is urgent, and the cheapest probe tells whether it holds
+            self._advance = 0.0
+            self._left = deque(sorted(self._wanted, key=lambda wanted: wanted != (2, 0)))
         self._earned = 0.0
         self.seconds = 0.0  # spent on probes so far
         self.num_probes = 0

@@ -31,17 +31,16 @@ _PLAIN_GAIN = 0.4  # of each pass' error goes to `plain` at once; only the rest 
 _MAX_ERROR = 1.0  # of a logarithm: what one timing counts for at most
 
 # A knot is a mean that forgets. A probe compares two passes back to back and weighs more than a real pass, which is
-# compared with `plain`. What other processes measured weighs less than one probe of this one.
-_PROBE_WEIGHT, _PASS_WEIGHT, _PRIOR_WEIGHT, _RESTORED_WEIGHT, _MAX_WEIGHT = 2.0, 0.3, 1.0, 1.0, 6.0
-_CONTRADICTION = 0.2  # of a logarithm: no noise of two probes is as large, so something has changed
-_MAX_SPREAD = 0.1  # relative spread of a ratio's probes; a ratio that is less certain is not kept on disk
+# compared with `plain`; what is believed without a measurement of this process weighs 1.
+_PROBE_WEIGHT, _PASS_WEIGHT, _MAX_WEIGHT = 2.0, 0.5, 4.0
+NOISE = 0.1  # relative, of a ratio's probes: what spreads more is not kept on disk, twice as much is a contradiction
 _NUM_PROBES = 6  # of a knot that are remembered
 
 Part = tuple[int, int]  # one request's rows in a pass, and the length of its context
 
 
 class Curve:
-    """Plain passes by rows: 1 for one row, never falling, straight between knots; unmeasured knots follow the others."""
+    """Plain passes by rows: 1 for one row, never falling, straight between knots; unmeasured knots follow."""
 
     def __init__(self) -> None:
         self.values = [1.0] * len(ROWS)
@@ -76,15 +75,15 @@ class Curve:
             self._keep_order(knot)
         self._fill()
 
-    def limit_weights(self, most: float) -> None:
-        """Let the next measurements count for more."""
-        self.weights = [min(weight, most) for weight in self.weights]
+    def forget(self) -> None:
+        """Take everything for unmeasured."""
+        self.weights = [0.0] * len(ROWS)
 
     def restore(self, ratios: Mapping[int, float]) -> None:
         """Take over ratios that were measured earlier."""
         for rows, ratio in ratios.items():
             knot = ROWS.index(rows)
-            self.values[knot], self.weights[knot] = ratio, _RESTORED_WEIGHT
+            self.values[knot], self.weights[knot] = ratio, 1.0
             self._keep_order(knot)
         self._fill()
 
@@ -158,7 +157,7 @@ class PassCost:
         self.plain *= math.exp(_PLAIN_GAIN * error)
         num_rows = sum([own for own, _ in parts])
         self.rows.learn(
-            num_rows, (1.0 - _PLAIN_GAIN) * error * self.rows.at(num_rows) / passes, _PASS_WEIGHT, _PRIOR_WEIGHT
+            num_rows, (1.0 - _PLAIN_GAIN) * error * self.rows.at(num_rows) / passes, _PASS_WEIGHT, prior=1.0
         )
 
     def observe_probe(self, rows: int, context: int, pairs: Sequence[tuple[float, float]]) -> bool:
@@ -178,7 +177,7 @@ class PassCost:
             if contradicted:
                 self.quiet = below
                 self.probes.clear()
-                self.rows.limit_weights(_RESTORED_WEIGHT)
+                self.rows.forget()
             self.quiet = min(self.quiet, below)
             self.rows.learn(rows, math.log(max(above / below, 1.0) / self.rows.at(rows)), _PROBE_WEIGHT)
             self.probes.setdefault(rows, deque(maxlen=_NUM_PROBES)).extend([high / low for low, high in pairs])
@@ -190,7 +189,7 @@ class PassCost:
         if context:
             return False
         error = math.log(max(above / below, 1.0) / self.rows.at(rows))
-        return abs(error) > _CONTRADICTION or below < self.quiet * math.exp(-_CONTRADICTION) < math.inf
+        return abs(error) > 2.0 * NOISE or below < self.quiet * math.exp(-2.0 * NOISE) < math.inf
 
     def _plain_passes(self, parts: Sequence[Part]) -> float:
         passes = self.rows.at(sum([rows for rows, _ in parts]))
@@ -222,7 +221,7 @@ class PassCost:
             return False
         self.plain, self.quiet = plain, quiet
         self.rows.restore(ratios)
-        for rows in (1, 2):
+        for rows in (1, 64):  # far apart, so that they tell its two parts
             self.per_position.learn(rows, fixed + per_row * rows)
         return True
 
@@ -233,7 +232,7 @@ def _certain(ratios: Sequence[float]) -> dict[str, float] | None:
         return None
     median = statistics.median(ratios)
     spread = statistics.median([abs(ratio - median) for ratio in ratios]) / median
-    return {"ratio": max(median, 1.0), "spread": spread} if spread <= _MAX_SPREAD else None
+    return {"ratio": max(median, 1.0), "spread": spread} if spread <= NOISE else None
 
 
 def _positive(value: object) -> float:

@@ -10,13 +10,12 @@ from pathlib import Path
 from outpace.drafters.router.acceptance import Counts
 from outpace.drafters.router.averages import Gain, LinearCost
 from outpace.drafters.router.calibrate import Calibration, PassProbe
-from outpace.drafters.router.cost import PassCost, load_cost, save_cost
+from outpace.drafters.router.cost import NOISE, PassCost, load_cost, save_cost
 from outpace.runner import Runner
 from outpace.trace import Step
 from outpace.types import Request
 
 _STRIDE = 4  # one plain pass in so many is learned from: learning has a price too
-_MIN_CHANGE = 0.05  # relative, of a ratio: what is worth another file
 
 
 @dataclass(slots=True)
@@ -91,7 +90,7 @@ class Experience:
         """Keep the ratios that were measured for the next process, where they say something new."""
         ratios = {int(rows): known["ratio"] for rows, known in self.cost.as_dict()["rows"].items()}
         if self.path is None or all(
-            abs(ratio - self._saved.get(rows, 0.0)) <= _MIN_CHANGE * ratio for rows, ratio in ratios.items()
+            abs(ratio - self._saved.get(rows, 0.0)) <= NOISE * ratio for rows, ratio in ratios.items()
         ):
             return
         save_cost(self.cost, self.path)

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from outpace.drafters.router.acceptance import Acceptance
+from outpace.drafters.router.averages import MIN_CUMULATIVE
 from outpace.drafters.router.cost import PassCost
 from outpace.tree import DraftTree
 
-_MIN_CUMULATIVE = 0.02  # less likely guesses are not looked at: on no machine is a row as cheap
 _MIN_GAIN = 1.01  # drafting must promise this much more tokens per second: estimates are no better than that
 
 
@@ -41,7 +41,7 @@ class Proposals:
         for token, parent, chance in zip(tree.tokens, tree.parents, chances, strict=True):
             above = places[parent] if parent >= 0 else -1
             reached = chance * cumulative[above] if above >= 0 else chance
-            if above < -1 or reached < _MIN_CUMULATIVE:
+            if above < -1 or reached < MIN_CUMULATIVE:
                 places.append(-2)
                 continue
             node = self._nodes.setdefault((above, token), len(self.tokens))
@@ -77,6 +77,10 @@ class Proposals:
             tokens.append(cumulative[node] if counts else 0.0)
             rows.append(kept[node] / unit if counts else 0.0)
         return tokens, rows
+
+    def common(self, drafter: int, others: int) -> frozenset[int]:
+        """Return the nodes of a drafter's proposal that `others` (bits) proposed as well, as it numbers them."""
+        return frozenset(k for k, node in enumerate(self.places[drafter]) if node >= 0 and self.sources[node] & others)
 
     def tree(self, names: Mapping[int, tuple[str, ...]]) -> DraftTree:
         """Return the kept nodes as a draft; names[bits]: of the drafters in a set."""

@@ -80,6 +80,8 @@ class Guesser:
 class Simulated:
     """A guesser at work on one text after another."""
 
+    taps = ()
+
     def __init__(self, name: str, guesser: Guesser, machine: Machine, seed: int, prompt: int) -> None:
         self.name, self.guesser, self.machine, self.prompt = name, guesser, machine, prompt
         self.known = [guesser.known(seed, text) for text in range(len(guesser.texts))]
