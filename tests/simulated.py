@@ -30,10 +30,15 @@ class SimulatedView:
 
     @classmethod
     def start(
-        cls, number: int, prompt: Sequence[int], max_new_tokens: int = 1000, prediction: Sequence[int] = ()
+        cls,
+        number: int,
+        prompt: Sequence[int],
+        max_new_tokens: int = 1000,
+        prediction: Sequence[int] = (),
+        max_draft: int = 16,
     ) -> SimulatedView:
-        asked = request(prompt, max_new_tokens=max_new_tokens, prediction=tuple(prediction) or None)
-        return cls(number, asked, list(prompt))
+        options = {"max_new_tokens": max_new_tokens, "prediction": tuple(prediction) or None, "max_draft": max_draft}
+        return cls(number, request(prompt, **options), list(prompt))
 
     @property
     def output(self) -> list[int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from outpace.trace import Stats, Step, Times, Trace
-from outpace.tree import EMPTY, DraftTree, Forecast
+from outpace.trace import Forecast, Stats, Step, Times, Trace
+from outpace.tree import EMPTY, DraftTree
 from outpace.types import TokenLogprob
 
 Node = tuple[int, int, str, float]  # token, parent, who drafted it ("a+b": both), confidence
@@ -40,13 +40,12 @@ class Story:
     ) -> Story:
         """Draft `nodes`, accept `path`, and let the target write `own` after it."""
         tree = EMPTY
-        if nodes or forecast:
+        if nodes:
             tree = DraftTree(
                 tuple(self.id(word) for word, *_ in nodes),
                 tuple(parent for _, parent, *_ in nodes),
                 tuple(tuple(names.split("+")) for _, _, names, _ in nodes),
                 tuple(confidence for *_, confidence in nodes),
-                forecast=forecast,
             )
         last = path[-1] if path else -1
         target_tokens = [self.id(own)] * (len(nodes) + 1)
@@ -62,7 +61,7 @@ class Story:
             request=0, position=position, num_pending=1 if self.steps else len(self.prompt) - self.stats.cached_tokens,
             tree=tree, target_tokens=target_tokens, path=list(path), tokens=tokens, times=times, batch=batch,
             blocks=blocks,
-            ref_counts=tuple(2 if block == 0 else 1 for block in blocks),
+            ref_counts=tuple(2 if block == 0 else 1 for block in blocks), forecast=forecast,
         )  # fmt: skip
         self.stats.add_pass(times)
         self.stats.add_step(step)

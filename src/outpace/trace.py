@@ -32,6 +32,33 @@ class Times:
         return self.draft + self.forward + self.verify + self.commit
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the router expected of a step when it decided on its draft.
+
+    tokens: of this request, the target's own included. Seconds are of the whole batch: asking the drafters, the pass
+    with the draft, and the pass without any (0: not known yet). drafters: name, nodes proposed, tokens expected.
+    """
+
+    tokens: float
+    draft_seconds: float
+    pass_seconds: float
+    plain_seconds: float
+    reason: str
+    drafters: tuple[tuple[str, int, float], ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain JSON values."""
+        return {
+            "tokens": self.tokens,
+            "seconds": {"draft": self.draft_seconds, "pass": self.pass_seconds, "plain": self.plain_seconds},
+            "reason": self.reason,
+            "drafters": {
+                name: {"proposed": proposed, "expected": expected} for name, proposed, expected in self.drafters
+            },
+        }
+
+
 @dataclass(slots=True)
 class Step:
     """One request's part of one forward pass of the target that emitted at least one token.
@@ -50,7 +77,8 @@ class Step:
     times: Times
     batch: int = 1  # requests in the pass
     blocks: tuple[int, ...] = ()  # the request's block table after commit (only when tracing; empty once it ended)
-    ref_counts: tuple[int, ...] = ()  # how many texts hold each of these blocks
+    ref_counts: tuple[int, ...] = ()  # how many tables hold each of these blocks
+    forecast: Forecast | None = None  # the router's, where it decided on the draft
 
     def as_dict(self) -> dict[str, Any]:
         """Return the step as plain JSON values."""
@@ -71,7 +99,7 @@ class Step:
             "seconds": {phase: getattr(self.times, phase) for phase in PHASES},
             "blocks": list(self.blocks),
             "ref_counts": list(self.ref_counts),
-            "forecast": self.tree.forecast.as_dict() if self.tree.forecast else None,
+            "forecast": self.forecast.as_dict() if self.forecast else None,
         }
 
 

@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import DrafterError
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What a router expected of a step when it decided on its draft.
-
-    tokens: of this request, the target's own included. Seconds are of the whole batch: asking the drafters, the pass
-    with the draft, and the pass without any (0: not known yet). drafters: name, nodes proposed, tokens expected.
-    """
-
-    tokens: float
-    draft_seconds: float
-    pass_seconds: float
-    plain_seconds: float
-    reason: str
-    drafters: tuple[tuple[str, int, float], ...] = ()
-
-    def as_dict(self) -> dict[str, object]:
-        """Return plain JSON values."""
-        return {
-            "tokens": self.tokens,
-            "seconds": {"draft": self.draft_seconds, "pass": self.pass_seconds, "plain": self.plain_seconds},
-            "reason": self.reason,
-            "drafters": {
-                name: {"proposed": proposed, "expected": expected} for name, proposed, expected in self.drafters
-            },
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +23,6 @@ class DraftTree:
     that of node i's children.
     reserved: nodes that merging keeps before all others, with all their ancestors. They are not there to be
     accepted: their drafter wants to see what the target picks at them (`lookahead`'s window).
-    forecast: what a router expected of this draft; it says nothing about the draft itself.
     """
 
     tokens: tuple[int, ...] = ()
@@ -59,7 +31,6 @@ class DraftTree:
     confidence: tuple[float, ...] = ()
     q: NDArray[np.float64] | None = None
     reserved: frozenset[int] = frozenset()
-    forecast: Forecast | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.tokens)

@@ -20,10 +20,10 @@ from outpace.drafters.lookahead import Lookahead
 from outpace.drafters.ngram import NGram
 from outpace.drafters.prediction import Prediction
 from outpace.drafters.protocol import Drafter
+from outpace.drafters.router import Auto, Experience
 from outpace.drafters.suffix import Suffix
 from outpace.runner import Runner
 from outpace.tree import DraftTree, TreeBuilder
-from outpace.tune import Auto, Experience
 from tests.decoding import decode, tiny_ops, tiny_runner
 from tests.eagle import tiny_drafter
 

@@ -15,6 +15,7 @@ from outpace.api.options import encode_chat, encode_prompts
 from outpace.api.strategies import check_strategy, drafter_for
 from outpace.api.trained import load_trained
 from outpace.cache import Cache
+from outpace.drafters.router import Experience
 from outpace.engine.decode import Decoder
 from outpace.engine.engine import Engine
 from outpace.engine.loaded import LoadedModel
@@ -22,7 +23,6 @@ from outpace.errors import UsageError, instance, integer, one_of, shown
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
-from outpace.tune import Experience
 from outpace.types import KVFormat, KVSpec, OptionKeywords, Options
 from outpace.weights.catalog import DEFAULT, cache_folder, resolve
 from outpace.weights.checkpoint import open_checkpoint

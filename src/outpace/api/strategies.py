@@ -11,11 +11,11 @@ from outpace.drafters.lookahead import Lookahead
 from outpace.drafters.ngram import NGram
 from outpace.drafters.prediction import Prediction
 from outpace.drafters.protocol import Drafter
+from outpace.drafters.router import Auto
 from outpace.drafters.suffix import Suffix
 from outpace.engine.loaded import LoadedModel
 from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, Verifier
 from outpace.errors import UsageError, unknown
-from outpace.tune import Auto
 from outpace.types import Named, Options
 
 

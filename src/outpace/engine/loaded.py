@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from outpace.drafters.protocol import Drafter
+from outpace.drafters.router import Experience
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
-from outpace.tune import Experience
 from outpace.version import VERSION
 
 

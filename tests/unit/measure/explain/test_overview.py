@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from outpace.measure.explain import overview
-from outpace.tree import Forecast
+from outpace.trace import Forecast
 from tests.traces import Story, small_story
 
 

@@ -1,6 +1,6 @@
 """When drafting pays: what passes cost here, whose guesses come true, and the router that decides by both."""
 
-from outpace.tune.auto import Auto
-from outpace.tune.experience import Experience
+from outpace.drafters.router.auto import Auto
+from outpace.drafters.router.experience import Experience
 
 __all__ = ["Auto", "Experience"]
