@@ -71,7 +71,8 @@ class Acceptance:
 
     The offset is 0 with variance 1 at first, and returns there while nothing is judged (an Ornstein-Uhlenbeck process
     in tokens). A judged node with predicted chance p moves it by variance * (right - p) and takes p * (1 - p) of
-    information from the variance: the extended Kalman filter of a logistic observation.
+    information from the variance: the extended Kalman filter with logistic observations. So many judgements in a row
+    move it little each; the first after a silence, or the first of a request, moves it far.
     """
 
     def __init__(self, counts: Counts) -> None:
@@ -80,13 +81,17 @@ class Acceptance:
         self._variance = _VARIANCE
         self._at = 0  # length of the sequence when the offset was last changed
 
+    def offset(self, length: int) -> float:
+        """Return the log-odds offset once the sequence is `length` long."""
+        return self._offset * self._left(length)
+
     def chance(self, depth: int, confidence: float, length: int) -> float:
         """Return the chance that a node is accepted, given that its parent is; length: of the sequence."""
-        return _shifted(self._counts.chance(bucket_of(depth, confidence), confidence), self._factor(length))
+        return _shifted(self._counts.chance(bucket_of(depth, confidence), confidence), math.exp(self.offset(length)))
 
     def chances(self, tree: DraftTree, length: int) -> list[float]:
         """Return the chance of each node of a tree, given that its parent is accepted."""
-        factor, before = self._factor(length), self._counts.chance
+        factor, before = math.exp(self.offset(length)), self._counts.chance
         depths: list[int] = []
         chances: list[float] = []
         for parent, confidence in zip(tree.parents, tree.confidence, strict=True):
@@ -96,14 +101,10 @@ class Acceptance:
             chances.append(odds / (odds + 1.0 - chance))
         return chances
 
-    def offset(self, length: int) -> float:
-        """Return the log-odds offset of now."""
-        return self._offset * self._fade(length)
-
     def learn(self, judged: Sequence[Judged], length: int) -> None:
         """Take in judged nodes, in order, of a sequence that is now `length` long."""
-        fade = self._fade(length)
-        offset, variance = self._offset * fade, _VARIANCE + (self._variance - _VARIANCE) * fade * fade
+        left = self._left(length)
+        offset, variance = self._offset * left, _VARIANCE + (self._variance - _VARIANCE) * left * left
         for depth, confidence, was_right in judged:
             bucket = bucket_of(depth, confidence)
             chance = _shifted(self._counts.chance(bucket, confidence), math.exp(offset))
@@ -112,12 +113,8 @@ class Acceptance:
             self._counts.learn(bucket, confidence, was_right)
         self._offset, self._variance, self._at = offset, variance, length
 
-    def _fade(self, length: int) -> float:
+    def _left(self, length: int) -> float:
         return float(0.5 ** ((length - self._at) / _HALF_LIFE))
-
-    def _factor(self, length: int) -> float:
-        """Return what the offset multiplies odds by."""
-        return math.exp(self._offset * self._fade(length))
 
 
 def _shifted(chance: float, factor: float) -> float:

@@ -37,6 +37,7 @@ class _Use:
     num_nodes: int = _FIRST_NODES  # to ask for
     ask_at: int = 0  # length of the sequence from which it is asked
     exploring: bool = False  # it is not expected to pay
+    price: float = 0.0  # plain passes that the next question is expected to take
     credit: float = 0.0  # plain passes that may be lost to exploring
     credited_at: int = 0  # length of the sequence
     read: int = 0  # tokens of the sequence that it has seen
@@ -302,7 +303,7 @@ class Auto:
                 best = use.alone.best(
                     1.0, 1.0 + question.fixed / unit, question.per_item / unit, limit, use.acceptance.offset(length)
                 )
-                if best[1] * passes > tokens * best[2]:
+                if best[1] * passes > tokens * best[2] and not (use.exploring and use.credit < 0.0):
                     state.leader, (num_nodes, tokens, passes) = d, best
         for d, use in enumerate(state.uses):
             question = self._costs[d].question
@@ -320,7 +321,7 @@ class Auto:
                     limit,
                     use.acceptance.offset(length),
                 )
-                if best[1] * passes > tokens * best[2]:
+                if best[1] * passes > tokens * best[2] and not (use.exploring and use.credit < 0.0):
                     self._use(use, best[0])
                     continue
             self._explore(use, d, length, limit, unit)
@@ -338,12 +339,12 @@ class Auto:
         seconds = question.at(use.alone.expected_nodes(use.num_nodes))
         if not use.read:
             seconds += self._costs[d].reading.at(length)
-        price = seconds / unit
+        use.price = seconds / unit
         use.credit += share * (length - use.credited_at)
-        use.credit = min(use.credit, max(price, _ADVANCE / len(self.drafters)))
+        use.credit = min(use.credit, max(use.price, _ADVANCE / len(self.drafters)))
         use.credited_at = length
         use.exploring = True
-        use.ask_at = length + 1 + int(max(price - use.credit, 0.0) / share)
+        use.ask_at = length + 1 + int(max(use.price - use.credit, 0.0) / share)
 
 
 def _judge(state: _State, tokens: list[int]) -> None:
@@ -360,6 +361,8 @@ def _judge(state: _State, tokens: list[int]) -> None:
                 use.acceptance.learn(proposal.judge(tokens), length)
                 if use.exploring:
                     use.credit += proposal.num_right - state.row * proposal.num_new
+                    if use.credit >= use.price:  # it paid after all: go on asking
+                        use.ask_at = state.ask_at = length
                 proposal.num_right = proposal.num_new = 0
             use.open = [proposal for proposal in use.open if proposal.is_open]
             state.has_open = state.has_open or bool(use.open)

@@ -112,8 +112,9 @@ class Gain:
         """Return the number of nodes with the most tokens per plain pass; and the step's tokens and passes.
 
         tokens, passes: of the step without these nodes, the fixed cost of asking included. per_node: plain passes
-        that a node takes to propose. limit: of nodes, at least 1. offset: the log-odds offset of now. Nodes that were not asked for lately are
-        predicted from those before them: each is taken to be as likely, given the one before, as the last one was.
+        that a node takes to propose. limit: of nodes, at least 1. offset: the log-odds offset of now.
+        Nodes that were not asked for lately are predicted from those before them: each is taken to be as likely,
+        given the one before, as the last one was.
         """
         best, best_rate = (0, tokens, passes), 0.0
         factor = math.exp(offset - self._offset)

@@ -8,12 +8,16 @@ Prints the router relative to the best fixed strategy and to plain decoding at e
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from outpace.drafters.protocol import SequenceView
 from outpace.drafters.router import Auto
+from outpace.runner import Pass
+from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree
 from tests.unit.drafters.router.simulator import PLAIN, Machine, run
 
@@ -89,10 +93,10 @@ class Simulated:
         self.text = 0
         self.asked: list[tuple[int, int, int]] = []  # text, place, nodes
 
-    def propose(self, sequences, budgets):
+    def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
         trees = []
-        for view, budget in zip(sequences, budgets, strict=True):
-            place = len(view.tokens) - self.prompt
+        for sequence, budget in zip(sequences, budgets, strict=True):
+            place = len(sequence.tokens) - self.prompt
             self.machine.now += PLAIN * self.guesser.question
             self.asked.append((self.text, place, budget))
             if self.silent[self.text][place] or not budget:
@@ -100,14 +104,13 @@ class Simulated:
                 continue
             self.machine.now += PLAIN * self.guesser.node * budget
             known = self.known[self.text][place : place + budget]
-            tokens = [place + i if right else -2 - place - i for i, (right, _) in enumerate(known)]
-            tokens = [token if token >= 0 else 100_000 - token for token in tokens]
+            tokens = [place + i if right else 100_000 + place + i for i, (right, _) in enumerate(known)]
             trees.append(DraftTree.chain(tokens, self.name, [told for _, told in known]))
         return trees
 
-    def observe(self, steps, passed=None): ...
+    def observe(self, steps: Sequence[Step], passed: Pass) -> None: ...
 
-    def forget(self, request): ...
+    def forget(self, request: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class Point:
             begun = machine.now
             times: list[tuple[int, float]] = []
 
-            def note(step, times=times, begun=begun) -> None:
+            def note(step: Step, times: list[tuple[int, float]] = times, begun: float = begun) -> None:
                 times.append((step.position - self.prompt + len(step.tokens), machine.now - begun))
 
             run(machine, auto, [(prompt, range(LENGTH))], on_step=note)
@@ -214,88 +217,85 @@ def judge(point: Point, seeds: Sequence[int]) -> list[Verdict]:
     return verdicts
 
 
-COSTS = [(0.005, 0.0), (0.02, 0.002), (0.05, 0.0), (0.2, 0.0), (0.5, 0.0), (0.0, 0.02), (0.0, 0.05), (0.0, 0.1), (0.0, 0.2), (0.0, 0.35), (0.0, 0.5), (0.1, 0.1)]  # fmt: skip
-CHANCES = (0.05, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
+COSTS = (  # plain passes of a question, and of a node
+    (0.005, 0.0), (0.02, 0.002), (0.05, 0.0), (0.2, 0.0), (0.5, 0.0), (0.1, 0.1),
+    (0.0, 0.02), (0.0, 0.05), (0.0, 0.1), (0.0, 0.2), (0.0, 0.35), (0.0, 0.5),
+)  # fmt: skip
+ACCEPTANCE = (0.05, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 CURVES = {"cheap rows": cheap_rows, "dear rows": dear_rows}
+CONFIDENCES = ("flat", "true", "boastful")
 
 
-def parts() -> dict[str, Callable[[], Iterator[tuple[str, Point]]]]:
-    """Return the parts of the plane by name, each a series of named points."""
-
-    def processes(chance: float) -> dict[str, tuple[Process, ...]]:
-        return {
-            "constant": (constant(chance), constant(chance)),
-            "drifting": (drifting(chance, 0.95 - 0.9 * chance), drifting(0.95 - 0.9 * chance, chance)),
-            "switching": (switching(chance, 0.05, 80), switching(0.05, chance, 80)),
-            "inherited": (constant(0.05), constant(chance), constant(0.05)),
-        }
-
-    def one(process: str, confidence: str) -> Callable[[], Iterator[tuple[str, Point]]]:
-        def points() -> Iterator[tuple[str, Point]]:
-            for rows, curve in CURVES.items():
-                for question, node in COSTS:
-                    for chance in CHANCES:
-                        guesser = Guesser(question, node, processes(chance)[process], confidence)
-                        yield f"{rows}, cost {question:g} + {node:g} n, acceptance {chance:g}", Point((guesser,), curve)
-
-        return points
-
-    def sparse() -> Iterator[tuple[str, Point]]:
-        for name, point in one("constant", "true")():
-            yield f"answers 0.25, {name}", replace(point, guessers=(replace(point.guessers[0], answers=0.25),))
-
-    def two() -> Iterator[tuple[str, Point]]:
-        for rows, curve in CURVES.items():
-            for question, node in ((0.2, 0.0), (0.0, 0.05), (0.0, 0.2), (0.5, 0.0)):
-                for chance in (0.05, 0.4, 0.8, 0.95):
-                    for other, answers in ((0.05, 1.0), (0.8, 0.25), (0.95, 1.0)):
-                        first = Guesser(0.02, 0.002, (constant(other),) * 2, "true", answers)
-                        second = Guesser(question, node, (constant(chance),) * 2, "true")
-                        yield (
-                            f"{rows}, cost {question:g} + {node:g} n, acceptance {chance:g}, beside {other:g} in {answers:g}",
-                            Point((first, second), curve),
-                        )
-
+def processes(chance: float) -> dict[str, tuple[Process, ...]]:
+    """Return how acceptance may go on along a first text and those after it."""
     return {
-        **{f"{process}, {confidence}": one(process, confidence)
-           for process in ("constant", "drifting", "switching", "inherited") for confidence in ("flat", "true", "boastful")},
-        "sparse": sparse, "two": two,
-    }  # fmt: skip
+        "constant": (constant(chance), constant(chance)),
+        "drifting": (drifting(chance, 0.95 - 0.9 * chance), drifting(0.95 - 0.9 * chance, chance)),
+        "switching": (switching(chance, 0.05, 80), switching(0.05, chance, 80)),
+        "inherited": (constant(0.05), constant(chance), constant(0.05)),
+    }
+
+
+def alone(process: str, confidence: str, answers: float = 1.0) -> Iterator[tuple[str, Point]]:
+    """Return the points of one drafter."""
+    for rows, curve in CURVES.items():
+        for question, node in COSTS:
+            for chance in ACCEPTANCE:
+                guesser = Guesser(question, node, processes(chance)[process], confidence, answers)
+                yield f"{rows}, cost {question:g} + {node:g} n, acceptance {chance:g}", Point((guesser,), curve)
+
+
+def beside() -> Iterator[tuple[str, Point]]:
+    """Return the points of a drafter beside a cheap one, which is bad, good, or good where it has an answer."""
+    for rows, curve in CURVES.items():
+        for question, node in ((0.2, 0.0), (0.0, 0.05), (0.0, 0.2), (0.5, 0.0)):
+            for chance in (0.05, 0.4, 0.8, 0.95):
+                for other, answers in ((0.05, 1.0), (0.8, 0.25), (0.95, 1.0)):
+                    cheap = Guesser(0.02, 0.002, (constant(other),) * 2, "true", answers)
+                    second = Guesser(question, node, (constant(chance),) * 2, "true")
+                    name = f"{rows}, cost {question:g} + {node:g} n, acceptance {chance:g}"
+                    yield f"{name}, beside {other:g} in {answers:g}", Point((cheap, second), curve)
+
+
+def parts() -> dict[str, Iterator[tuple[str, Point]]]:
+    """Return the parts of the plane by name, each a series of named points."""
+    single = {
+        f"{process}, {confidence}": alone(process, confidence)
+        for process in processes(0.5)
+        for confidence in CONFIDENCES
+    }
+    return single | {"sparse": alone("constant", "true", answers=0.25), "two": beside()}
+
+
+def show(part: str, seeds: int, worst: int, points: Iterator[tuple[str, Point]]) -> None:
+    """Print a part's summary, text by text, with its worst points."""
+    rows = [(name, text, v) for name, point in points for text, v in enumerate(judge(point, range(seeds)))]
+    for text in sorted({text for _, text, _ in rows}):
+        own = [(name, v) for name, of, v in rows if of == text]
+        best, plain = sorted(v.best for _, v in own), sorted(v.plain for _, v in own)
+        print(
+            f"{part}, text {text}: {len(own)} points; auto / best fixed: median {statistics.median(best):.3f}, "
+            f"5th percentile {best[len(best) // 20]:.3f}, minimum {best[0]:.3f}, {sum(b < 0.95 for b in best)} below "
+            f"0.95; auto / plain: minimum {plain[0]:.3f}, {sum(p < 0.98 for p in plain)} below 0.98; whole text: "
+            f"{min(v.whole_best for _, v in own):.3f}, {min(v.whole_plain for _, v in own):.3f}"
+        )
+        for name, v in [
+            *sorted(own, key=lambda row: row[1].best)[:worst],
+            *sorted(own, key=lambda row: row[1].plain)[:worst],
+        ]:
+            print(f"    {v.best:.3f}, {v.plain:.3f} (the best fixed: {v.gain:.2f}): {name}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--part", default="")
-    parser.add_argument("--worst", type=int, default=4)
-    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--part", default="", help="only parts with this in their name")
+    parser.add_argument("--worst", type=int, default=3, help="points to name")
+    parser.add_argument("--every", type=int, default=1, help="one point in so many")
     options = parser.parse_args()
     for part, points in parts().items():
-        if options.part not in part:
-            continue
-        rows: list[tuple[str, int, Verdict]] = []
-        for number, (name, point) in enumerate(points()):
-            if number % options.every:
-                continue
-            rows += [(name, i, v) for i, v in enumerate(judge(point, range(options.seeds)))]
-        for text in sorted({i for _, i, _ in rows}):
-            own = [(name, v) for name, i, v in rows if i == text]
-            best, plain = sorted(v.best for _, v in own), sorted(v.plain for _, v in own)
-            print(
-                f"{part}, text {text}: best min {best[0]:.3f} p5 {best[len(best) // 20]:.3f} median {statistics.median(best):.3f}; "
-                f"below 0.95: {sum(b < 0.95 for b in best)} of {len(best)}; plain min {plain[0]:.3f}, "
-                f"below 0.98: {sum(p < 0.98 for p in plain)}; whole: best min {min(v.whole_best for _, v in own):.3f}, "
-                f"plain min {min(v.whole_plain for _, v in own):.3f}"
-            )
-            for name, v in sorted(own, key=lambda pair: pair[1].best)[: options.worst]:
-                print(
-                    f"  b {v.best:.3f} of best (gain {v.gain:.2f}), {v.plain:.3f} of plain; whole {v.whole_best:.3f}, {v.whole_plain:.3f}: {name}"
-                )
-
-            for name, v in sorted(own, key=lambda pair: pair[1].plain)[: options.worst]:
-                print(
-                    f"  p {v.best:.3f} of best (gain {v.gain:.2f}), {v.plain:.3f} of plain; whole {v.whole_best:.3f}, {v.whole_plain:.3f}: {name}"
-                )
+        if options.part in part:
+            show(part, options.seeds, options.worst, itertools.islice(points, 0, None, options.every))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +16,6 @@ from outpace.trace import Step, Times
 from outpace.tree import EMPTY, DraftTree
 from tests.decoding import decode, request, tiny_runner
 from tests.simulated import NO_PASS, SimulatedView, verify
-from tests.unit.drafters.router.plane import LENGTH, Guesser, Simulated, constant
 from tests.unit.drafters.router.simulator import PLAIN, Machine, Outcome, Slow, run
 
 Texts = Sequence[tuple[Sequence[int], Sequence[int]]]
@@ -208,58 +206,6 @@ def test_a_drafter_that_costs_a_part_of_a_pass_for_each_node_is_asked_for_as_muc
     else:
         assert took < plain / 0.95
         assert len(drafter.budgets) < 12
-
-
-@pytest.mark.parametrize(("question", "node"), [(0.02, 0.0), (0.2, 0.0), (0.0, 0.2)])
-def test_a_drafter_that_does_not_pay_is_asked_for_a_hundredth_of_the_time_and_never_given_up(question, node) -> None:
-    machine = Machine()
-    drafter = Simulated("x", Guesser(question, node, (constant(0.05),)), machine, seed=1, prompt=1)
-    before = machine.now
-    run(machine, Auto([drafter], machine.experience(), machine.clock), [([7], range(LENGTH))])
-    assert machine.now > before
-    late = [place for _, place, _ in drafter.asked if place > 100]
-    spent = sum(question + node * nodes for _, place, nodes in drafter.asked if place > 100)
-    assert spent < 0.01 * (LENGTH - 100) + question + node
-    assert max(after - before for before, after in itertools.pairwise(late)) < 40
-
-
-@pytest.mark.parametrize("kind", ["alone", "beside a drafter that pays"])
-def test_a_drafter_that_turns_good_is_in_full_use_within_64_tokens(kind: str) -> None:
-    """What other requests taught of it was bad: it has to be found out by questions that nothing is expected of."""
-    machine = Machine(slope=0.03)
-    texts = (constant(0.05), constant(0.95))
-    drafter = Simulated("x", Guesser(0.0, 0.2, texts), machine, seed=2, prompt=50)
-    others = [Slow(Suffix(), machine)] if kind != "alone" else []
-    experience = machine.experience()
-    for text in range(2):
-        drafter.text = text
-        outcome = run(
-            machine, Auto([drafter, *others], experience, machine.clock), [([7] + noise(1, 49), range(LENGTH))]
-        )
-    settled = [step for step in outcome.steps if step.position > 50 + 64]
-    assert sum(len(step.tokens) for step in settled) / len(settled) > 2.0
-
-
-def test_a_draft_model_that_pays_is_used_at_once() -> None:
-    """As with Qwen2.5-Coder 1.5B and 0.5B: every guess takes a fifth of a pass, and 8 tokens of 10 are right."""
-    machine = Machine(slope=0.03)
-    drafter = Simulated("x", Guesser(0.0, 0.2, (constant(0.9),), "true"), machine, seed=3, prompt=1)
-    outcome = run(machine, Auto([drafter], machine.experience(), machine.clock), [([7], range(LENGTH))])
-    assert sum(len(step.tree) > 0 for step in outcome.steps[5:40]) > 30
-    assert len(outcome.steps) < LENGTH / 2.5
-
-
-def test_common_guesses_are_credited_once() -> None:
-    """A second drafter that says what the first one says, at ten times the cost, is not asked beside it."""
-    machine = Machine(slope=0.03)
-    cheap, costly = (
-        Simulated(name, Guesser(question, 0.0, (constant(0.9),)), machine, seed=4, prompt=1)
-        for name, question in (("cheap", 0.02), ("costly", 0.2))
-    )
-    costly.known = cheap.known
-    run(machine, Auto([costly, cheap], machine.experience(), machine.clock), [([7], range(LENGTH))], max_draft=4)
-    assert len([place for _, place, _ in costly.asked if place > 64]) < 8
-    assert len([place for _, place, _ in cheap.asked if place > 64]) > 20
 
 
 def test_what_one_request_taught_serves_the_next() -> None:
