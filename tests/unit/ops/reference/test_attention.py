@@ -69,7 +69,7 @@ def test_a_token_of_a_full_segment_sees_all_of_it() -> None:
 
 @pytest.mark.parametrize(("window", "first"), [(None, 0), (1, 9), (4, 6), (10, 0), (99, 0)])
 def test_a_window_counts_the_token_itself(window: int | None, first: int) -> None:
-    assert Seen(9, 10).first(window) == first
+    assert Seen(9, 10).first(window, 0) == first
 
 
 def test_more_tokens_than_blocks_have_slots_for_are_our_own_bug() -> None:
@@ -86,7 +86,7 @@ def test_attention_is_the_softmax_over_what_a_token_sees(start: int, window: int
     storage, k, v = filled(40)
     plan = make_plan([Segment(range(40), start, [1, 2, 3, 4], parents=[-1, 0, -1])], 4)
     q = queries(4)
-    found = attend(q, 0, window, storage, plan)
+    found = attend(q, 0, window, 0, storage, plan)
     past = list(range(start + 1))  # the pending token's own slot is the last
     for row, slots in enumerate([past, [*past, start + 1], [*past, start + 1, start + 2], [*past, start + 3]]):
         seen = slots if window is None else slots[-window:]
@@ -96,9 +96,9 @@ def test_attention_is_the_softmax_over_what_a_token_sees(start: int, window: int
 def test_a_token_that_is_not_seen_cannot_spoil_the_sum_even_if_it_is_no_number() -> None:
     storage, _, _ = filled(2)
     plan = make_plan([Segment((0, 1), 2, [1, 2, 3], parents=[-1, -1])], 4)
-    before = attend(queries(3), 0, None, storage, plan)
+    before = attend(queries(3), 0, None, 0, storage, plan)
     storage.write(0, np.array([3]), np.full((1, 2, 8), np.nan, np.float32), np.full((1, 2, 8), np.nan, np.float32))
-    after = attend(queries(3), 0, None, storage, plan)
+    after = attend(queries(3), 0, None, 0, storage, plan)
     assert after[[0, 2]].tobytes() == before[[0, 2]].tobytes()
     assert np.isnan(after[1]).all()
 
@@ -106,6 +106,11 @@ def test_a_token_that_is_not_seen_cannot_spoil_the_sum_even_if_it_is_no_number()
 def test_reading_a_freed_block_is_our_own_bug() -> None:
     storage, _, _ = filled(2)
     plan = make_plan([Segment((-1, 0), 6, [1])], 4)
-    attend(queries(1), 0, 3, storage, plan)  # it sees positions 4 to 6
+    attend(queries(1), 0, 3, 0, storage, plan)  # it sees positions 4 to 6
     with pytest.raises(AssertionError, match="position 3 is inside the window but its block was freed"):
-        attend(queries(1), 0, 4, storage, plan)
+        attend(queries(1), 0, 4, 0, storage, plan)
+
+
+@pytest.mark.parametrize(("window", "lowest", "first"), [(None, 1, 1), (4, 1, 6), (20, 3, 3)])
+def test_positions_before_the_lowest_are_never_seen(window: int | None, lowest: int, first: int) -> None:
+    assert Seen(9, 10).first(window, lowest) == first
