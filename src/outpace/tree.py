@@ -19,10 +19,10 @@ class DraftTree:
     sources[i]: names of the drafters that proposed node i. confidence[i]: its drafter's own estimate in
     [0, 1] that the node is accepted, given that its parent is.
     q: only for the `rejection` rule, and only while the tree is one drafter's, unpruned: float64 [N + 1, V],
-    row 0 the law from which the root's children were drawn (without replacement, in node order), row i + 1
+    row 0 the distribution from which the root's children were drawn (without replacement, in node order), row i + 1
     that of node i's children.
     reserved: nodes that merging keeps before all others, with all their ancestors. They are not there to be
-    accepted: their drafter wants to see what the target picks at them (`lookahead`'s window).
+    accepted: their drafter wants to see the target's token at them (`lookahead`'s window).
     """
 
     tokens: tuple[int, ...] = ()
@@ -152,7 +152,7 @@ def merge(trees: Sequence[DraftTree], budget: int) -> DraftTree:
     A node's score is the product of confidences from the root; a shared node takes the largest confidence of its
     proposers and names them all. Reserved nodes go first, then the best scores (equals: the earlier tree's), and a
     node stays only with its parent. Order: the first tree's nodes, then what each further tree adds.
-    `q` is dropped: a merged tree has no single drafter's law.
+    `q` is dropped: a merged tree has no single drafter's distribution.
     """
     union = TreeBuilder()
     sources: list[tuple[str, ...]] = []

@@ -42,7 +42,7 @@ class Lookahead:
 
     The target's pick at the end of a diagonal makes it an n-gram, which goes to the pool (the last `guesses` for each
     first token), and the diagonal moves on: it drops its first token and starts one position later (one step of
-    Jacobi iteration). Diagonals keep their absolute positions, so at temperature > 0 their picks use the noise of
+    Jacobi iteration). Diagonals keep their absolute positions, so at temperature > 0 their tokens use the noise of
     the place they stand for. A new one is a piece of the text so far, from a place that its position decides.
 
     Window nodes are reserved, so merging keeps them. The pool takes at most half of a budget and the window whole
@@ -65,7 +65,7 @@ class Lookahead:
         return [self._draft(sequence, budget) for sequence, budget in zip(sequences, budgets, strict=True)]
 
     def observe(self, steps: Sequence[Step], passed: Pass) -> None:
-        """Move the diagonals on by the target's picks at their ends, wherever in the step's tree they are."""
+        """Move the diagonals on by the target's tokens at their ends, wherever in the step's tree they are."""
         for step in steps:
             window = self._windows.get(step.request)
             if window is not None and window.diagonals:

@@ -4,7 +4,7 @@
 
 `rows` is what rows cost over an empty context and `per_position` what a position of context adds, both in plain passes
 (rows(1) = 1): ratios, which belong to the machine. `plain`, the seconds of a plain pass, follows the last few passes:
-a busy neighbour makes all passes slower, and a row no dearer.
+a busy neighbour makes all passes slower, and a row no more expensive relative to them.
 """
 
 from __future__ import annotations
