@@ -61,7 +61,7 @@ def auto(text: list[int]) -> Auto:
     """Return a router over several drafters, on a machine where rows are believed to be cheap and asking free."""
     experience = Experience()
     experience.cost.observe([(1, 0)], 0.001)
-    experience.cost.observe_probe(16, 0, [(0.001, 0.0012)] * 4)
+    experience.cost.observe_probe(16, 0, [(0.001, 0.0012)])
     return Auto([nearly(text), Suffix(remember=True), NGram(min_ngram=1), Guesser()], experience, lambda: 0.0)
 
 

@@ -21,7 +21,9 @@ from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request, Segment
 
 GROUP = "eagle"
-_HELD_ROWS = 64  # of a sequence, before their keys and values are written though nobody asks for a draft
+_HELD_ROWS = (
+    8  # of a sequence, before their keys and values are written though nobody asks: a late question stays cheap
+)
 _SHARED_NOISE = 0.2  # measured at temperature 0.8: acceptance of tokens whose probability is next to 0
 
 Hidden = tuple[Array, ...]  # the tapped layers' states in one pass, [T, D] each

@@ -164,7 +164,7 @@ class PassCost:
         """Learn from throw-away passes of one request; return whether they contradict what was believed.
 
         pairs: seconds of two passes, one right after the other. Without context: of one row, and of `rows`. With it:
-        of `rows` without and with the context. So neither the pace of the machine nor the context of real requests
+        of `rows` without and with the context. So neither the speed of the machine nor the context of real requests
         gets into the ratio, and what is predicted for the last real pass stays.
         """
         before = self._plain_passes(self._last)
