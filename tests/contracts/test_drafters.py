@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outpace.drafters import Combined, Lookahead, NGram, Prediction, Suffix
+from outpace.drafters import Combined, Jacobi, Lookahead, NGram, Prediction, Suffix
 from outpace.drafters.protocol import Drafter
 from outpace.tree import EMPTY, DraftTree, merge
 from tests.simulated import NO_PASS, SimulatedView, hashing, plain, reciting, simulate, verify
@@ -24,6 +24,7 @@ DRAFTERS: dict[str, Callable[[], Drafter]] = {
     "suffix, eager": lambda: Suffix(min_match=1, max_branches=5, min_score=0.0),
     "suffix, remembering": lambda: Suffix(remember=True),
     "prediction": lambda: Prediction(MELODY * 12),
+    "jacobi": Jacobi,
     "lookahead": Lookahead,
     "lookahead, deep": lambda: Lookahead(window=2, ngram=5, guesses=1),
     "combined": lambda: Combined([NGram(), Suffix(), Prediction(MELODY * 12), Lookahead(window=2)]),
@@ -64,7 +65,7 @@ def test_drafts_stay_within_their_budgets_and_within_the_words_of_text_and_predi
     sequence = SimulatedView.start(1, prompt)
     for budget in step_budgets:
         known = {*sequence.tokens, *MELODY} if "prediction" in names else {*sequence.tokens}
-        if "lookahead" in names:
+        if {"jacobi", "lookahead"} & names:
             known |= {*text}  # it drafts what the target picked in the contexts that it made up
         [tree] = drafter.propose([sequence], [budget])
         assert len(tree) <= budget

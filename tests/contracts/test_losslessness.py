@@ -16,6 +16,7 @@ import pytest
 
 from outpace.drafters.combined import Combined
 from outpace.drafters.draft_model import DraftModel
+from outpace.drafters.jacobi import Jacobi
 from outpace.drafters.lookahead import Lookahead
 from outpace.drafters.ngram import NGram
 from outpace.drafters.prediction import Prediction
@@ -74,6 +75,7 @@ DRAFTERS: dict[str, Callable[[list[int], Runner], Drafter]] = {
     "ngram": lambda text, target: NGram(min_ngram=1),
     "suffix": lambda text, target: Suffix(remember=True),
     "prediction": lambda text, target: nearly(text),
+    "jacobi": lambda text, target: Jacobi(),
     "lookahead": lambda text, target: Lookahead(),
     "draft_model": draft_model,
     "eagle": lambda text, target: tiny_drafter(target, min_confidence=0.0),

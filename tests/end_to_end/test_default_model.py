@@ -42,7 +42,8 @@ def plain(lm: LanguageModel) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("sampling", ["greedy", "sampled"])
 @pytest.mark.parametrize(
-    "strategy", ["ngram", "suffix", "prediction", "lookahead", "draft_model", "eagle", "combined", "ngram+lookahead"]
+    "strategy",
+    ["ngram", "suffix", "prediction", "lookahead", "jacobi", "draft_model", "eagle", "combined", "ngram+lookahead"],
 )
 def test_every_strategy_writes_plain_decodings_text(
     lm: LanguageModel, plain: dict[str, list[int]], strategy: str, sampling: str

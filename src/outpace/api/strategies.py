@@ -7,6 +7,7 @@ from typing import cast
 
 from outpace.drafters.combined import Combined
 from outpace.drafters.draft_model import DraftModel
+from outpace.drafters.jacobi import Jacobi
 from outpace.drafters.lookahead import Lookahead
 from outpace.drafters.ngram import NGram
 from outpace.drafters.prediction import Prediction
@@ -80,6 +81,7 @@ _DRAFTERS: dict[str, Callable[[_Drafters], Drafter]] = {
     "ngram": lambda drafters: drafters.shared("ngram", NGram),
     "suffix": lambda drafters: drafters.shared("suffix", Suffix),
     "prediction": _Drafters.prediction,
+    "jacobi": lambda drafters: drafters.shared("jacobi", Jacobi),
     "lookahead": lambda drafters: drafters.shared("lookahead", Lookahead),
     "draft_model": _Drafters.draft_model,
     "eagle": _Drafters.eagle,

@@ -62,8 +62,8 @@ _SPELLINGS = {
     "stop": Spelling(list[str], "End the text before this string. May be repeated.", _texts),
     "strategy": Spelling(
         str,
-        "auto (in each step what pays off), none, recompute, ngram, suffix, prediction, lookahead, draft_model, "
-        "combined; or several: ngram+suffix.",
+        "auto (in each step what pays off), none, recompute, eagle, ngram, suffix, prediction, lookahead, jacobi, "
+        "draft_model, combined; or several: ngram+suffix.",
     ),
     "prediction": Spelling(Path, "File with the text that you expect, for -s auto or prediction.", _text),
     "draft_model": Spelling(str, "A cheaper model of the same vocabulary, for -s auto or draft_model."),

@@ -58,7 +58,9 @@ def test_n_samples_come_as_a_list_and_in_a_batch_as_lists(lm: LanguageModel) -> 
     assert [len(group) for group in two] == [3, 3]
 
 
-@pytest.mark.parametrize("strategy", ["recompute", "ngram", "suffix", "lookahead", "combined", "ngram+suffix", NGram()])
+@pytest.mark.parametrize(
+    "strategy", ["recompute", "ngram", "suffix", "lookahead", "jacobi", "combined", "ngram+suffix", NGram()]
+)
 def test_every_strategy_writes_plain_decodings_text(lm: LanguageModel, strategy: Any) -> None:
     plain = lm.generate("the cat sat on the", max_new_tokens=40, strategy="none", ignore_eos=True)
     other = lm.generate("the cat sat on the", max_new_tokens=40, strategy=strategy, ignore_eos=True)
