@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from outpace import drafters
 from outpace.drafters.eagle import EagleDrafter
 from outpace.models import eagle
 from outpace.models.eagle import EagleConfig
+from outpace.models.trained import DrafterTarget
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
 from outpace.weights.checkpoint import Checkpoint
-from outpace.weights.drafter import DrafterCheckpoint, DrafterTarget, open_drafter
+from outpace.weights.drafter import DrafterCheckpoint, open_drafter
 
 _SHIPPED = Path(drafters.__file__).with_name("weights")
 
@@ -31,8 +33,17 @@ def load_trained(
         name,
         DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers),
     )
-    network = eagle.build(EagleConfig(**file.numbers), file.tensors, runner.model)
-    return EagleDrafter(network, runner)
+    if file.kind not in _KINDS:
+        raise file.entries.error("kind", f"is {file.kind!r}, supported are {', '.join(_KINDS)}")
+    return _KINDS[file.kind](file, runner)
+
+
+def _eagle(file: DrafterCheckpoint, runner: Runner) -> EagleDrafter:
+    config = EagleConfig.read(file.entries, file.target)
+    return EagleDrafter(eagle.build(config, file.tensors, runner.model), runner)
+
+
+_KINDS: dict[str, Callable[[DrafterCheckpoint, Runner], EagleDrafter]] = {"eagle": _eagle}
 
 
 def _shipped(checkpoint: Checkpoint) -> DrafterCheckpoint | None:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import WeightsError
+from outpace.models.trained import DrafterTarget, Entries, check_shapes
 from outpace.models.transformer import Transformer
 from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor
@@ -42,6 +43,39 @@ class EagleConfig:
     head_width: int
     num_fixed: int
     head_tokens: tuple[int, ...]
+
+    @classmethod
+    def read(cls, entries: Entries, target: DrafterTarget) -> EagleConfig:
+        """Return what a drafter's file says; raises WeightsError for what no network can be."""
+        config = cls(
+            taps=entries.counts("taps"),
+            num_heads=entries.count("num_heads"),
+            num_kv_heads=entries.count("num_kv_heads"),
+            head_width=entries.count("head_width"),
+            num_fixed=entries.count("num_fixed"),
+            head_tokens=entries.counts("head_tokens"),
+        )
+        tokens, taps, last = config.head_tokens, config.taps, target.num_layers
+        if not tokens or len(set(tokens)) < len(tokens) or max(tokens) >= target.vocab_size:
+            raise entries.error("head_tokens", f"must be different ids in [0, {target.vocab_size})")
+        if not 1 <= config.num_fixed <= len(tokens):
+            raise entries.error("num_fixed", f"must be in [1, {len(tokens)}], is {config.num_fixed}")
+        if not taps or list(taps) != sorted(set(taps)) or not 1 <= taps[0] <= taps[-1] <= last:
+            raise entries.error("taps", f"must be different layers in [1, {last}], in order, are {taps}")
+        if config.num_kv_heads < 1 or config.num_heads < 1 or config.num_heads % config.num_kv_heads:
+            raise entries.error("num_heads", f"must be a positive multiple of num_kv_heads, is {config.num_heads}")
+        return config
+
+    def shapes(self, width: int, feed_forward_width: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor for a target of that width."""
+        queries, keys = self.num_heads * self.head_width, self.num_kv_heads * self.head_width
+        return {
+            **{"fc": (width, len(self.taps) * width), "wq": (queries, 2 * width)},
+            **{"wk": (keys, 2 * width), "wv": (keys, 2 * width), "wo": (width, queries)},
+            **{"gate": (feed_forward_width, width), "up": (feed_forward_width, width)},
+            **{"down": (width, feed_forward_width), "head": (len(self.head_tokens), width)},
+            **{norm: (width,) for norm in _NORMS},
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,23 +140,11 @@ class Eagle:
 def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transformer) -> Eagle:
     """Return the network on the target's ops; raises WeightsError for tensors that do not fit the config."""
     ops, sizes = target.ops, target.config
-    width, queries, keys = sizes.width, config.num_heads * config.head_width, config.num_kv_heads * config.head_width
-    if set(tensors) != {*_MATRICES, *_NORMS}:
-        odd = sorted(set(tensors) ^ {*_MATRICES, *_NORMS})
-        raise WeightsError(f"an eagle drafter has the tensors {', '.join((*_MATRICES, *_NORMS))}; look at {odd}")
+    width = sizes.width
     if config.head_width != sizes.head_width:
         raise WeightsError(f"the drafter's heads are {config.head_width} wide, the target's {sizes.head_width}")
-    feed_forward = tensors["gate"].shape[0]
-    shapes: dict[str, tuple[int, ...]] = {
-        **{"fc": (width, len(config.taps) * width), "wq": (queries, 2 * width)},
-        **{"wk": (keys, 2 * width), "wv": (keys, 2 * width), "wo": (width, queries)},
-        **{"gate": (feed_forward, width), "up": (feed_forward, width), "down": (width, feed_forward)},
-        **{"head": (len(config.head_tokens), width)},
-        **{norm: (width,) for norm in _NORMS},
-    }
-    for name, shape in shapes.items():
-        if tensors[name].shape != shape:
-            raise WeightsError(f"tensor {name!r} of the drafter must have shape {shape}, has {tensors[name].shape}")
+    gate = tensors.get("gate")
+    check_shapes("eagle", tensors, config.shapes(width, gate.shape[0] if gate is not None else 0))
     matrix = {name: ops.pack(tensors[name]) for name in _MATRICES if name != "head"}
     norm = {name: ops.vector(tensors[name]) for name in _NORMS}
     layer = DecoderLayer(

@@ -1,40 +1,28 @@
 """Read a trained drafter's checkpoint: one GGUF file of the architecture "outpace-drafter".
 
-    drafter.kind                 "eagle"
+    drafter.kind                 whose network it is, such as "eagle"
     drafter.target.name          whom it was trained for, for people
     drafter.target.fingerprint   that file's `Checkpoint.fingerprint`, in hex
     drafter.target.vocabulary    `Tokenizer.fingerprint`
     drafter.target.model_type, .vocab_size, .width, .num_layers
-    drafter.taps, .num_heads, .num_kv_heads, .head_width, .num_fixed, .head_tokens     as in `EagleConfig`
+    drafter.*                    the other entries belong to the kind: its network's file (`models`) reads them
 
 Matrices in any format that the target's may have; norms in F32.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from outpace.errors import UsageError, WeightsError
+from outpace.errors import UsageError
+from outpace.models.trained import DrafterTarget, Entries
 from outpace.types import RawTensor
 from outpace.weights.gguf import read_gguf
 
 ARCHITECTURE = "outpace-drafter"
-KINDS = ("eagle",)
-
-
-@dataclass(frozen=True, slots=True)
-class DrafterTarget:
-    """For whom a drafter was made: everything that a target must share with that model."""
-
-    vocabulary: str  # what every token id stands for (`Tokenizer.fingerprint`)
-    model_type: str
-    vocab_size: int
-    width: int
-    num_layers: int
+_PREFIX = "drafter."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +34,7 @@ class DrafterCheckpoint:
     target_name: str
     target_fingerprint: str  # of the very file, in hex
     target: DrafterTarget
-    numbers: Mapping[str, Any]  # the other entries, without "drafter."
+    entries: Entries  # without "drafter."
     tensors: Mapping[str, RawTensor]
 
     def check_target(self, name: str, target: DrafterTarget) -> None:
@@ -76,10 +64,8 @@ def open_drafter(path: Path) -> DrafterCheckpoint:
             f"{path}: is no drafter: general.architecture is {file.metadata.get('general.architecture')!r}, "
             f"must be {ARCHITECTURE!r}"
         )
-    entries = _Entries(path, file.metadata)
-    kind = entries.text("kind")
-    if kind not in KINDS:
-        raise WeightsError(f"{path}: drafter.kind is {kind!r}, supported are {', '.join(KINDS)}")
+    stated = {name.removeprefix(_PREFIX): value for name, value in file.metadata.items() if name.startswith(_PREFIX)}
+    entries = Entries(stated, f"{path}: metadata")
     target = DrafterTarget(
         entries.text("target.vocabulary"),
         entries.text("target.model_type"),
@@ -87,50 +73,5 @@ def open_drafter(path: Path) -> DrafterCheckpoint:
         entries.count("target.width"),
         entries.count("target.num_layers"),
     )
-    numbers = {
-        **{name: entries.count(name) for name in ("num_heads", "num_kv_heads", "head_width", "num_fixed")},
-        **{name: entries.counts(name) for name in ("taps", "head_tokens")},
-    }
-    _check(path, target, numbers)
     name, fingerprint = entries.text("target.name"), entries.text("target.fingerprint")
-    return DrafterCheckpoint(path, kind, name, fingerprint, target, numbers, file.tensors)
-
-
-def _check(path: Path, target: DrafterTarget, numbers: Mapping[str, Any]) -> None:
-    tokens, taps = numbers["head_tokens"], numbers["taps"]
-    if not tokens or len(set(tokens)) < len(tokens) or max(tokens) >= target.vocab_size:
-        raise WeightsError(f"{path}: drafter.head_tokens must be different ids in [0, {target.vocab_size})")
-    if not 1 <= numbers["num_fixed"] <= len(tokens):
-        raise WeightsError(f"{path}: drafter.num_fixed must be in [1, {len(tokens)}], is {numbers['num_fixed']}")
-    if not taps or list(taps) != sorted(set(taps)) or not 1 <= taps[0] <= taps[-1] <= target.num_layers:
-        raise WeightsError(f"{path}: drafter.taps must be different layers in [1, {target.num_layers}], are {taps}")
-    if numbers["num_kv_heads"] < 1 or numbers["num_heads"] % numbers["num_kv_heads"] or numbers["num_heads"] < 1:
-        raise WeightsError(f"{path}: drafter.num_heads must be a positive multiple of drafter.num_kv_heads")
-
-
-class _Entries:
-    """A file's metadata under "drafter.", not believed."""
-
-    def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        self._path, self._metadata = path, metadata
-
-    def text(self, name: str) -> str:
-        value = self._metadata.get(f"drafter.{name}")
-        if not isinstance(value, str):
-            raise self._error(name, "a string", value)
-        return value
-
-    def count(self, name: str) -> int:
-        value = self._metadata.get(f"drafter.{name}")
-        if type(value) is not int or value < 0:
-            raise self._error(name, "an integer of at least 0", value)
-        return value
-
-    def counts(self, name: str) -> tuple[int, ...]:
-        value = self._metadata.get(f"drafter.{name}")
-        if not isinstance(value, array) or not all(type(number) is int and number >= 0 for number in value):
-            raise self._error(name, "a list of integers of at least 0", value)
-        return tuple(value)
-
-    def _error(self, name: str, wanted: str, value: Any) -> WeightsError:
-        return WeightsError(f"{self._path}: metadata drafter.{name} must be {wanted}, is {value!r:.60}")
+    return DrafterCheckpoint(path, entries.text("kind"), name, fingerprint, target, entries, file.tensors)

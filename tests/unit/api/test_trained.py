@@ -7,7 +7,7 @@ import pytest
 
 import outpace
 from benchmarks.convert_eagle import write
-from outpace import LanguageModel, UsageError
+from outpace import LanguageModel, UsageError, WeightsError
 from outpace.ops.formats import dequantise
 from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
 from tests.folder import make_folder
@@ -69,6 +69,17 @@ def test_a_drafter_of_another_model_is_refused_when_loading(drafter: Path, tmp_p
     other = make_folder(tmp_path / "other", num_hidden_layers=3)
     with pytest.raises(UsageError, match=r"cannot draft for .*its num layers is 3, must be 2"):
         load(other, drafter)
+
+
+def test_a_kind_that_there_is_no_network_for_is_refused_with_those_there_are(folder: Path, tmp_path: Path) -> None:
+    lm = load(folder)
+    sizes = lm.runner.model.config
+    entries = {"kind": "oracle", "target.name": "Tiny", "target.fingerprint": "ab"}
+    entries |= {"target.vocabulary": lm.tokenizer.fingerprint, "target.model_type": sizes.model_type}
+    counts = {name: getattr(sizes, name) for name in ("vocab_size", "width", "num_layers")}
+    write(tmp_path / "d.gguf", entries | {f"target.{name}": n for name, n in counts.items()}, {})
+    with pytest.raises(WeightsError, match="kind is 'oracle', supported are eagle"):
+        load(folder, tmp_path / "d.gguf")
 
 
 def test_a_drafter_must_be_a_path(folder: Path) -> None:

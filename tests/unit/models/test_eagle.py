@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from outpace.errors import WeightsError
 from outpace.models import eagle
+from outpace.models.eagle import EagleConfig
+from outpace.models.trained import DrafterTarget, Entries
 from outpace.ops.formats import dequantise
 from outpace.ops.protocol import Ops
 from outpace.types import Segment
@@ -76,6 +78,7 @@ def test_the_network_is_the_formula(make: Any) -> None:
     ("change", "message"),
     [
         (lambda t: t.pop("fc"), "look at .*fc"),
+        (lambda t: t.pop("gate"), "look at .*gate"),
         (lambda t: t.update(bias=raw_tensor("bias", np.zeros(48, np.float32))), "look at .*bias"),
         (lambda t: t.update(wq=raw_tensor("wq", np.zeros((48, 48), np.float32))), r"'wq'.*\(48, 96\), has \(48, 48\)"),
         (lambda t: t.update(head=raw_tensor("head", np.zeros((3, 48), np.float32))), "'head'.*shape"),
@@ -95,3 +98,30 @@ def test_heads_of_another_width_than_the_targets_are_refused() -> None:
     config = tiny_eagle_config(target)
     with pytest.raises(WeightsError, match="heads are 8 wide, the target's 12"):
         eagle.build(replace(config, head_width=8), tiny_eagle_tensors(config, target), target)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_heads": 3}, "num_heads must be a positive multiple"),
+        ({"num_heads": "4"}, "num_heads must be an integer"),
+        ({"num_kv_heads": 0}, "num_heads must be a positive multiple"),
+        ({"num_fixed": 4}, r"num_fixed must be in \[1, 3\]"),
+        ({"head_tokens": [5, 5]}, "different ids"),
+        ({"head_tokens": [5, 97]}, r"ids in \[0, 97\)"),
+        ({"head_tokens": []}, "different ids"),
+        ({"taps": [0, 2]}, "taps must be"),
+        ({"taps": [2, 1]}, "taps must be"),
+        ({"taps": [1, 3]}, "taps must be"),
+        ({"taps": 1}, "taps must be a list"),
+        ({"taps": None}, "taps must be a list"),
+    ],
+)
+def test_a_config_that_no_network_can_have_is_refused_with_the_key(change: dict[str, Any], message: str) -> None:
+    stated = {"num_heads": 4, "num_kv_heads": 2, "head_width": 12, "num_fixed": 2, "taps": [1, 2]}
+    stated |= {"head_tokens": [5, 3, 96]}
+    target = DrafterTarget("1234", "llama", 97, 48, 2)
+    read = EagleConfig.read(Entries(stated, "a file"), target)
+    assert (read.taps, read.num_heads, read.head_tokens) == ((1, 2), 4, (5, 3, 96))
+    with pytest.raises(WeightsError, match=f"a file: .*{message}"):
+        EagleConfig.read(Entries(stated | change, "a file"), target)

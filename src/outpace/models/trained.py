@@ -1,0 +1,66 @@
+"""What a trained drafter's file says before a network is made of it: for whom it is, and its configuration."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from outpace.errors import WeightsError
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterTarget:
+    """For whom a drafter was made: everything that a target must share with that model."""
+
+    vocabulary: str  # what every token id stands for (`Tokenizer.fingerprint`)
+    model_type: str
+    vocab_size: int
+    width: int
+    num_layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """A file's values by key, not believed: each is asked for by its type, and an error names file and key."""
+
+    raw: Mapping[str, Any]
+    where: str
+
+    def text(self, name: str) -> str:
+        """Return a string."""
+        value = self.raw.get(name)
+        if not isinstance(value, str):
+            raise self.error(name, f"must be a string, is {value!r:.60}")
+        return value
+
+    def count(self, name: str) -> int:
+        """Return an integer of at least 0."""
+        value = self.raw.get(name)
+        if type(value) is not int or value < 0:
+            raise self.error(name, f"must be an integer of at least 0, is {value!r:.60}")
+        return value
+
+    def counts(self, name: str) -> tuple[int, ...]:
+        """Return a list of integers of at least 0."""
+        value = self.raw.get(name)
+        if not isinstance(value, list | tuple | array) or not all(
+            type(number) is int and number >= 0 for number in value
+        ):
+            raise self.error(name, f"must be a list of integers of at least 0, is {value!r:.60}")
+        return tuple(value)
+
+    def error(self, name: str, problem: str) -> WeightsError:
+        """Return the error that says what is wrong with a key."""
+        return WeightsError(f"{self.where}: {name} {problem}")
+
+
+def check_shapes(kind: str, tensors: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise WeightsError if a drafter's tensors are not exactly those of `shapes`."""
+    if tensors.keys() != shapes.keys():
+        odd = sorted(tensors.keys() ^ shapes.keys())
+        raise WeightsError(f"the drafter's tensors must be {', '.join(shapes)} ({kind}); look at {odd}")
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise WeightsError(f"tensor {name!r} of the drafter must have shape {shape}, has {tensors[name].shape}")
