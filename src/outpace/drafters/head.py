@@ -1,0 +1,56 @@
+"""The reduced head of a trained drafter: fixed rows, and those of tokens that are already in the sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.ops.protocol import Weight
+
+
+@dataclass(slots=True)
+class OwnRows:
+    """One sequence's further rows of the head: those of its tokens, in the order in which they came.
+
+    tokens: of all columns of its logits, the fixed rows' first. seen: how many of its tokens were looked at.
+    """
+
+    tokens: NDArray[np.int64]
+    rows: list[int] = field(default_factory=list)
+    seen: int = 0
+    packed: Weight | None = None  # None: must be packed again
+
+
+class Head:
+    """Which token each column of a sequence's logits stands for.
+
+    head_tokens: the token of each row. num_fixed: rows that every sequence has. pack: makes a matrix of some rows.
+    """
+
+    def __init__(self, head_tokens: Sequence[int], num_fixed: int, pack: Callable[[Sequence[int]], Weight]) -> None:
+        self._pack = pack
+        self._tokens = np.array(head_tokens, np.int64)
+        self._num_fixed = num_fixed
+        self._row_of = {token: row for row, token in enumerate(head_tokens) if row >= num_fixed}
+
+    def start(self) -> OwnRows:
+        """Return those of a sequence without tokens."""
+        return OwnRows(self._tokens[: self._num_fixed])
+
+    def look_at(self, own: OwnRows, tokens: Sequence[int]) -> None:
+        """Take in tokens that are new in a sequence."""
+        new = dict.fromkeys([self._row_of[token] for token in tokens[own.seen :] if token in self._row_of])
+        own.seen = len(tokens)
+        if added := [row for row in new if row not in own.rows]:
+            own.rows += added
+            own.tokens = np.concatenate([own.tokens, self._tokens[added]])
+            own.packed = None
+
+    def packed(self, own: OwnRows) -> Weight:
+        """Return a sequence's further rows as a matrix."""
+        if own.packed is None:
+            own.packed = self._pack(own.rows)
+        return own.packed
