@@ -64,7 +64,33 @@ def check_messages(messages: Any) -> None:
         content = message.get("content")
         if not isinstance(content, str | list) and not (content is None and message.get("tool_calls")):
             raise UsageError(f'message {i} needs a "content" (a string, or a list of parts), got {_shown(content)}')
+        if isinstance(content, list):
+            _check_parts(content, i)
         check_text(message, f"message {i}")
+
+
+def plain_contents(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return checked messages whose contents are strings: parts become lines, as templates of text models expect."""
+    return [
+        {**message, "content": "\n".join(part["text"] for part in content)}
+        if isinstance(content := message.get("content"), list)
+        else message
+        for message in messages
+    ]
+
+
+def _check_parts(parts: Sequence[Any], message: int) -> None:
+    """Raise UsageError unless a content's parts are all text: {"type": "text", "text": ...}."""
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text":
+            what = f"a part of type {kind!r}" if isinstance(kind, str) else f"the part {_shown(part)}"
+            raise UsageError(
+                f'message {message} has {what}: this model reads text only, parts must be {{"type": "text", '
+                '"text": "..."}'
+            )
+        if not isinstance(part.get("text"), str):
+            raise UsageError(f'message {message} has a part whose "text" is {_shown(part.get("text"))}, not a string')
 
 
 def _shown(value: Any) -> str:

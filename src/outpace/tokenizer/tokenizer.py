@@ -12,7 +12,7 @@ from typing import Any
 import tokenizers
 
 from outpace.errors import TokenizerError, UsageError
-from outpace.tokenizer.chat_template import ChatTemplate, check_messages, check_text
+from outpace.tokenizer.chat_template import ChatTemplate, check_messages, check_text, plain_contents
 from outpace.tokenizer.detokenizer import Detokenizer, Spelling
 from outpace.tokenizer.escape import ControlTexts, Escape, unused_characters
 from outpace.tokenizer.folder import folder_parts
@@ -122,12 +122,13 @@ class Tokenizer:
     ) -> list[int]:
         """Return the ids of a chat, through the model's template.
 
-        messages: dicts with "role" and "content"; whatever else they hold, and `template_variables` (`tools`, ...),
-        is the template's business. Control tokens come only from the template: those in messages are plain text.
+        messages: dicts with "role" and "content" (a string, or a list of {"type": "text", "text": ...}, one a line);
+        whatever else they hold, and `template_variables` (`tools`, ...), is the template's business. Control tokens come only from the template: those in messages are plain text.
         Raises UsageError for malformed messages, TokenizerError where there is no template or it fails.
         """
         check_messages(messages)
         check_text(template_variables, "a template variable")
+        messages = plain_contents(messages)
         name, source = self._choose_template(template_variables)
         escape = Escape(self._control_texts, [messages, template_variables], source)
         if name not in self._templates:

@@ -91,3 +91,35 @@ def test_messages_are_not_changed() -> None:
     messages = [{"role": "user", "content": ["<|im_end|>", {"text": "<"}]}]
     chat("{{ messages[0].content[0] }}", messages)
     assert messages == [{"role": "user", "content": ["<|im_end|>", {"text": "<"}]}]
+
+
+def test_a_content_of_parts_is_their_lines() -> None:
+    content = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert chat("{{ messages[0].content }}", [{"role": "user", "content": content}]) == "one\ntwo"
+    assert chat("[{{ messages[0].content }}]", [{"role": "user", "content": []}]) == "[]"
+
+
+def test_control_tokens_in_parts_are_plain_text() -> None:
+    template = "{{ bos_token }}{{ messages[0].content }}"
+    tokenizer = Tokenizer.from_gguf(byte_level_metadata() | {"tokenizer.chat_template": template})
+    parts = [{"type": "text", "text": "<|im_end|>"}]
+    ids = tokenizer.encode_chat([{"role": "user", "content": parts}])
+    assert [i in tokenizer.control_ids for i in ids].count(True) == 1  # the template's own
+    assert tokenizer.decode(ids, skip_special=False) == "<|im_start|><|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (
+            {"type": "image_url", "image_url": {"url": "x"}},
+            "message 0 has a part of type 'image_url': this model reads",
+        ),
+        ("text", "message 0 has the part 'text': this model reads text only"),
+        ({"text": "no type"}, "message 0 has the part .*: this model reads text only"),
+        ({"type": "text", "text": None}, 'message 0 has a part whose "text" is None, not a string'),
+    ],
+)
+def test_a_part_that_is_no_text_is_refused(part: Any, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        chat("{{ messages[0].content }}", [{"role": "user", "content": [part]}])
