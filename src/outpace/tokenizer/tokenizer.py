@@ -123,7 +123,8 @@ class Tokenizer:
         """Return the ids of a chat, through the model's template.
 
         messages: dicts with "role" and "content" (a string, or a list of {"type": "text", "text": ...}, one a line);
-        whatever else they hold, and `template_variables` (`tools`, ...), is the template's business. Control tokens come only from the template: those in messages are plain text.
+        whatever else they hold, and `template_variables` (`tools`, ...), is the template's business. Control tokens
+        come only from the template: those in messages are plain text.
         Raises UsageError for malformed messages, TokenizerError where there is no template or it fails.
         """
         check_messages(messages)

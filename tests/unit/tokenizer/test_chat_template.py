@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from datetime import datetime
 from typing import Any
 
@@ -88,9 +89,10 @@ def test_a_message_of_tool_calls_needs_no_content() -> None:
 
 
 def test_messages_are_not_changed() -> None:
-    messages = [{"role": "user", "content": ["<|im_end|>", {"text": "<"}]}]
-    chat("{{ messages[0].content[0] }}", messages)
-    assert messages == [{"role": "user", "content": ["<|im_end|>", {"text": "<"}]}]
+    messages = [{"role": "user", "content": [{"type": "text", "text": "<|im_end|>"}], "own": ["<|im_end|>"]}]
+    before = copy.deepcopy(messages)
+    chat("{{ messages[0].content }}", messages)
+    assert messages == before
 
 
 def test_a_content_of_parts_is_their_lines() -> None:
