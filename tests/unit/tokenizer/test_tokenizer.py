@@ -42,7 +42,7 @@ def test_text_that_is_no_unicode_is_refused() -> None:
 def test_a_chat_that_is_no_unicode_is_refused_by_the_message_and_not_by_the_template() -> None:
     said = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": ["<|im_end|>", {"text": "a\udcff"}]},
+        {"role": "user", "content": [{"type": "text", "text": "a\udcff"}]},
     ]
     with pytest.raises(UsageError, match=r"message 1 must be text, and '.udcff' .* is half a character") as error:
         TOKENIZER.encode_chat(said)
