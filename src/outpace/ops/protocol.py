@@ -30,6 +30,9 @@ Layer = NewType("Layer", object)  # a decoder layer
 KV = NewType("KV", object)  # storage of a whole paged cache, all layers
 Plan = NewType("Plan", object)  # a ragged batch, ready for the kernels
 Array = NewType("Array", object)  # rows of numbers: hidden states [T, D] or logits [R, V]
+Fusion = NewType("Fusion", object)  # how hidden states become features
+Guesser = NewType("Guesser", object)  # a guess layer
+HeadRows = NewType("HeadRows", object)  # rows of a head, with their tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,61 @@ class DecoderLayer:
     bv: Vector | None = None
     q_norm: Vector | None = None  # RMS norm over each head [K], before rope (qwen3)
     k_norm: Vector | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadPart:
+    """Some rows of a head, [rows, D], and the token of each: they know no other tokens."""
+
+    weight: Weight
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GuessLayer:
+    """A drafter network of one decoder layer that reads tokens and features, as handles of one ops implementation.
+
+    layer: wq, wk and wv take a token's normed embedding (attn_norm) and the normed features (feature_norm) side by side;
+    the features are its residual, as they are or (residual_is_normed) normed.
+    """
+
+    layer: DecoderLayer
+    embedding: Weight
+    feature_norm: Vector
+    head_norm: Vector
+    head: HeadPart
+    residual_is_normed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FusionParts:
+    """How the target's hidden states become features: fc @ [tap, tap, ...] (+ the last tap).
+
+    norms: RMS norms of the taps, [D] each; none: they are taken as they are.
+    """
+
+    fc: Weight  # [out, taps * D]
+    norms: tuple[Vector, ...]
+    eps: float
+    adds_last: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guesses:
+    """The k best tokens of S rows, best first; -1 and -inf where there are no more: all arrays [S, k].
+
+    tokens int64. logprobs: log-softmax over the row's tokens after penalties, bias and temperature, before filters.
+    scores: what puts them in this order, logit / temperature + noise. states: of the network behind each row, [S, D].
+    """
+
+    states: Array
+    tokens: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+Best = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]  # tokens, logprobs, scores: see Guesses
+TapRows = tuple[Sequence[Array], Sequence[int]]  # hidden states at each tap, [T, D], and the rows of them that are meant
 
 
 class Ops(Protocol):
@@ -162,6 +220,50 @@ class Ops(Protocol):
     def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
         """Return the final norm and output product of the plan's scored rows, [R, V] float32."""
 
+    def scored(self, x: Array, plan: Plan) -> Array:
+        """Return the plan's scored rows of x, [R, D]."""
+
+    # -- drafter networks ------------------------------------------------------------------------
+
+    def fusion(self, parts: FusionParts) -> Fusion:
+        """Return the fusion ready to run."""
+
+    def guesser(self, layer: GuessLayer) -> Guesser:
+        """Return the layer ready to run."""
+
+    def head_rows(self, part: HeadPart) -> HeadRows:
+        """Return rows of a head ready to run. Raises UsageError where rows and tokens are not equally many."""
+
+    def fuse(self, fusion: Fusion, parts: Sequence[TapRows]) -> Array:
+        """Return the features of some rows of hidden states, part after part; bitwise equal to `compose_fuse`."""
+
+    def guess(
+        self,
+        features: Array,
+        guesser: Guesser,
+        kv: KV,
+        plan: Plan,
+        further: Sequence[HeadRows | None],
+        batch: SamplingBatch,
+        k: int,
+    ) -> Guesses:
+        """Write the keys and values of all the plan's tokens; guess behind the scored ones, [S, k].
+
+        features: of the position before each token, [T, D]. further: for each segment, rows of the head that only it
+        looks at beside the layer's. batch: of the scored rows; the tokens are those of `best_of_columns`.
+        Bitwise equal to `compose_states` and `compose_choice` on the same ops. Raises UsageError for a token outside
+        the embedding.
+        """
+
+    def best_of_columns(
+        self, logits: Array, columns: NDArray[np.int32], vocab_size: int, batch: SamplingBatch, k: int
+    ) -> Best:
+        """Return what `sample` makes of logits of some tokens, [R, C], all others being impossible.
+
+        columns: the token of each column, [R, C]; -1 behind a row's last one. A row that cannot be sampled has no
+        token: nothing is raised.
+        """
+
     # -- sampling --------------------------------------------------------------------------------
 
     def sample(self, logits: Array, batch: SamplingBatch, k: int = 1) -> NDArray[np.int64]:
@@ -212,3 +314,56 @@ def compose_decoder_layer(ops: Ops, x: Array, layer: DecoderLayer, kv: KV, plan:
     q = ops.rope_store(q, k, v, handle, kv, plan)
     x = ops.add(x, ops.linear(ops.attend(q, handle, kv, plan), layer.wo))
     return ops.add(x, ops.gated_mlp(ops.rms_norm(x, layer.mlp_norm, layer.eps), handle))
+
+
+def compose_fuse(ops: Ops, fusion: FusionParts, parts: Sequence[TapRows]) -> Array:
+    """Return the features of some rows of hidden states: the specification of `fuse`."""
+    picked = [[ops.select(tap, rows) for tap in taps] for taps, rows in parts]
+    taps = [ops.stack(rows) for rows in zip(*picked, strict=True)]
+    if fusion.norms:
+        taps = [ops.rms_norm(tap, norm, fusion.eps) for tap, norm in zip(taps, fusion.norms, strict=True)]
+    features = ops.linear(ops.concat(taps), fusion.fc)
+    return ops.add(taps[-1], features) if fusion.adds_last else features
+
+
+def compose_states(ops: Ops, features: Array, layer: GuessLayer, kv: KV, plan: Plan) -> Array:
+    """Write keys and values; return the states behind the scored rows, [S, D]: the first half of `guess`."""
+    own = layer.layer
+    handle = ops.layer(own)
+    tokens = ops.rms_norm(ops.embed(layer.embedding, plan), own.attn_norm, own.eps)
+    normed = ops.rms_norm(features, layer.feature_norm, own.eps)
+    u = ops.concat([tokens, normed])
+    q, k, v = ops.linear(u, own.wq, own.bq), ops.linear(u, own.wk, own.bk), ops.linear(u, own.wv, own.bv)
+    q = ops.rope_store(q, k, v, handle, kv, plan)
+    attended = ops.scored(ops.attend(q, handle, kv, plan), plan)
+    residual = ops.scored(normed if layer.residual_is_normed else features, plan)
+    x = ops.add(residual, ops.linear(attended, own.wo))
+    return ops.add(x, ops.gated_mlp(ops.rms_norm(x, own.mlp_norm, own.eps), handle))
+
+
+def compose_choice(
+    ops: Ops,
+    states: Array,
+    layer: GuessLayer,
+    further: Sequence[HeadPart | None],
+    num_scored: Sequence[int],
+    vocab_size: int,
+    batch: SamplingBatch,
+    k: int,
+) -> Best:
+    """Return the best tokens behind the states; num_scored: rows of each segment. The second half of `guess`."""
+    normed = ops.rms_norm(states, layer.head_norm, layer.layer.eps)
+    fixed = ops.numpy(ops.linear(normed, layer.head.weight))
+    more = max((len(part.tokens) for part in further if part is not None), default=0)
+    logits = np.pad(fixed, ((0, 0), (0, more)))
+    columns = np.full(logits.shape, -1, np.int32)
+    columns[:, : fixed.shape[1]] = layer.head.tokens
+    first = 0
+    for part, count in zip(further, num_scored, strict=True):
+        if part is not None and count:
+            own = ops.numpy(ops.linear(ops.select(normed, range(first, first + count)), part.weight))
+            end = fixed.shape[1] + len(part.tokens)
+            logits[first : first + count, fixed.shape[1] : end] = own
+            columns[first : first + count, fixed.shape[1] : end] = part.tokens
+        first += count
+    return ops.best_of_columns(ops.array(logits), columns, vocab_size, batch, k)

@@ -68,6 +68,9 @@ class Segment:
     A "tree" token sees the context, and its ancestors and itself in the segment.
     A "full" segment has no draft; its tokens see the context and the whole segment.
     The last `num_scored` tokens get logits.
+    stored: the parents of draft nodes that earlier passes have put into the slots from `start` on. Then all tokens are
+    nodes of the same draft, which grows level by level: token j is node len(stored) + j, and `parents` may name stored
+    ones.
     """
 
     blocks: Sequence[int]  # block table: slot s lives in blocks[s // block_size]; -1 was freed
@@ -76,6 +79,7 @@ class Segment:
     parents: Sequence[int] = ()
     num_scored: int = 1
     kind: Literal["tree", "full"] = "tree"
+    stored: Sequence[int] = ()
 
     @property
     def num_pending(self) -> int:

@@ -19,7 +19,25 @@ from outpace.errors import UsageError, WeightsError
 from outpace.ops.formats import BLOCKS, dequantise, row_bytes
 from outpace.ops.machine import check_threads, memory_bytes, physical_cores
 from outpace.ops.native import _native
-from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Plan, Rope, Vector, Weight
+from outpace.ops.protocol import (
+    KV,
+    Array,
+    Best,
+    DecoderLayer,
+    Fusion,
+    FusionParts,
+    Guesser,
+    Guesses,
+    GuessLayer,
+    HeadPart,
+    HeadRows,
+    Layer,
+    Plan,
+    Rope,
+    TapRows,
+    Vector,
+    Weight,
+)
 from outpace.ops.sampling import SamplingBatch
 from outpace.types import NUMERIC_PARAMS, KVSpec, RawTensor, Segment
 
@@ -144,6 +162,40 @@ class NativeOps:
 
     def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
         return self._context.logits(x, norm, eps, weight, plan)
+
+    def scored(self, x: Array, plan: Plan) -> Array:
+        return _native.scored(x, plan)
+
+    # -- drafter networks ------------------------------------------------------------------------
+
+    def fusion(self, parts: FusionParts) -> Fusion:
+        return _native.fusion(parts.fc, parts.norms, parts.eps, parts.adds_last)
+
+    def guesser(self, layer: GuessLayer) -> Guesser:
+        return _native.guesser(layer, self.head_rows(layer.head))
+
+    def head_rows(self, part: HeadPart) -> HeadRows:
+        return _native.head_rows(part.weight, part.tokens)
+
+    def fuse(self, fusion: Fusion, parts: Sequence[TapRows]) -> Array:
+        return self._context.fuse(fusion, parts)
+
+    def guess(
+        self,
+        features: Array,
+        guesser: Guesser,
+        kv: KV,
+        plan: Plan,
+        further: Sequence[HeadRows | None],
+        batch: SamplingBatch,
+        k: int,
+    ) -> Guesses:
+        return Guesses(*self._context.guess(features, guesser, kv, plan, further, _checked(batch), k))
+
+    def best_of_columns(
+        self, logits: Array, columns: NDArray[np.int32], vocab_size: int, batch: SamplingBatch, k: int
+    ) -> Best:
+        return self._context.best_of_columns(logits, columns, vocab_size, _checked(batch), k)
 
     # -- sampling --------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ def make_plan(segments: Sequence[Segment], block_size: int) -> Plan:
 
 def _physical(segment: Segment, block_size: int) -> NDArray[np.int64]:
     """Return the physical slot of each of the segment's logical slots (negative: freed)."""
-    end = segment.start + len(segment.tokens)
+    end = segment.start + len(segment.stored) + len(segment.tokens)
     assert end <= len(segment.blocks) * block_size, f"{end} tokens do not fit {len(segment.blocks)} blocks"
     logical = np.arange(end)
     return np.asarray(segment.blocks, np.int64)[logical // block_size] * block_size + logical % block_size
@@ -88,15 +88,17 @@ def _seen(segment: Segment) -> list[Seen]:
     end = segment.start + len(segment.tokens)
     if segment.kind == "full":
         assert not segment.parents, "a full segment has no draft"
+        assert not segment.stored, "a full segment has no draft"
         return [Seen(position, end) for position in range(segment.start, end)]
+    assert not (segment.stored and segment.num_pending), "a draft that grows has no pending tokens"
     root = segment.start + segment.num_pending  # the first draft node's slot
     seen = [Seen(position, position + 1) for position in range(segment.start, root)]
     paths: list[tuple[int, ...]] = []
-    for node, parent in enumerate(segment.parents):
+    for node, parent in enumerate([*segment.stored, *segment.parents]):
         path = (*(paths[parent] if parent >= 0 else ()), root + node)
         paths.append(path)
         seen.append(Seen(root + len(path) - 1, root, path))
-    return seen
+    return seen[len(segment.stored) :]
 
 
 def attend(q: Floats, layer: int, window: int | None, lowest: int, storage: Storage, plan: Plan) -> Floats:

@@ -15,7 +15,29 @@ from numpy.typing import NDArray
 from outpace.errors import UsageError, WeightsError
 from outpace.ops.formats import dequantise
 from outpace.ops.machine import check_threads, memory_bytes
-from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Plan, Rope, Vector, Weight, compose_decoder_layer
+from outpace.ops.protocol import (
+    KV,
+    Array,
+    Best,
+    DecoderLayer,
+    Fusion,
+    FusionParts,
+    Guesser,
+    Guesses,
+    GuessLayer,
+    HeadPart,
+    HeadRows,
+    Layer,
+    Plan,
+    Rope,
+    TapRows,
+    Vector,
+    Weight,
+    compose_choice,
+    compose_decoder_layer,
+    compose_fuse,
+    compose_states,
+)
 from outpace.ops.reference import attention, sample
 from outpace.ops.reference.product import multiply
 from outpace.ops.reference.rope import RopeTable
@@ -150,6 +172,51 @@ class ReferenceOps:
     def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
         scored = _floats(x)[cast(attention.Plan, plan).scored]
         return Array(self._product(self._norm(scored, _floats(norm), eps), weight).astype(np.float32))
+
+    def scored(self, x: Array, plan: Plan) -> Array:
+        return Array(_floats(x)[cast(attention.Plan, plan).scored])
+
+    # -- drafter networks ------------------------------------------------------------------------
+
+    def fusion(self, parts: FusionParts) -> Fusion:
+        return Fusion(parts)
+
+    def guesser(self, layer: GuessLayer) -> Guesser:
+        self.head_rows(layer.head)
+        return Guesser(layer)
+
+    def head_rows(self, part: HeadPart) -> HeadRows:
+        if len(part.tokens) != len(_floats(part.weight)):
+            raise UsageError(
+                f"give a token for each of the {len(_floats(part.weight))} rows of a head, got {len(part.tokens)}"
+            )
+        return HeadRows(part)
+
+    def fuse(self, fusion: Fusion, parts: Sequence[TapRows]) -> Array:
+        return compose_fuse(self, cast(FusionParts, fusion), parts)
+
+    def guess(
+        self,
+        features: Array,
+        guesser: Guesser,
+        kv: KV,
+        plan: Plan,
+        further: Sequence[HeadRows | None],
+        batch: SamplingBatch,
+        k: int,
+    ) -> Guesses:
+        layer, own = cast(GuessLayer, guesser), cast(attention.Plan, plan)
+        states = compose_states(self, features, layer, kv, plan)
+        edges = np.searchsorted(own.scored, [span.first_row for span in own.spans]).tolist()
+        counts = np.diff([*edges, len(own.scored)]).tolist()
+        parts = [cast("HeadPart | None", rows) for rows in further]
+        vocab_size = len(_floats(layer.embedding))
+        return Guesses(states, *compose_choice(self, states, layer, parts, counts, vocab_size, batch, k))
+
+    def best_of_columns(
+        self, logits: Array, columns: NDArray[np.int32], vocab_size: int, batch: SamplingBatch, k: int
+    ) -> Best:
+        return sample.best_of_columns(_floats(logits), columns, vocab_size, batch, k)
 
     # -- sampling --------------------------------------------------------------------------------
 

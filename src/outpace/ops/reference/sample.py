@@ -70,6 +70,29 @@ def _log_total(logits: F32) -> F32:
     return np.asarray(largest + np.log(np.exp(x - largest[:, None]).sum(axis=1)), np.float32)
 
 
+def best_of_columns(
+    logits: F32, columns: NDArray[np.int32], vocab_size: int, batch: SamplingBatch, k: int
+) -> tuple[Ids, F32, F32]:
+    """Return the k best tokens of rows whose columns belong to some tokens: ids, log-softmax, scores, all [R, k]."""
+    _check_k(k, logits)
+    tokens = np.full((len(logits), k), -1, np.int64)
+    logprobs, scores = np.full(tokens.shape, _NEVER), np.full(tokens.shape, _NEVER)
+    for index, (x, own) in enumerate(zip(logits, columns, strict=True)):
+        wide = np.full(vocab_size, _NEVER)
+        wide[own[own >= 0]] = x[own >= 0]
+        try:
+            row = _process(wide, batch, index)
+        except _RowError:
+            continue
+        noisy = row.noisy()
+        best = _best(noisy, k)
+        best = best[noisy[best] > _NEVER]
+        tokens[index, : len(best)], scores[index, : len(best)] = best, noisy[best]
+        total = _log_total(row.unfiltered[None])[0]
+        logprobs[index, : len(best)] = np.minimum(row.unfiltered[best] - total, 0)
+    return tokens, logprobs, scores
+
+
 # -- one row -----------------------------------------------------------------------------------------
 
 
@@ -80,6 +103,7 @@ class _Row:
     logits: F32
     greedy: bool
     noise: tuple[int, int, int, int]  # seed, position, sample index, stream
+    unfiltered: F32  # the logits before the filters
 
     def noisy(self) -> F32:
         """Return what the argmax is taken of: the logits, plus noise unless the row is greedy."""
@@ -114,7 +138,7 @@ class _RowError(Exception):
 def _process(x: F32, batch: SamplingBatch, row: int) -> _Row:
     if batch.params is None:
         _check_row(x)
-        return _Row(x, True, (0, 0, 0, 0))
+        return _Row(x, True, (0, 0, 0, 0), x)
     assert batch.seeds is not None
     assert batch.positions is not None
     assert batch.sample_indices is not None
@@ -133,7 +157,7 @@ def _process(x: F32, batch: SamplingBatch, row: int) -> _Row:
     _check_row(x)
     noise = (batch.seeds[row], batch.positions[row], batch.sample_indices[row], batch.streams[row])
     seed, position, sample_index, stream = (int(number) for number in noise)
-    return _Row(x if greedy else _filtered(x, params), greedy, (seed, position, sample_index, stream))
+    return _Row(x if greedy else _filtered(x, params), greedy, (seed, position, sample_index, stream), x)
 
 
 def _penalise(x: F32, params: dict[str, float], batch: SamplingBatch, row: int) -> None:

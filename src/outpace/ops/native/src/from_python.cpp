@@ -90,12 +90,13 @@ std::vector<int32_t> read_ints(nb::handle sequence, const char* what, int64_t mi
 
 SegmentSpec read_segment(nb::handle segment) {
   static const Name blocks("blocks"), start("start"), tokens("tokens"), parents("parents"), num_scored("num_scored"),
-      kind("kind");
+      kind("kind"), stored("stored");
   SegmentSpec s;
   s.start = as_int(start.of(segment), "segment: start", 0, INT32_MAX);
   s.tokens = read_ints(tokens.of(segment), "segment: a token", INT32_MIN, INT32_MAX);
   s.parents = read_ints(parents.of(segment), "segment: a parent", -1, INT32_MAX);
   s.num_scored = as_int(num_scored.of(segment), "segment: num_scored", 0, INT32_MAX);
+  s.stored = read_ints(stored.of(segment), "segment: a parent", -1, INT32_MAX);
   s.blocks = read_ints(blocks.of(segment), "segment: a block", -1, INT32_MAX);
   const nb::object name = kind.of(segment);
   s.full = PyUnicode_Check(name.ptr()) && PyUnicode_CompareWithASCIIString(name.ptr(), "full") == 0;
@@ -133,6 +134,18 @@ std::shared_ptr<const Layer> read_layer(nb::handle layer) {
   l->rope = needed<Rope>(layer, "rope");
   check_heads(*l);
   return l;
+}
+
+std::shared_ptr<const Guesser> read_guesser(nb::handle layer, const HeadRows& head) {
+  auto g = std::make_shared<Guesser>();
+  g->layer = *read_layer(nb::getattr(layer, "layer"));
+  g->embedding = needed<Matrix>(layer, "embedding");
+  g->feature_norm = needed<FloatVector>(layer, "feature_norm");
+  g->head_norm = needed<FloatVector>(layer, "head_norm");
+  g->head = head;
+  g->residual_is_normed = nb::cast<bool>(nb::getattr(layer, "residual_is_normed"));
+  check_guesser(*g);
+  return g;
 }
 
 PythonBatch::PythonBatch(int64_t num_rows, nb::handle params, nb::handle seeds, nb::handle sample_indices,

@@ -3,6 +3,7 @@
 // Every function makes its result and borrows its workspace under the GIL, which guards the stores of both.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -327,6 +328,94 @@ Array logits_op(Context& context, const Array& x, const FloatVector& norm, doubl
   return y;
 }
 
+std::shared_ptr<HeadRows> head_rows(std::shared_ptr<const Matrix> matrix, nb::handle tokens) {
+  auto rows = std::make_shared<HeadRows>();
+  rows->tokens = read_ints(tokens, "a token", 0, INT32_MAX);
+  check(static_cast<int64_t>(rows->tokens.size()) == matrix->out, "give a token for each of the " +
+                                                                      std::to_string(matrix->out) + " rows, got " +
+                                                                      std::to_string(rows->tokens.size()));
+  rows->matrix = std::move(matrix);
+  return rows;
+}
+
+std::shared_ptr<Fusion> fusion(std::shared_ptr<const Matrix> fc, std::vector<std::shared_ptr<FloatVector>> norms,
+                               double eps, bool adds_last) {
+  auto result = std::make_shared<Fusion>();
+  result->norms.assign(norms.begin(), norms.end());
+  for (const auto& norm : norms) {
+    check(norm->size() * static_cast<int64_t>(norms.size()) == fc->in, "the taps' norms must be as long as fc is wide");
+  }
+  result->fc = std::move(fc);
+  result->eps = static_cast<float>(eps);
+  result->adds_last = adds_last;
+  return result;
+}
+
+// parts: (arrays of the taps, rows of them) each.
+Array fuse_op(Context& context, const Fusion& fusion, nb::handle parts) {
+  std::vector<TapRow> rows;
+  int64_t width = 0;
+  for (nb::handle part : parts) {
+    const auto [taps, picked] = nb::cast<std::pair<std::vector<const Array*>, nb::object>>(part);
+    check(!taps.empty() && taps[0] != nullptr, "fuse takes an array for each tap");
+    const int64_t cols = taps[0]->cols(), num_taps = static_cast<int64_t>(taps.size());
+    for (const Array* tap : taps) {
+      check(tap != nullptr && tap->rows() == taps[0]->rows() && tap->cols() == cols && (width == 0 || cols == width) &&
+                cols * num_taps == fusion.fc->in,
+            "the taps must have one shape, and be as wide together as fc, " + std::to_string(fusion.fc->in));
+    }
+    width = cols;
+    check(fusion.norms.empty() || fusion.norms.size() == taps.size(), "each tap must have a norm, or none");
+    for (const int32_t r : read_ints(picked, "a row", 0, std::min<int64_t>(taps[0]->rows(), INT32_MAX) - 1)) {
+      TapRow& row = rows.emplace_back();
+      for (const Array* tap : taps) row.push_back(tap->row(r));
+    }
+  }
+  check(!rows.empty(), "fuse needs at least one row");
+  check(!fusion.adds_last || width == fusion.fc->out, "the last tap can only be added to features of its width");
+  Array y(static_cast<int64_t>(rows.size()), fusion.fc->out);
+  context.compute([&](int threads, Workspace& w) { fuse(threads, w, fusion, rows, width, y.data()); });
+  return y;
+}
+
+nb::tuple guess_op(Context& context, const Array& features, const Guesser& guesser, KvStore& kv, const Plan& plan,
+                   const std::vector<const HeadRows*>& further, const PythonBatch& given, int64_t k) {
+  check_plan(guesser.layer, kv, plan);
+  check_rows(features, plan, guesser.layer.width(), "features");
+  check(plan.smallest_token >= 0 && plan.largest_token < guesser.embedding->out,
+        "token id " + std::to_string(plan.smallest_token < 0 ? plan.smallest_token : plan.largest_token) +
+            " is outside the embedding: allowed are [0, " + std::to_string(guesser.embedding->out) + ")");
+  check(further.size() == plan.segments.size(), "give further rows, or None, for each segment");
+  for (const HeadRows* own : further) {
+    check(own == nullptr || own->matrix->in == guesser.layer.width(), "further rows must be as wide as the head's");
+  }
+  const auto rows = plan.scored.size(), best = static_cast<size_t>(k);
+  check(given.batch().num_rows == static_cast<int64_t>(rows), "the sampling batch must have the plan's scored rows");
+  const int64_t words = (guesser.embedding->out + 31) / 32;
+  check(given.batch().masks == nullptr || given.batch().mask_words == words,
+        "masks must have " + std::to_string(words) + " words a row");
+  check(k >= 1 && k <= guesser.head.matrix->out, "the number of tokens a row must be in [1, rows of the head]");
+  Array states(static_cast<int64_t>(rows), guesser.layer.width());
+  auto tokens = std::make_unique_for_overwrite<int64_t[]>(rows * best);
+  auto logprobs = std::make_unique_for_overwrite<float[]>(rows * best);
+  auto scores = std::make_unique_for_overwrite<float[]>(rows * best);
+  const GuessInput in{&guesser, features.data(), &kv, &plan, &further, &given.batch(), k};
+  const GuessOutput out{states.data(), tokens.get(), logprobs.get(), scores.get()};
+  context.compute([&](int threads, Workspace& w) { guess(threads, w, in, out); });
+  return nb::make_tuple(std::move(states), numpy_array<int64_t>(std::move(tokens), {rows, best}),
+                        numpy_array<float>(std::move(logprobs), {rows, best}),
+                        numpy_array<float>(std::move(scores), {rows, best}));
+}
+
+Array scored_op(const Array& x, const Plan& plan) {
+  check_rows(x, plan, x.cols(), "x");
+  Array y(static_cast<int64_t>(plan.scored.size()), x.cols());
+  for (size_t i = 0; i < plan.scored.size(); ++i) {
+    std::copy_n(x.row(plan.scored[i]), x.cols(), y.row(static_cast<int64_t>(i)));
+  }
+  return y;
+}
+
 // -- sampling
 // ----------------------------------------------------------------------------------------------------------
 
@@ -353,6 +442,45 @@ nb::ndarray<nb::numpy, int64_t> sample_op(Context& context, const Array& logits,
     sample(threads, w.samplers, logits.data(), logits.cols(), batch, k, tokens.get());
   });
   return numpy_array<int64_t>(std::move(tokens), {static_cast<size_t>(logits.rows()), static_cast<size_t>(k)});
+}
+
+using ColumnTokens = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+nb::tuple best_of_columns(Context& context, const Array& logits, const ColumnTokens& columns, int64_t vocabulary,
+                          const PythonBatch& given, int64_t k) {
+  const SamplingBatch& batch = given.batch();
+  check(batch.num_rows == logits.rows(), "a sampling batch of " + std::to_string(batch.num_rows) +
+                                             " rows met logits of shape " + shape_of(logits));
+  check(static_cast<int64_t>(columns.shape(0)) == logits.rows() &&
+            static_cast<int64_t>(columns.shape(1)) == logits.cols(),
+        "columns must be int32 of the logits' shape, " + shape_of(logits));
+  check_k(k, logits.cols());
+  std::vector<Columns> rows;
+  for (int64_t r = 0; r < logits.rows(); ++r) {
+    const int32_t* begin = columns.data() + r * logits.cols();
+    const int32_t* end = std::find(begin, begin + logits.cols(), -1);
+    check(std::all_of(begin, end, [&](int32_t token) { return token >= 0 && token < vocabulary; }) &&
+              std::all_of(end, begin + logits.cols(), [](int32_t token) { return token == -1; }),
+          "a column's token must be in [0, " + std::to_string(vocabulary) + "), or -1 behind the last one");
+    rows.push_back({Tokens(begin, end), {}, vocabulary});
+  }
+  const auto count = static_cast<size_t>(logits.rows()), best = static_cast<size_t>(k);
+  auto tokens = std::make_unique_for_overwrite<int64_t[]>(count * best);
+  auto logprobs = std::make_unique_for_overwrite<float[]>(count * best);
+  auto scores = std::make_unique_for_overwrite<float[]>(count * best);
+  context.compute([&](int threads, Workspace& w) {
+    if (static_cast<int>(w.samplers.size()) < threads) w.samplers.resize(threads);
+    Pool::get().run(count <= 1 ? 1 : threads, [&](const Member& m) {
+      const auto [first, last] = m.share(logits.rows());
+      for (int64_t r = first; r < last; ++r) {
+        const Best out{tokens.get() + r * k, logprobs.get() + r * k, scores.get() + r * k};
+        choose(w.samplers[m.index], logits.row(r), rows[r], batch, r, k, out);
+      }
+    });
+  });
+  return nb::make_tuple(numpy_array<int64_t>(std::move(tokens), {count, best}),
+                        numpy_array<float>(std::move(logprobs), {count, best}),
+                        numpy_array<float>(std::move(scores), {count, best}));
 }
 
 nb::ndarray<nb::numpy, double> probs_op(Context& context, const Array& logits, const PythonBatch& given) {
@@ -471,6 +599,18 @@ NB_MODULE(_native, m) {
   m.def("stack", stack, "parts"_a);
   m.def("add", add, "a"_a, "b"_a);
   m.def("select", select_op, "x"_a, "rows"_a);
+  nb::class_<Guesser>(m, "Guesser", "A guess layer, checked.");
+  nb::class_<HeadRows>(m, "HeadRows", "Rows of a head, with their tokens.");
+  nb::class_<Fusion>(m, "Fusion", "How hidden states become features.");
+  m.def(
+      "guesser",
+      [](nb::handle layer, const HeadRows& head) {
+        return std::const_pointer_cast<Guesser>(read_guesser(layer, head));
+      },
+      "layer"_a, "head"_a);
+  m.def("head_rows", head_rows, "weight"_a, "tokens"_a);
+  m.def("fusion", fusion, "fc"_a, "norms"_a, "eps"_a, "adds_last"_a);
+  m.def("scored", scored_op, "x"_a, "plan"_a);
   m.def("sampling_params", [] {
     return nb::cast(std::vector<std::string>(std::begin(kSamplingParams), std::end(kSamplingParams)));
   });
@@ -492,6 +632,9 @@ NB_MODULE(_native, m) {
       .def("gated_mlp", gated_mlp_op, "x"_a, "layer"_a)
       .def("decoder_layer", decoder_layer_op, "x"_a, "layer"_a, "kv"_a, "plan"_a)
       .def("logits", logits_op, "x"_a, "norm"_a, "eps"_a, "weight"_a, "plan"_a)
+      .def("fuse", fuse_op, "fusion"_a, "parts"_a)
+      .def("guess", guess_op, "features"_a, "guesser"_a, "kv"_a, "plan"_a, "further"_a, "batch"_a, "k"_a)
+      .def("best_of_columns", best_of_columns, "logits"_a, "columns"_a, "vocabulary"_a, "batch"_a, "k"_a)
       .def("sample", sample_op, "logits"_a, "batch"_a, "k"_a)
       .def("probs", probs_op, "logits"_a, "batch"_a)
       .def("logprobs", logprobs_op, "logits"_a, "tokens"_a)

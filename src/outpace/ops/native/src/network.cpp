@@ -6,20 +6,9 @@
 #include <string>
 
 #include "float_mode.h"
+#include "shares.h"
 
 namespace outpace {
-namespace {
-
-float* room(std::vector<float>& buffer, int64_t size) {
-  if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(static_cast<size_t>(size));
-  return buffer.data();
-}
-
-const float* data_or_null(const std::shared_ptr<const FloatVector>& vector) {
-  return vector == nullptr ? nullptr : vector->data();
-}
-
-// Norms (if the layer says so) and rotates q and k, and stores k and v: each row and key/value head apart.
 void rope_store_share(const Member& m, float* q, float* k, const float* v, const Layer& layer, KvStore& kv,
                       const Plan& plan) {
   const RowKernels& kernels = row_kernels();
@@ -45,8 +34,6 @@ void rope_store_share(const Member& m, float* q, float* k, const float* v, const
   }
 }
 
-// silu(gate(x)) * up(x) into `gate`: each thread the columns that it takes. Threads meet at a barrier before the next
-// call that takes pieces.
 void gate_up_share(Member& m, const Operand& x, int64_t rows, const Layer& layer, float* gate, float* up) {
   const int64_t width = layer.gate->out, tiles = rows == 0 ? 0 : layer.gate->num_tiles();
   m.take_pieces(tiles, tiles_together(*layer.gate), [&](int64_t begin, int64_t end) {
@@ -60,7 +47,6 @@ void gate_up_share(Member& m, const Operand& x, int64_t rows, const Layer& layer
   });
 }
 
-// y = x + the product, where `projected` takes the product.
 void residual_share(Member& m, const Operand& operand, int64_t rows, const Matrix& weight, const float* x,
                     float* projected, float* y) {
   multiply(m, operand, rows, {{&weight, nullptr, projected}}, [&](const Product& p, int64_t first, int64_t last) {
@@ -70,6 +56,8 @@ void residual_share(Member& m, const Operand& operand, int64_t rows, const Matri
     }
   });
 }
+
+namespace {
 
 // Fewer threads for work that is smaller than waking them.
 int threads_for(int threads, int64_t numbers) { return numbers < (1 << 14) ? 1 : threads; }

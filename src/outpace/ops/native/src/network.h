@@ -50,6 +50,8 @@ struct Workspace {
   AttendPass attend;
   SamplerMemories samplers;
   std::vector<float> q, k, v, attended, gate, up, projected;
+  std::vector<float> picked, residual, logits;  // of `guess`
+  std::vector<Operand> heads;
 };
 
 // All of these take x of [rows, ...] row after row; x and y do not overlap. Shapes were checked.

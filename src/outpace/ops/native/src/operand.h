@@ -49,6 +49,20 @@ class Operand {
     });
   }
 
+  // The same for rows that make(r, y) writes, [in] each.
+  template <class Make>
+  void fill_made(const Member& m, Make make) {
+    fill_rows(m, [&](Copy& copy, int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) make(r, copy.normed.data() + r * in_);
+      prepare_rows(copy, copy.normed.data(), in_, begin, end);
+    });
+  }
+
+  // Row r as fill_normed or fill_made left it, [in].
+  const float* made(const Member& m, int64_t r) const {
+    return copies_[private_ ? m.index : 0].normed.data() + r * in_;
+  }
+
   const Activations& of(const Member& m, ActKind kind) const {
     return copies_[private_ ? m.index : 0].forms[static_cast<int>(kind)];
   }

@@ -10,7 +10,7 @@ namespace outpace {
 struct SegmentSpec {
   std::vector<int32_t> blocks;  // at least those that cover start + tokens.size()
   int64_t start = 0;
-  std::vector<int32_t> tokens, parents;
+  std::vector<int32_t> tokens, parents, stored;
   int64_t num_scored = 0;
   bool full = false;
 };
@@ -18,7 +18,7 @@ struct SegmentSpec {
 struct PlanSegment {
   int64_t first_row, num_rows;
   int64_t start, root;  // committed length; slot of the first draft node (behind the pending chain)
-  int64_t end;          // start + num_rows
+  int64_t end;          // slot behind the last row
   int64_t table;        // offset in Plan::tables
   int64_t first_live;   // slots from here on lie in blocks that were not freed
 };

@@ -13,6 +13,7 @@ struct Product {
   const Matrix* matrix;
   const float* bias;  // [out], or null
   float* y;           // [rows, out]
+  int64_t stride = 0;  // from one row of y to the next; 0: out
 };
 
 // Tiles that a thread takes at a time: little enough to share work out evenly, enough to stream.
@@ -37,11 +38,12 @@ void multiply(Member& m, const Operand& x, int64_t rows, std::initializer_list<P
       const int64_t from = std::max<int64_t>(begin - offset, 0), to = std::min(end - offset, tiles);
       offset += tiles;
       if (from >= to) continue;
-      matmul_tiles(w, x.of(m, w.act), p.y, w.out, from, to);
+      const int64_t stride = p.stride == 0 ? w.out : p.stride;
+      matmul_tiles(w, x.of(m, w.act), p.y, stride, from, to);
       const int64_t first = from * kTileWidth, last = std::min(w.out, to * kTileWidth);
       if (p.bias != nullptr) {
         for (int64_t r = 0; r < rows; ++r) {
-          row_kernels().add(p.y + r * w.out + first, p.bias + first, p.y + r * w.out + first, last - first);
+          row_kernels().add(p.y + r * stride + first, p.bias + first, p.y + r * stride + first, last - first);
         }
       }
       after(p, first, last);

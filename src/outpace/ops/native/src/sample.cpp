@@ -45,13 +45,17 @@ Reason reason_of(const char* what, Tokens tokens, int64_t vocabulary) {
 // Works on one row at a time.
 class Sampler {
  public:
-  Sampler(int64_t vocabulary, SamplerMemory& memory)
-      : n_(vocabulary),
+  // columns: what the logits belong to; null: to all tokens.
+  Sampler(int64_t num_logits, SamplerMemory& memory, const Columns* columns = nullptr)
+      : n_(num_logits),
+        vocabulary_(columns == nullptr ? num_logits : columns->vocabulary),
+        columns_(columns),
+        column_of_(memory.columns),
         processed_(memory.processed),
         ids_(memory.ids),
         counts_(memory.counts),
         kept_(memory.kept) {
-    ids_.resize(static_cast<size_t>(vocabulary + 1));
+    ids_.resize(static_cast<size_t>(num_logits + 1));
   }
 
   Reason sample(const float* logits, const SamplingRow& row, int64_t k, int64_t* tokens) {
@@ -83,6 +87,29 @@ class Sampler {
     most_likely(k);
     write(k, tokens);
     return {};
+  }
+
+  void choose(const float* logits, const SamplingBatch& batch, int64_t r, int64_t k, const Best& best) {
+    const SamplingRow row = batch.is_argmax() ? SamplingRow{} : batch.row(r);
+    const bool greedy = batch.is_argmax() || row.params.greedy();
+    const Reason reason = batch.is_argmax() ? take(logits) : process(logits, row);
+    float total = 0;
+    kept_.clear();
+    if (reason.empty()) {
+      total = largest_ + static_cast<float>(std::log(row_kernels().rough_exp_sum(x_, largest_, n_)));
+      if (greedy) {
+        most_likely(k);
+      } else {
+        draw(row, k);
+      }
+    }
+    for (int64_t i = 0; i < k; ++i) {
+      const bool some = i < static_cast<int64_t>(kept_.size()) && kept_[i].score > kNever;
+      best.tokens[i] = some ? kept_[i].token : -1;
+      best.scores[i] = some ? kept_[i].score : kNever;
+      const float noise = some && !greedy ? gumbel(row.key, static_cast<uint32_t>(kept_[i].token)) : 0;
+      best.logprobs[i] = some ? std::min(kept_[i].score - noise - total, 0.0f) : kNever;
+    }
   }
 
   Reason most_likely_probs(const float* logits, double* p) {
@@ -121,27 +148,57 @@ class Sampler {
 
   Reason edit(const SamplingRow& row, float* x) {
     if (row.params.penalises()) {
-      if (Reason reason = reason_of("the prompt", row.prompt, n_); !reason.empty()) return reason;
-      if (Reason reason = reason_of("the output", row.output, n_); !reason.empty()) return reason;
-      penalise(row, x);
+      if (Reason reason = reason_of("the prompt", row.prompt, vocabulary_); !reason.empty()) return reason;
+      if (Reason reason = reason_of("the output", row.output, vocabulary_); !reason.empty()) return reason;
     }
-    if (Reason reason = reason_of("logit_bias", row.bias_tokens, n_); !reason.empty()) return reason;
-    for (size_t i = 0; i < row.bias_tokens.size(); ++i) x[row.bias_tokens[i]] += row.biases[i];
+    if (Reason reason = reason_of("logit_bias", row.bias_tokens, vocabulary_); !reason.empty()) return reason;
+    find_columns();
+    if (row.params.penalises()) penalise(row, x);
+    for (size_t i = 0; i < row.bias_tokens.size(); ++i) {
+      change(x, row.bias_tokens[i], [&](float logit) { return logit + row.biases[i]; });
+    }
+    forget_columns();
     if (row.mask == nullptr) return {};
-    for (int64_t token = 0; token < n_; ++token) {
-      if ((row.mask[token / 32] >> (token % 32) & 1) == 0) x[token] = kNever;
+    for (int64_t column = 0; column < n_; ++column) {
+      const int32_t token = token_of(column);
+      if ((row.mask[token / 32] >> (token % 32) & 1) == 0) x[column] = kNever;
     }
     return {};
   }
 
+  int32_t token_of(int64_t column) const {
+    return columns_ == nullptr ? static_cast<int32_t>(column) : columns_->token(column);
+  }
+
+  // Between these two, column_of_ tells a token's column, -1: it has none.
+  void find_columns() {
+    if (columns_ == nullptr) return;
+    if (static_cast<int64_t>(column_of_.size()) < vocabulary_) column_of_.resize(static_cast<size_t>(vocabulary_), -1);
+    for (int64_t column = 0; column < n_; ++column) column_of_[token_of(column)] = static_cast<int32_t>(column);
+  }
+  void forget_columns() {
+    if (columns_ == nullptr) return;
+    for (int64_t column = 0; column < n_; ++column) column_of_[token_of(column)] = -1;
+  }
+
+  // x of a token := by(x), if it has one.
+  template <class By>
+  void change(float* x, int32_t token, By by) {
+    const int64_t column = columns_ == nullptr ? token : column_of_[token];
+    if (column >= 0) x[column] = by(x[column]);
+  }
+
   void penalise(const SamplingRow& row, float* x) {
     const SamplingParams& p = row.params;
-    counts_.resize(static_cast<size_t>(n_));  // zeros between calls
+    if (static_cast<int64_t>(counts_.size()) < vocabulary_) {
+      counts_.resize(static_cast<size_t>(vocabulary_));  // zeros between calls
+    }
     if (p.repetition_penalty != 1) {
       const auto factor = static_cast<float>(p.repetition_penalty);
       for (const Tokens tokens : {row.prompt, row.output}) {
         for (const int32_t token : tokens) {
-          if (counts_[token]++ == 0) x[token] = x[token] > 0 ? x[token] / factor : x[token] * factor;
+          if (counts_[token]++ != 0) continue;
+          change(x, token, [&](float logit) { return logit > 0 ? logit / factor : logit * factor; });
         }
       }
       for (const Tokens tokens : {row.prompt, row.output}) {
@@ -152,8 +209,10 @@ class Sampler {
     for (const int32_t token : row.output) ++counts_[token];
     for (const int32_t token : row.output) {
       if (counts_[token] == 0) continue;
-      x[token] -= static_cast<float>(p.presence_penalty);
-      x[token] -= static_cast<float>(p.frequency_penalty) * static_cast<float>(counts_[token]);
+      change(x, token, [&](float logit) {
+        logit -= static_cast<float>(p.presence_penalty);
+        return logit - static_cast<float>(p.frequency_penalty) * static_cast<float>(counts_[token]);
+      });
       counts_[token] = 0;
     }
   }
@@ -164,13 +223,14 @@ class Sampler {
   void keep_at_least(float threshold) {
     const int64_t count = row_kernels().at_least(x_, n_, threshold, ids_.data());
     kept_.clear();
-    for (int64_t i = 0; i < count; ++i) kept_.push_back({x_[ids_[i]], ids_[i]});
+    for (int64_t i = 0; i < count; ++i) kept_.push_back({x_[ids_[i]], token_of(ids_[i])});
   }
 
   // kept_ := the k most likely tokens, best first.
   void most_likely(int64_t k) {
     if (k == 1) {
       keep_at_least(largest_);
+      kept_.front() = *std::min_element(kept_.begin(), kept_.end(), better);
       kept_.erase(kept_.begin() + 1, kept_.end());
       return;
     }
@@ -333,15 +393,29 @@ class Sampler {
     for (const Scored& s : kept_) bar = std::min(bar, s.score + gumbel(key, static_cast<uint32_t>(s.token)));
     if (static_cast<int64_t>(kept_.size()) < k) bar = kNever;
     kept_.clear();
-    for (int64_t begin = 0; begin < n_; begin += kStretch) {
-      const int64_t count = row_kernels().may_win(x_, key, begin, std::min(n_, begin + kStretch), bar, ids_.data());
+    // Takes in the columns first + ids_[0 ... count), and raises the bar.
+    const auto take_in = [&](int64_t first, int64_t count) {
       for (int64_t i = 0; i < count; ++i) {
-        const Scored s{x_[ids_[i]] + gumbel(key, static_cast<uint32_t>(ids_[i])), ids_[i]};
+        const int64_t column = first + ids_[i];
+        const int32_t token = token_of(column);
+        const Scored s{x_[column] + gumbel(key, static_cast<uint32_t>(token)), token};
         if (s.score >= bar) kept_.push_back(s);
       }
       if (static_cast<int64_t>(kept_.size()) > k) {
         keep_best(k);
         bar = kept_.back().score;
+      }
+    };
+    if (columns_ != nullptr) {
+      int64_t first = 0;
+      for (const Tokens tokens : {columns_->first, columns_->more}) {
+        const auto size = static_cast<int64_t>(tokens.size());
+        take_in(first, row_kernels().may_win_of(x_ + first, tokens.data(), key, size, bar, ids_.data()));
+        first += size;
+      }
+    } else {
+      for (int64_t begin = 0; begin < n_; begin += kStretch) {
+        take_in(0, row_kernels().may_win(x_, key, begin, std::min(n_, begin + kStretch), bar, ids_.data()));
       }
     }
     keep_best(k);
@@ -370,7 +444,9 @@ class Sampler {
     for (const Scored& s : kept_) p[s.token] /= sum;
   }
 
-  const int64_t n_;
+  const int64_t n_, vocabulary_;
+  const Columns* columns_;
+  std::vector<int32_t>& column_of_;  // all -1 between edits
   const float* x_ = nullptr;
   float largest_ = kNever;
   bool all_ = true;
@@ -438,6 +514,11 @@ void sample(int threads, SamplerMemories& memories, const float* logits, int64_t
     if (batch.is_argmax()) return sampler.most_likely(x, k, tokens + r * k);
     return sampler.sample(x, batch.row(r), k, tokens + r * k);
   });
+}
+
+void choose(SamplerMemory& memory, const float* logits, const Columns& columns, const SamplingBatch& batch, int64_t r,
+            int64_t k, const Best& best) {
+  Sampler(columns.size(), memory, &columns).choose(logits, batch, r, k, best);
 }
 
 void probs(int threads, SamplerMemories& memories, const float* logits, int64_t vocabulary, const SamplingBatch& batch,

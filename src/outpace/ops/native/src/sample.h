@@ -84,7 +84,7 @@ struct SamplerMemory {
     int32_t token;
   };
   std::vector<float> processed;
-  std::vector<int32_t> ids, counts;
+  std::vector<int32_t> ids, counts, columns;
   std::vector<Scored> kept;
 };
 
@@ -94,6 +94,29 @@ void sample(int threads, SamplerMemories& memories, const float* logits, int64_t
             int64_t k, int64_t* tokens);  // [R, k]
 void probs(int threads, SamplerMemories& memories, const float* logits, int64_t vocabulary, const SamplingBatch& batch,
            double* p);  // [R, V]
+
+// What tokens the columns of a row stand for, where they are not the vocabulary: `first`, then `more`, none twice.
+struct Columns {
+  Tokens first, more;
+  int64_t vocabulary;
+
+  int64_t size() const { return static_cast<int64_t>(first.size() + more.size()); }
+  int32_t token(int64_t column) const {
+    const auto num_first = static_cast<int64_t>(first.size());
+    return column < num_first ? first[column] : more[column - num_first];
+  }
+};
+
+// The k best tokens of one row, best first, -1 where there are no more; their log-softmax before the filters, and the
+// scores that put them in this order (logit / temperature, and noise): [k] each.
+struct Best {
+  int64_t* tokens;
+  float *logprobs, *scores;
+};
+
+// Finds them for row r of a batch, on the calling thread. Reference: reference/sample.py, best_of_columns.
+void choose(SamplerMemory& memory, const float* logits, const Columns& columns, const SamplingBatch& batch, int64_t r,
+            int64_t k, const Best& best);
 
 // Raw log-softmax of one token per row [R].
 void logprobs(int threads, const float* logits, int64_t vocabulary, Tokens tokens, float* values);

@@ -41,6 +41,9 @@ struct RowKernels {
   // Writes the tokens in [begin, end), begin % 64 == 0, whose x + noise may reach `score` to ids (room for all and one
   // more); returns how many. Leaves out none that does; lets in few that do not.
   int64_t (*may_win)(const float* x, const NoiseKey& key, int64_t begin, int64_t end, float score, int32_t* ids);
+  // The same for x [n] of some tokens: writes their places.
+  int64_t (*may_win_of)(const float* x, const int32_t* tokens, const NoiseKey& key, int64_t n, float score,
+                        int32_t* ids);
 };
 
 // The table of the instruction set that this process uses (matmul/isa.h).

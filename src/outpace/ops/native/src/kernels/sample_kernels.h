@@ -135,32 +135,40 @@ inline double rough_exp_sum(const float* x, float shift, int64_t n) {
   high = (U32)((p >> 32) | (q >> 32 << 32));
 }
 
+// Ten rounds of Philox on counters in lanes.
+[[gnu::always_inline]] inline void philox_rounds(U32 (&c)[4], const NoiseKey& key) {
+  U32 k0 = U32{} + static_cast<uint32_t>(key.seed), k1 = U32{} + static_cast<uint32_t>(key.seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    U32 high0, low0, high1, low1;
+    multiply_wide(c[0], 0xD2511F53, high0, low0);
+    multiply_wide(c[2], 0xCD9E8D57, high1, low1);
+    c[0] = high1 ^ c[1] ^ k0;
+    c[2] = high0 ^ c[3] ^ k1;
+    c[1] = low1;
+    c[3] = low0;
+    k0 += 0x9E3779B9;
+    k1 += 0xBB67AE85;
+  }
+}
+
+// g <= -log(1 - u), so x + g >= score needs 1 - u <= e^(x - score). Rounding is on the side of "may".
+[[gnu::always_inline]] inline float slack_of(float score) { return 1e-3f + 1e-6f * __builtin_fabsf(score); }
+
 inline int64_t may_win(const float* x, const NoiseKey& key, int64_t begin, int64_t end, float score, int32_t* ids) {
-  // g <= -log(1 - u), so x + g >= score needs 1 - u <= e^(x - score). Rounding is on the side of "may".
-  const float slack = 1e-3f + 1e-6f * __builtin_fabsf(score);
+  const float slack = slack_of(score);
   int64_t found = 0;
   for (int64_t first = begin; first < end; first += 4 * kLanes) {
     const int64_t count = smaller(end - first, 4 * kLanes);
     const float best = largest_number(x + first, count);
     if (best < score - kLargestNoise - slack) continue;
-    U32 c[4] = {}, k0 = U32{} + static_cast<uint32_t>(key.seed), k1 = U32{} + static_cast<uint32_t>(key.seed >> 32);
+    U32 c[4] = {};
     U32 counters;
     for (int i = 0; i < kLanes; ++i) counters[i] = static_cast<uint32_t>(first / 4 + i);
     c[1] = counters;
     c[0] = U32{} + key.position;
     c[2] = U32{} + key.sample_index;
     c[3] = U32{} + key.stream;
-    for (int round = 0; round < 10; ++round) {
-      U32 high0, low0, high1, low1;
-      multiply_wide(c[0], 0xD2511F53, high0, low0);
-      multiply_wide(c[2], 0xCD9E8D57, high1, low1);
-      c[0] = high1 ^ c[1] ^ k0;
-      c[2] = high0 ^ c[3] ^ k1;
-      c[1] = low1;
-      c[3] = low0;
-      k0 += 0x9E3779B9;
-      k1 += 0xBB67AE85;
-    }
+    philox_rounds(c, key);
     // Most stretches have no token that may win, which the smallest 1 - u tells.
     F32 rests[4], smallest = splat(1.0f);
     for (int lane = 0; lane < 4; ++lane) {
@@ -175,6 +183,28 @@ inline int64_t may_win(const float* x, const NoiseKey& key, int64_t begin, int64
       found += rests[i % 4][i / 4] <= bound(splat(x[first + i]))[0];
     }
   }
+  return found;
+}
+
+inline int64_t may_win_of(const float* x, const int32_t* tokens, const NoiseKey& key, int64_t n, float score,
+                          int32_t* ids) {
+  const float slack = slack_of(score);
+  int64_t found = 0;
+  in_vectors(n, [&](int64_t at, int64_t count) {
+    if (largest_number(x + at, count) < score - kLargestNoise - slack) return;
+    U32 token{};
+    std::memcpy(&token, tokens + at, static_cast<size_t>(count) * sizeof *tokens);
+    U32 c[4] = {U32{} + key.position, token >> 2, U32{} + key.sample_index, U32{} + key.stream};
+    philox_rounds(c, key);
+    const U32 lane = token & 3;
+    const U32 word = lane < 2 ? (lane == 0 ? c[0] : c[1]) : (lane == 2 ? c[2] : c[3]);
+    const F32 rest = __builtin_convertvector(~word, F32) * 0x1p-32f;
+    const F32 bound = exp(load_some(x + at, count) - score + slack) * 1.001f;
+    for (int64_t i = 0; i < count; ++i) {
+      ids[found] = static_cast<int32_t>(at + i);
+      found += rest[i] <= bound[i];
+    }
+  });
   return found;
 }
 

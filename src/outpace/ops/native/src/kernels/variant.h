@@ -25,6 +25,7 @@ const RowKernels table = {
     .exp_sum = exp_sum,
     .rough_exp_sum = rough_exp_sum,
     .may_win = may_win,
+    .may_win_of = may_win_of,
 };
 
 }  // namespace outpace::OUTPACE_TARGET
