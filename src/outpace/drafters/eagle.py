@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outpace.cache import BlockTable
-from outpace.drafters.features import HeldRows, HiddenStates
+from outpace.drafters.features import HeldRows, HiddenStates, runs_of
+from outpace.drafters.growth import GrowingTree, Shape
 from outpace.drafters.head import Head, OwnRows
 from outpace.drafters.protocol import SequenceView
-from outpace.errors import SamplingError, UsageError
+from outpace.errors import UsageError
 from outpace.models.eagle import Eagle
-from outpace.ops.protocol import Array, Plan
-from outpace.runner import Pass, Runner, ScheduledSequence
+from outpace.ops.protocol import Array, Guesses
+from outpace.ops.sampling import SamplingBatch, SamplingRows
+from outpace.runner import Pass, Runner
 from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request, Segment
@@ -39,28 +41,22 @@ class _Sequence:
 
 @dataclass(slots=True)
 class _Draft:
-    """One sequence's chain while it grows."""
+    """One sequence's tree while it grows."""
 
     state: _Sequence
     request: Request
     table: BlockTable
-    text: list[int]  # the sequence's tokens, then the guesses
+    text: Sequence[int]  # the sequence's tokens: borrowed
     begin: int  # slots before this one are computed
-    budget: int
-    tokens: list[int] = field(default_factory=list)
-    confidence: list[float] = field(default_factory=list)
-    product: float = 1.0
-
-    @property
-    def slot(self) -> int:
-        return len(self.text) - 1
+    tree: GrowingTree
 
 
 class EagleDrafter:
-    """Continue the target's hidden states by a trained network, guess by guess: a chain.
+    """Continue the target's hidden states by a trained network, level by level: a tree, or (width 1) a chain.
 
-    A sampled request is drafted with the target's own noise. A chain ends where the product of its confidences falls
-    below `min_confidence`.
+    A sampled request is drafted with the target's own noise. width: nodes of a level that are continued; branches:
+    tokens that are looked at behind each. Nodes that are less likely than `min_confidence` are not proposed, those less
+    likely than `min_expanded` not continued: all confidences on the way to a node, multiplied.
 
     runner: the target's. The network's keys and values are the group `GROUP` of the target's cache: those of prompts
     are written as the target computes them, those of the guesses are written again, from the target's states, once
@@ -69,10 +65,25 @@ class EagleDrafter:
 
     name = "eagle"
 
-    def __init__(self, network: Eagle, runner: Runner, *, min_confidence: float = 0.1) -> None:
-        if not 0.0 <= min_confidence <= 1.0:
-            raise UsageError(f"min_confidence must be in [0, 1], got {min_confidence}")
-        self.network, self.runner, self.min_confidence = network, runner, min_confidence
+    def __init__(
+        self,
+        network: Eagle,
+        runner: Runner,
+        *,
+        width: int = 2,
+        branches: int = 4,
+        min_confidence: float = 0.1,
+        min_expanded: float = 0.2,
+    ) -> None:
+        for what, value in (("min_confidence", min_confidence), ("min_expanded", min_expanded)):
+            if not 0.0 <= value <= 1.0:
+                raise UsageError(f"{what} must be in [0, 1], got {value}")
+        for what, count in (("width", width), ("branches", branches)):
+            if count < 1:
+                raise UsageError(f"{what} must be at least 1, got {count}")
+        self.network, self.runner = network, runner
+        self.shape = Shape(width, min_confidence, min_expanded)
+        self.branches = min(branches, network.config.num_fixed) if width > 1 else 1
         self.taps = network.config.taps
         self._ops = runner.ops
         self._cache = runner.cache
@@ -92,11 +103,12 @@ class EagleDrafter:
             growing, states = self._grow(growing, self._first_level(growing))
         while growing:
             growing, states = self._grow(growing, self._next_level(growing, states))
-        return [EMPTY if draft is None else self._tree(draft) for draft in drafts]
+        return [EMPTY if draft is None else draft.tree.build(self.name) for draft in drafts]
 
     def _start(self, sequence: SequenceView, budget: int) -> _Draft | None:
         """Return an empty draft, if the hidden states that it takes are there."""
-        table, length = sequence.table, len(sequence.tokens)
+        table, text = sequence.table, sequence.tokens
+        length = len(text)
         if budget == 0 or table is None or length < 2:
             return None
         state = self._sequence(sequence.id)
@@ -110,92 +122,64 @@ class EagleDrafter:
                 sequence.request.options, constraint=None, logits_processors=(), logprobs=None
             )
             state.request = dataclasses.replace(sequence.request, options=options)
-        self._head.look_at(state.own, sequence.tokens)
-        return _Draft(state, state.request, table, list(sequence.tokens), min(begin, length - 1), budget)
+        self._head.look_at(state.own, text)
+        return _Draft(state, state.request, table, text, min(begin, length - 1), GrowingTree(self.shape, budget))
 
-    def _first_level(self, drafts: Sequence[_Draft]) -> Array:
-        """Compute every sequence's slots up to its last token; return the states behind that, [drafts, D]."""
-        spans = [(draft.state, draft.table, draft.begin, draft.text) for draft in drafts]
-        queries, features = self._compute(spans)
+    def _first_level(self, drafts: Sequence[_Draft]) -> Guesses:
+        """Compute every sequence's slots up to its last token; guess behind that."""
+        guesses = self._compute([(d.state, d.table, d.begin, d.text) for d in drafts], self._batch(drafts))
         for draft in drafts:
             start = draft.table.computed(GROUP)
             draft.table.advance(GROUP, start, draft.text[start:])
-        lasts = np.cumsum([len(draft.text) - draft.begin for draft in drafts]) - 1
-        if len(drafts) < lasts[-1] + 1:
-            queries = self._ops.select(queries, lasts.tolist())
-            features = self._ops.select(features, lasts.tolist())
-        return self.network.states(self._plan(drafts), queries, features, self._cache.kv(GROUP))
+        return guesses
 
-    def _next_level(self, drafts: Sequence[_Draft], states: Array) -> Array:
-        """Compute the slot of every chain's last guess from the network's own states."""
-        plan, kv, features = self._plan(drafts), self._cache.kv(GROUP), self.network.carry(states)
-        return self.network.states(plan, self.network.store(plan, features, kv), features, kv)
+    def _next_level(self, drafts: Sequence[_Draft], features: Array) -> Guesses:
+        """Compute the slots of every tree's front from the network's own states; guess behind them."""
+        batch = self._batch(drafts)
+        segments = [draft.tree.segment(draft.table.blocks, len(draft.text)) for draft in drafts]
+        plan = self._ops.plan(segments, self._cache.block_size)
+        further = [self._head.head_rows(self._ops, draft.state.own) for draft in drafts]
+        return self.network.guess(features, self._cache.kv(GROUP), plan, further, batch, self.branches)
 
-    def _plan(self, drafts: Sequence[_Draft]) -> Plan:
-        segments = [Segment(draft.table.blocks, draft.slot, draft.text[-1:]) for draft in drafts]
-        return self._ops.plan(segments, self._cache.block_size)
+    def _grow(self, drafts: Sequence[_Draft], guesses: Guesses) -> tuple[list[_Draft], Array]:
+        """Add a level to every tree; return those that go on, with the features of their fronts."""
+        counts = [len(draft.tree.front) or 1 for draft in drafts]
+        shares_noise = [not draft.request.options.sampling.greedy for draft in drafts]
+        confidence = _confidence(guesses, np.repeat(shares_noise, counts))
+        children = [
+            list(zip(*row, strict=True)) for row in zip(guesses.tokens.tolist(), confidence.tolist(), strict=True)
+        ]
+        going, rows, first = [], [], 0
+        for draft, count in zip(drafts, counts, strict=True):
+            tree = draft.tree
+            tree.add(children[first : first + count])
+            if tree.front:
+                going.append(draft)
+                rows += [first + origin for origin in tree.origins]
+            first += count
+        same = rows == list(range(first))
+        return going, guesses.states if same or not rows else self._ops.select(guesses.states, rows)
 
-    def _grow(self, drafts: Sequence[_Draft], states: Array) -> tuple[list[_Draft], Array]:
-        """Add a guess to every chain, or end it; return those that go on, with their states."""
-        rows = self._logits(drafts, states)
-        columns = self._choose(drafts, rows)
-        going = []
-        for i, (draft, row, column) in enumerate(zip(drafts, rows, columns, strict=True)):
-            if column < 0:
-                continue
-            confidence = _confidence(row, column, draft.request.options.sampling.temperature)
-            draft.product *= confidence
-            if draft.product < self.min_confidence:
-                continue
-            token = int(draft.state.own.tokens[column])
-            draft.text.append(token)
-            draft.tokens.append(token)
-            draft.confidence.append(confidence)
-            if len(draft.tokens) < draft.budget and len(draft.text) < self.runner.context:
-                going.append(i)
-        if 0 < len(going) < len(drafts):
-            states = self._ops.select(states, going)
-        return [drafts[i] for i in going], states
-
-    def _logits(self, drafts: Sequence[_Draft], states: Array) -> list[NDArray[np.float32]]:
-        """Return each draft's logits: of the head's fixed rows, then of its own further ones."""
-        fixed = self._ops.numpy(self.network.logits(self._plan(drafts), states))
-        rows = list(fixed)
-        for i, draft in enumerate(drafts):
-            if draft.state.own.rows:
-                own = self.network.more_logits(self._ops.select(states, [i]), self._head.packed(draft.state.own))
-                rows[i] = np.concatenate([rows[i], self._ops.numpy(own)[0]])
-        return rows
-
-    def _choose(self, drafts: Sequence[_Draft], rows: Sequence[NDArray[np.float32]]) -> list[int]:
-        """Return each draft's column: that of its largest logit, or what the request's sampling makes of them.
-
-        -1 where nothing can be sampled.
-        """
-        columns = [int(row.argmax()) for row in rows]
-        sampled = [i for i, draft in enumerate(drafts) if not draft.request.options.sampling.is_argmax]
-        if sampled:
-            wide = np.full((len(sampled), self.runner.model.config.vocab_size), -np.inf, np.float32)
-            for at, i in enumerate(sampled):
-                wide[at, drafts[i].state.own.tokens] = rows[i]
-            parts = [ScheduledSequence(d.table, d.request, d.text, len(d.text)) for d in (drafts[i] for i in sampled)]
-            batch, logits = self.runner.sampling_batch(parts), self._ops.array(wide)
-            tokens = dict.fromkeys(range(len(sampled)), -1)
-            try:
-                tokens |= dict(enumerate(self._ops.sample(logits, batch)[:, 0].tolist()))
-            except SamplingError as error:
-                fine = [at for at in range(len(sampled)) if at not in error.rows]
-                if fine:
-                    found = self._ops.sample(self._ops.select(logits, fine), batch.select(fine))
-                    tokens |= dict(zip(fine, found[:, 0].tolist(), strict=True))
-            for at, i in enumerate(sampled):
-                where = np.flatnonzero(drafts[i].state.own.tokens == tokens[at])
-                columns[i] = int(where[0]) if len(where) else -1
-        return columns
-
-    def _tree(self, draft: _Draft) -> DraftTree:
-        n = len(draft.tokens)
-        return DraftTree(tuple(draft.tokens), tuple(range(-1, n - 1)), ((self.name,),) * n, tuple(draft.confidence))
+    def _batch(self, drafts: Sequence[_Draft]) -> SamplingBatch:
+        """Return how the rows behind the fronts become tokens: as the target's own will, noise and penalties too."""
+        if all([draft.request.options.sampling.is_argmax for draft in drafts]):
+            return SamplingBatch.greedy(sum([len(draft.tree.front) or 1 for draft in drafts]))
+        rows = SamplingRows()
+        for draft in drafts:
+            request, sampling, tree = draft.request, draft.request.options.sampling, draft.tree
+            paths = [tree.path(node) for node in tree.front] or [()]
+            positions = [len(draft.text) + len(path) for path in paths]
+            output = draft.text[len(request.prompt) :] if sampling.penalises else ()
+            rows.add(
+                sampling,
+                request.seed,
+                request.sample_index,
+                positions,
+                prompt=request.prompt,
+                output=output,
+                paths=paths,
+            )
+        return rows.build()
 
     # The target's hidden states.
 
@@ -221,20 +205,24 @@ class EagleDrafter:
             elif state.held.first >= begin:
                 state.held.drop(state.held.end - 1)  # there is a gap that nobody can fill
         if spans:
-            self._compute(spans)
+            self._compute(spans, SamplingBatch.greedy(0))
             for _, table, _, tokens in spans:
                 start = table.computed(GROUP)
                 table.advance(GROUP, start, tokens[start:])
 
-    def _compute(self, spans: Sequence[tuple[_Sequence, BlockTable, int, Sequence[int]]]) -> tuple[Array, Array]:
-        """Write the slots [begin, len(tokens)) of each sequence; return their queries and features, row by row."""
-        segments = [Segment(table.blocks, begin, tokens[begin:]) for _, table, begin, tokens in spans]
-        rows = []
-        for state, _, begin, tokens in spans:
+    def _compute(
+        self, spans: Sequence[tuple[_Sequence, BlockTable, int, Sequence[int]]], batch: SamplingBatch
+    ) -> Guesses:
+        """Write the slots [begin, len(tokens)) of each sequence; guess behind the last ones, if the batch has rows."""
+        scored = 1 if len(batch) else 0
+        segments, rows, further = [], [], []
+        for state, table, begin, tokens in spans:
+            segments.append(Segment(table.blocks, begin, tokens[begin:], num_scored=scored))
             rows += state.held.of(begin - 1, len(tokens) - 1)
-        features = self.network.fuse(self._states.gather(rows))
+            further.append(self._head.head_rows(self._ops, state.own) if scored else None)
+        features = self.network.fuse(runs_of(rows))
         plan = self._ops.plan(segments, self._cache.block_size)
-        return self.network.store(plan, features, self._cache.kv(GROUP)), features
+        return self.network.guess(features, self._cache.kv(GROUP), plan, further, batch, self.branches)
 
     def _sequence(self, sequence: int) -> _Sequence:
         state = self._sequences.get(sequence)
@@ -247,13 +235,11 @@ class EagleDrafter:
         self._states.forget(request)
 
 
-def _confidence(row: NDArray[np.float32], column: int, temperature: float) -> float:
-    """Return the chance that the target takes the same token: the network's probability of it.
+def _confidence(guesses: Guesses, shares_noise: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the chance that the target takes each of the tokens, [S, k]: the network's probability of it.
 
     Where both add the same noise they agree more often than that, most of all on unlikely tokens.
     """
-    scores = row - row[column]
-    if temperature == 0.0:
-        return min(1.0, float(1 / np.exp(scores).sum()))
-    probability = float(1 / np.exp(np.minimum(scores / np.float32(temperature), 80)).sum())
-    return min(1.0, _SHARED_NOISE + (1 - _SHARED_NOISE) * probability)
+    confidence = np.exp(guesses.logprobs)
+    best = shares_noise[:, None] & (np.arange(confidence.shape[1]) == 0) & (guesses.tokens >= 0)
+    return np.where(best, _SHARED_NOISE + (1 - _SHARED_NOISE) * confidence, confidence)

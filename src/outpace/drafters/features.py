@@ -44,6 +44,18 @@ class HeldRows:
         self.first += count
 
 
+def runs_of(rows: Sequence[Row]) -> list[tuple[Hidden, list[int]]]:
+    """Return the arrays that rows lie in, one after another, each with its rows."""
+    runs: list[tuple[Hidden, list[int]]] = []
+    last: Hidden | None = None
+    for hidden, row in rows:
+        if hidden is not last:
+            runs.append((hidden, []))
+            last = hidden
+        runs[-1][1].append(row)
+    return runs
+
+
 class HiddenStates:
     """The hidden states of all sequences of one drafter, by sequence id.
 
@@ -84,12 +96,7 @@ class HiddenStates:
 
     def gather(self, rows: Sequence[Row]) -> list[Array]:
         """Return rows of several passes' hidden states as one array for each tap, [rows, D]."""
-        runs: list[tuple[Hidden, list[int]]] = []
-        for hidden, row in rows:
-            if not runs or runs[-1][0] is not hidden:
-                runs.append((hidden, []))
-            runs[-1][1].append(row)
-        parts = [[self._ops.select(tap, own) for tap in hidden] for hidden, own in runs]
+        parts = [[self._ops.select(tap, own) for tap in hidden] for hidden, own in runs_of(rows)]
         if len(parts) == 1:
             return parts[0]
         return [self._ops.stack(taps) for taps in zip(*parts, strict=True)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.ops.protocol import Weight
+from outpace.ops.protocol import HeadPart, HeadRows, Ops, Weight
 
 
 @dataclass(slots=True)
@@ -22,6 +22,7 @@ class OwnRows:
     rows: list[int] = field(default_factory=list)
     seen: int = 0
     packed: Weight | None = None  # None: must be packed again
+    ready: HeadRows | None = None
 
 
 class Head:
@@ -47,7 +48,14 @@ class Head:
         if added := [row for row in new if row not in own.rows]:
             own.rows += added
             own.tokens = np.concatenate([own.tokens, self._tokens[added]])
-            own.packed = None
+            own.packed = own.ready = None
+
+    def head_rows(self, ops: Ops, own: OwnRows) -> HeadRows | None:
+        """Return a sequence's further rows as `Ops.guess` takes them; None: it has none."""
+        if own.ready is None and own.rows:
+            tokens = own.tokens[self._num_fixed :].tolist()
+            own.ready = ops.head_rows(HeadPart(self.packed(own), tuple(tokens)))
+        return own.ready
 
     def packed(self, own: OwnRows) -> Weight:
         """Return a sequence's further rows as a matrix."""

@@ -24,7 +24,25 @@ from outpace.errors import WeightsError
 from outpace.models.rope import frequencies
 from outpace.models.trained import DrafterTarget, Entries, check_shapes
 from outpace.models.transformer import Transformer
-from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
+from outpace.ops.protocol import (
+    KV,
+    Array,
+    DecoderLayer,
+    Fusion,
+    FusionParts,
+    Guesser,
+    Guesses,
+    GuessLayer,
+    HeadPart,
+    HeadRows,
+    Ops,
+    Plan,
+    Rope,
+    TapRows,
+    Vector,
+    Weight,
+)
+from outpace.ops.sampling import SamplingBatch
 from outpace.types import KVFormat, KVSpec, RawTensor
 
 _MATRICES = ("fc", "wq", "wk", "wv", "wo", "gate", "up", "down")
@@ -66,12 +84,6 @@ class EagleConfig:
     has_head_norms: bool = False
     has_embedding: bool = False
     has_head: bool = True
-
-    @property
-    def is_standard(self) -> bool:
-        """Whether it is the network of this module's docstring: what one native operation may compute."""
-        odd = (self.is_residual_normed, self.is_output_normed, self.has_biases, self.has_head_norms)
-        return not any(odd) and self.tap_norm == "unit" and self.has_tap_residual and not (self.width or self.window)
 
     @classmethod
     def read(cls, entries: Entries, target: DrafterTarget) -> EagleConfig:
@@ -171,73 +183,39 @@ def _rotary(entries: Entries, head_width: int) -> tuple[tuple[float, ...] | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Eagle:
-    """The network, ready to run on the ops of its target, with the target's embedding and rotary frequencies."""
+    """The network, ready to run on the ops of its target, with the target's embedding and rotary frequencies.
+
+    fusion, layer: what `fuse` and `guess` are made of. head: all of the head's rows, as stored; None: the target's.
+    """
 
     config: EagleConfig
     ops: Ops
-    eps: float
-    embedding: Weight
-    tap_norms: tuple[Vector, ...]  # of each tap; one for all together; none
-    fc: Weight
-    token_norm: Vector
-    feature_norm: Vector
-    layer: DecoderLayer
-    handle: Layer
-    bo: Vector | None
-    head_norm: Vector
-    head: Weight  # the fixed rows
-    head_rows: RawTensor | None  # all of them, as stored; None: the target's
+    fusion: FusionParts
+    layer: GuessLayer
+    head: RawTensor | None
+    _fusion: Fusion
+    _guesser: Guesser
 
     def spec(self, format: KVFormat, block_size: int) -> KVSpec:
         """Return the geometry of its keys and values."""
         return KVSpec(1, self.config.num_kv_heads, self.config.head_width, format, block_size)
 
-    def fuse(self, taps: Sequence[Array]) -> Array:
-        """Return the features of T positions, [T, D], from the target's hidden states there, a [T, D] for each tap."""
-        ops = self.ops
-        if self.config.tap_norm in ("unit", "each"):
-            taps = [ops.rms_norm(tap, norm, self.eps) for tap, norm in zip(taps, self.tap_norms, strict=True)]
-        read = ops.concat(taps)
-        if self.config.tap_norm == "joint":
-            read = ops.rms_norm(read, self.tap_norms[0], self.eps)
-        fused = ops.linear(read, self.fc)
-        return ops.add(taps[-1], fused) if self.config.has_tap_residual else fused
+    def fuse(self, parts: Sequence[TapRows]) -> Array:
+        """Return the features of some positions, [T, D], from the target's hidden states there."""
+        return self.ops.fuse(self._fusion, parts)
 
-    def store(self, plan: Plan, features: Array, kv: KV) -> Array:
-        """Write the keys and values of the plan's tokens; return their queries, [T, H * K].
+    def guess(
+        self, features: Array, kv: KV, plan: Plan, further: Sequence[HeadRows | None], batch: SamplingBatch, k: int
+    ) -> Guesses:
+        """Write the plan's keys and values; return guesses behind its scored rows (see `Ops.guess`).
 
-        features: of the position before each token, [T, D].
+        features: of the position before each token, [T, D]: fused ones, or `Guesses.states`.
         """
-        ops, layer = self.ops, self.layer
-        tokens = ops.rms_norm(ops.embed(self.embedding, plan), self.token_norm, self.eps)
-        u = ops.concat([tokens, ops.rms_norm(features, self.feature_norm, self.eps)])
-        products = ((layer.wq, layer.bq), (layer.wk, layer.bk), (layer.wv, layer.bv))
-        q, k, v = (ops.linear(u, weight, bias) for weight, bias in products)
-        return ops.rope_store(q, k, v, self.handle, kv, plan)
-
-    def states(self, plan: Plan, queries: Array, features: Array, kv: KV) -> Array:
-        """Return the layer's output for tokens whose keys and values are stored, [T, D]: their guesses' features."""
-        ops = self.ops
-        if self.config.is_residual_normed:
-            features = ops.rms_norm(features, self.feature_norm, self.eps)
-        x = ops.add(features, ops.linear(ops.attend(queries, self.handle, kv, plan), self.layer.wo, self.bo))
-        return ops.add(x, ops.gated_mlp(ops.rms_norm(x, self.layer.mlp_norm, self.eps), self.handle))
-
-    def carry(self, states: Array) -> Array:
-        """Return what the next guess goes on from: its features."""
-        return self.ops.rms_norm(states, self.head_norm, self.eps) if self.config.is_output_normed else states
-
-    def logits(self, plan: Plan, states: Array) -> Array:
-        """Return the logits of the head's fixed rows, [scored rows, num_fixed]."""
-        return self.ops.logits(states, self.head_norm, self.eps, self.head, plan)
-
-    def more_logits(self, states: Array, rows: Weight) -> Array:
-        """Return the logits of further rows of the head, [T, rows]; `pack_rows` makes the matrix."""
-        return self.ops.linear(self.ops.rms_norm(states, self.head_norm, self.eps), rows)
+        return self.ops.guess(features, self._guesser, kv, plan, further, batch, k)
 
     def pack_rows(self, rows: Sequence[int]) -> Weight:
         """Return some rows of the head as a matrix."""
-        whole = self.head_rows
+        whole = self.head
         assert whole is not None, "a target's head has no further rows"
         data = np.ascontiguousarray(whole.data[list(rows)])
         return self.ops.pack(RawTensor(whole.name, data, whole.format, (len(rows), whole.shape[1])))
@@ -273,22 +251,21 @@ def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transfo
         down=matrix["down"],
         **{name: vector.get(name) for name in ("bq", "bk", "bv", "q_norm", "k_norm")},
     )
-    return Eagle(
-        config,
-        ops,
-        eps,
-        target.embedding if embedding is None else ops.pack(embedding),
-        _tap_norms(config, vector, target),
-        matrix["fc"],
-        vector["token_norm"],
-        vector["feature_norm"],
+    head = ops.pack(_first_rows(tensors["head"], config.num_fixed)) if config.has_head else target.output
+    norms = _tap_norms(config, vector, target)
+    joint = norms[0] if config.tap_norm == "joint" else None
+    fusion = FusionParts(matrix["fc"], eps, config.has_tap_residual, () if joint else norms, joint)
+    guesses = GuessLayer(
         layer,
-        ops.layer(layer),
-        vector.get("bo"),
+        target.embedding if embedding is None else ops.pack(embedding),
+        vector["feature_norm"],
         vector["head_norm"],
-        ops.pack(_first_rows(tensors["head"], config.num_fixed)) if config.has_head else target.output,
-        tensors.get("head"),
+        HeadPart(head, config.head_tokens[: config.num_fixed]),
+        config.is_residual_normed,
+        config.is_output_normed,
+        vector.get("bo"),
     )
+    return Eagle(config, ops, fusion, guesses, tensors.get("head"), ops.fusion(fusion), ops.guesser(guesses))
 
 
 def _rope(config: EagleConfig, target: Transformer) -> Rope:

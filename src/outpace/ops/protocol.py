@@ -79,8 +79,9 @@ class HeadPart:
 class GuessLayer:
     """A drafter network of one decoder layer that reads tokens and features, as handles of one ops implementation.
 
-    layer: wq, wk and wv take a token's normed embedding (attn_norm) and the normed features (feature_norm) side by side;
-    the features are its residual, as they are or (residual_is_normed) normed.
+    layer: wq, wk and wv take a token's normed embedding (attn_norm) and the normed features (feature_norm) side by
+    side; the features are its residual, as they are or (residual_is_normed) normed. What comes out of it is the next
+    token's features, as it is or (output_is_normed) normed by head_norm; the head reads it normed. bo: of wo.
     """
 
     layer: DecoderLayer
@@ -89,19 +90,22 @@ class GuessLayer:
     head_norm: Vector
     head: HeadPart
     residual_is_normed: bool = False
+    output_is_normed: bool = False
+    bo: Vector | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FusionParts:
     """How the target's hidden states become features: fc @ [tap, tap, ...] (+ the last tap).
 
-    norms: RMS norms of the taps, [D] each; none: they are taken as they are.
+    norms: RMS norms of the taps, [D] each, or joint_norm: one over all of them; neither: they are taken as they are.
     """
 
     fc: Weight  # [out, taps * D]
-    norms: tuple[Vector, ...]
     eps: float
     adds_last: bool
+    norms: tuple[Vector, ...] = ()
+    joint_norm: Vector | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +123,9 @@ class Guesses:
 
 
 Best = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]  # tokens, logprobs, scores: see Guesses
-TapRows = tuple[Sequence[Array], Sequence[int]]  # hidden states at each tap, [T, D], and the rows of them that are meant
+TapRows = tuple[
+    Sequence[Array], Sequence[int]
+]  # hidden states at each tap, [T, D], and the rows of them that are meant
 
 
 class Ops(Protocol):
@@ -251,8 +257,8 @@ class Ops(Protocol):
 
         features: of the position before each token, [T, D]. further: for each segment, rows of the head that only it
         looks at beside the layer's. batch: of the scored rows; the tokens are those of `best_of_columns`.
-        Bitwise equal to `compose_states` and `compose_choice` on the same ops. Raises UsageError for a token outside
-        the embedding.
+        Bitwise equal to `compose_store`, `compose_states` and `compose_choice` on the same ops. Raises UsageError for
+        a token outside the embedding.
         """
 
     def best_of_columns(
@@ -322,22 +328,32 @@ def compose_fuse(ops: Ops, fusion: FusionParts, parts: Sequence[TapRows]) -> Arr
     taps = [ops.stack(rows) for rows in zip(*picked, strict=True)]
     if fusion.norms:
         taps = [ops.rms_norm(tap, norm, fusion.eps) for tap, norm in zip(taps, fusion.norms, strict=True)]
-    features = ops.linear(ops.concat(taps), fusion.fc)
+    read = ops.concat(taps)
+    if fusion.joint_norm is not None:
+        read = ops.rms_norm(read, fusion.joint_norm, fusion.eps)
+    features = ops.linear(read, fusion.fc)
     return ops.add(taps[-1], features) if fusion.adds_last else features
 
 
-def compose_states(ops: Ops, features: Array, layer: GuessLayer, kv: KV, plan: Plan) -> Array:
-    """Write keys and values; return the states behind the scored rows, [S, D]: the first half of `guess`."""
+def compose_store(ops: Ops, features: Array, layer: GuessLayer, kv: KV, plan: Plan) -> Array:
+    """Write the keys and values of all tokens; return their queries, [T, H * K]: the first third of `guess`."""
+    own = layer.layer
+    tokens = ops.rms_norm(ops.embed(layer.embedding, plan), own.attn_norm, own.eps)
+    u = ops.concat([tokens, ops.rms_norm(features, layer.feature_norm, own.eps)])
+    products = ((own.wq, own.bq), (own.wk, own.bk), (own.wv, own.bv))
+    q, k, v = (ops.linear(u, weight, bias) for weight, bias in products)
+    return ops.rope_store(q, k, v, ops.layer(own), kv, plan)
+
+
+def compose_states(ops: Ops, queries: Array, features: Array, layer: GuessLayer, kv: KV, plan: Plan) -> Array:
+    """Return what comes out of the layer at the scored rows, [S, D], their keys and values stored: the second third."""
     own = layer.layer
     handle = ops.layer(own)
-    tokens = ops.rms_norm(ops.embed(layer.embedding, plan), own.attn_norm, own.eps)
-    normed = ops.rms_norm(features, layer.feature_norm, own.eps)
-    u = ops.concat([tokens, normed])
-    q, k, v = ops.linear(u, own.wq, own.bq), ops.linear(u, own.wk, own.bk), ops.linear(u, own.wv, own.bv)
-    q = ops.rope_store(q, k, v, handle, kv, plan)
-    attended = ops.scored(ops.attend(q, handle, kv, plan), plan)
-    residual = ops.scored(normed if layer.residual_is_normed else features, plan)
-    x = ops.add(residual, ops.linear(attended, own.wo))
+    residual = ops.scored(features, plan)
+    if layer.residual_is_normed:
+        residual = ops.rms_norm(residual, layer.feature_norm, own.eps)
+    attended = ops.scored(ops.attend(queries, handle, kv, plan), plan)
+    x = ops.add(residual, ops.linear(attended, own.wo, layer.bo))
     return ops.add(x, ops.gated_mlp(ops.rms_norm(x, own.mlp_norm, own.eps), handle))
 
 
@@ -351,7 +367,10 @@ def compose_choice(
     batch: SamplingBatch,
     k: int,
 ) -> Best:
-    """Return the best tokens behind the states; num_scored: rows of each segment. The second half of `guess`."""
+    """Return the best tokens behind the layer's output; num_scored: rows of each segment. The last third of `guess`.
+
+    Its `states` are the layer's output, or (output_is_normed) what head_norm makes of it.
+    """
     normed = ops.rms_norm(states, layer.head_norm, layer.layer.eps)
     fixed = ops.numpy(ops.linear(normed, layer.head.weight))
     more = max((len(part.tokens) for part in further if part is not None), default=0)

@@ -169,7 +169,7 @@ class NativeOps:
     # -- drafter networks ------------------------------------------------------------------------
 
     def fusion(self, parts: FusionParts) -> Fusion:
-        return _native.fusion(parts.fc, parts.norms, parts.eps, parts.adds_last)
+        return _native.fusion(parts.fc, parts.norms, parts.joint_norm, parts.eps, parts.adds_last)
 
     def guesser(self, layer: GuessLayer) -> Guesser:
         return _native.guesser(layer, self.head_rows(layer.head))

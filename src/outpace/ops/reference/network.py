@@ -37,6 +37,7 @@ from outpace.ops.protocol import (
     compose_decoder_layer,
     compose_fuse,
     compose_states,
+    compose_store,
 )
 from outpace.ops.reference import attention, sample
 from outpace.ops.reference.product import multiply
@@ -206,12 +207,19 @@ class ReferenceOps:
         k: int,
     ) -> Guesses:
         layer, own = cast(GuessLayer, guesser), cast(attention.Plan, plan)
-        states = compose_states(self, features, layer, kv, plan)
+        queries = compose_store(self, features, layer, kv, plan)
+        if not len(own.scored):
+            none = np.empty((0, k), np.float32)
+            return Guesses(self.scored(features, plan), none.astype(np.int64), none, none)
+        states = compose_states(self, queries, features, layer, kv, plan)
         edges = np.searchsorted(own.scored, [span.first_row for span in own.spans]).tolist()
         counts = np.diff([*edges, len(own.scored)]).tolist()
         parts = [cast("HeadPart | None", rows) for rows in further]
         vocab_size = len(_floats(layer.embedding))
-        return Guesses(states, *compose_choice(self, states, layer, parts, counts, vocab_size, batch, k))
+        best = compose_choice(self, states, layer, parts, counts, vocab_size, batch, k)
+        return Guesses(
+            self.rms_norm(states, layer.head_norm, layer.layer.eps) if layer.output_is_normed else states, *best
+        )
 
     def best_of_columns(
         self, logits: Array, columns: NDArray[np.int32], vocab_size: int, batch: SamplingBatch, k: int

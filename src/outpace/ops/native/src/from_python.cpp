@@ -143,6 +143,8 @@ std::shared_ptr<const Guesser> read_guesser(nb::handle layer, const HeadRows& he
   g->feature_norm = needed<FloatVector>(layer, "feature_norm");
   g->head_norm = needed<FloatVector>(layer, "head_norm");
   g->head = head;
+  g->bo = handle_of<FloatVector>(layer, "bo");
+  g->output_is_normed = nb::cast<bool>(nb::getattr(layer, "output_is_normed"));
   g->residual_is_normed = nb::cast<bool>(nb::getattr(layer, "residual_is_normed"));
   check_guesser(*g);
   return g;

@@ -75,6 +75,7 @@ void check_guesser(const Guesser& g) {
          "norms must have the layer's width");
   expect(fits(g.layer.bq, queries) && fits(g.layer.bk, keys) && fits(g.layer.bv, keys),
          "biases must be as long as their projections are wide");
+  expect(fits(g.bo, width), "bo must be as long as wo is wide");
   expect(g.head.matrix->in == width, "the head must be as wide as the layer");
   expect(static_cast<int64_t>(g.head.tokens.size()) == g.head.matrix->out, "each row of the head must have a token");
 }
@@ -95,12 +96,16 @@ void fuse(int threads, Workspace& w, const Fusion& fusion, const std::vector<Tap
           row_kernels().rms_norm(rows[r][tap], fusion.norms[tap]->data(), to, width, fusion.eps);
         }
       }
+      if (fusion.joint_norm != nullptr) {
+        row_kernels().rms_norm(made, fusion.joint_norm->data(), made, fc.in, fusion.eps);
+      }
     });
     multiply(m, operand, count, {{&fc, nullptr, fusion.adds_last ? projected : y}},
              [&](const Product&, int64_t first, int64_t last) {
                for (int64_t r = 0; fusion.adds_last && r < count; ++r) {
                  const int64_t at = r * fc.out + first;
-                 row_kernels().add(operand.made(m, r) + fc.in - width + first, projected + at, y + at, last - first);
+                 const float* tap = fusion.norms.empty() ? rows[r].back() : operand.made(m, r) + fc.in - width;
+                 row_kernels().add(tap + first, projected + at, y + at, last - first);
                }
              });
   });
@@ -185,13 +190,13 @@ void guess(int threads, Workspace& w, const GuessInput& in, const GuessOutput& o
     w.attend.run(m);
     m.barrier();
     attn_out.fill(m, attended, queries);
-    residual_share(m, attn_out, scored, *layer.wo, residual, projected, out.states);
+    residual_share(m, attn_out, scored, *layer.wo, data_or_null(g.bo), residual, projected, out.states);
     m.barrier();
     mlp_in.fill_normed(m, out.states, width, layer.mlp_norm->data(), layer.eps);
     gate_up_share(m, mlp_in, scored, layer, gate, up);
     m.barrier();
     mlp_inner.fill(m, gate, inner);
-    residual_share(m, mlp_inner, scored, *layer.down, out.states, projected, out.states);
+    residual_share(m, mlp_inner, scored, *layer.down, nullptr, out.states, projected, out.states);
     m.barrier();
     w.heads[0].fill_normed(m, out.states, width, g.head_norm->data(), layer.eps);
     for (int64_t s = 0; s < num_segments; ++s) {
@@ -207,6 +212,9 @@ void guess(int threads, Workspace& w, const GuessInput& in, const GuessOutput& o
       const Columns columns{g.head.tokens, own == nullptr ? Tokens{} : Tokens{own->tokens}, g.embedding->out};
       const Best best{out.tokens + r * in.k, out.logprobs + r * in.k, out.scores + r * in.k};
       choose(w.samplers[m.index], logits + r * stride, columns, *in.batch, r, in.k, best);
+      if (!g.output_is_normed) continue;
+      float* row = out.states + r * width;
+      kernels.rms_norm(row, g.head_norm->data(), row, width, layer.eps);
     }
   });
 }

@@ -21,8 +21,9 @@ struct Guesser {
   Layer layer;  // wq, wk and wv are as wide as a token's embedding and the features together; attn_norm: the token's
   std::shared_ptr<const Matrix> embedding;
   std::shared_ptr<const FloatVector> feature_norm, head_norm;
+  std::shared_ptr<const FloatVector> bo;  // may be null
   HeadRows head;
-  bool residual_is_normed;
+  bool residual_is_normed, output_is_normed;
 };
 
 // Throws std::invalid_argument where the shapes do not fit together.
@@ -39,7 +40,7 @@ struct GuessInput {
   int64_t k;
 };
 
-// For the S scored rows of the plan: the layer's output [S, D], and the k best tokens [S, k] as `choose` tells them.
+// For the S scored rows of the plan: the layer's output [S, D] (normed by the head's norm, if so), and the k best tokens [S, k] as `choose` tells them.
 struct GuessOutput {
   float* states;
   int64_t* tokens;
@@ -49,11 +50,12 @@ struct GuessOutput {
 // One row of the target's hidden states: where each tap has it.
 using TapRow = std::vector<const float*>;
 
-// y [rows, out] = fc [tap, tap, ...] (+ the last tap): taps of `width` numbers each, RMS-normalised by `norms` if there
-// are any. Specification: compose_fuse.
+// y [rows, out] = fc [tap, tap, ...] (+ the last tap): taps of `width` numbers each, RMS-normalised by `norms`, if there
+// are any, or all together by `joint_norm`. Specification: compose_fuse.
 struct Fusion {
   std::shared_ptr<const Matrix> fc;
   std::vector<std::shared_ptr<const FloatVector>> norms;
+  std::shared_ptr<const FloatVector> joint_norm;  // may be null
   float eps;
   bool adds_last;
 };

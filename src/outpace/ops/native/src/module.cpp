@@ -339,13 +339,16 @@ std::shared_ptr<HeadRows> head_rows(std::shared_ptr<const Matrix> matrix, nb::ha
 }
 
 std::shared_ptr<Fusion> fusion(std::shared_ptr<const Matrix> fc, std::vector<std::shared_ptr<FloatVector>> norms,
-                               double eps, bool adds_last) {
+                               std::shared_ptr<FloatVector> joint_norm, double eps, bool adds_last) {
   auto result = std::make_shared<Fusion>();
   result->norms.assign(norms.begin(), norms.end());
   for (const auto& norm : norms) {
     check(norm->size() * static_cast<int64_t>(norms.size()) == fc->in, "the taps' norms must be as long as fc is wide");
   }
+  check(joint_norm == nullptr || (joint_norm->size() == fc->in && norms.empty()),
+        "a joint norm must be as long as fc is wide, and no tap may have one of its own");
   result->fc = std::move(fc);
+  result->joint_norm = std::move(joint_norm);
   result->eps = static_cast<float>(eps);
   result->adds_last = adds_last;
   return result;
@@ -609,7 +612,7 @@ NB_MODULE(_native, m) {
       },
       "layer"_a, "head"_a);
   m.def("head_rows", head_rows, "weight"_a, "tokens"_a);
-  m.def("fusion", fusion, "fc"_a, "norms"_a, "eps"_a, "adds_last"_a);
+  m.def("fusion", fusion, "fc"_a, "norms"_a, "joint_norm"_a.none(), "eps"_a, "adds_last"_a);
   m.def("scored", scored_op, "x"_a, "plan"_a);
   m.def("sampling_params", [] {
     return nb::cast(std::vector<std::string>(std::begin(kSamplingParams), std::end(kSamplingParams)));

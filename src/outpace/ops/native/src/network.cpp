@@ -9,6 +9,7 @@
 #include "shares.h"
 
 namespace outpace {
+
 void rope_store_share(const Member& m, float* q, float* k, const float* v, const Layer& layer, KvStore& kv,
                       const Plan& plan) {
   const RowKernels& kernels = row_kernels();
@@ -47,9 +48,9 @@ void gate_up_share(Member& m, const Operand& x, int64_t rows, const Layer& layer
   });
 }
 
-void residual_share(Member& m, const Operand& operand, int64_t rows, const Matrix& weight, const float* x,
-                    float* projected, float* y) {
-  multiply(m, operand, rows, {{&weight, nullptr, projected}}, [&](const Product& p, int64_t first, int64_t last) {
+void residual_share(Member& m, const Operand& operand, int64_t rows, const Matrix& weight, const float* bias,
+                    const float* x, float* projected, float* y) {
+  multiply(m, operand, rows, {{&weight, bias, projected}}, [&](const Product& p, int64_t first, int64_t last) {
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t at = r * p.matrix->out + first;
       row_kernels().add(x + at, projected + at, y + at, last - first);
@@ -208,13 +209,13 @@ void decoder_layer(int threads, Workspace& w, const float* x, const Layer& layer
     w.attend.run(m);
     m.barrier();
     attn_out.fill(m, attended, queries);
-    residual_share(m, attn_out, rows, *layer.wo, x, projected, y);
+    residual_share(m, attn_out, rows, *layer.wo, nullptr, x, projected, y);
     m.barrier();
     mlp_in.fill_normed(m, y, width, layer.mlp_norm->data(), layer.eps);
     gate_up_share(m, mlp_in, rows, layer, gate, up);
     m.barrier();
     mlp_inner.fill(m, gate, inner);
-    residual_share(m, mlp_inner, rows, *layer.down, y, projected, y);
+    residual_share(m, mlp_inner, rows, *layer.down, nullptr, y, projected, y);
   });
 }
 

@@ -24,8 +24,8 @@ void rope_store_share(const Member& m, float* q, float* k, const float* v, const
 // silu(gate(x)) * up(x) into `gate`: each thread the columns that it takes.
 void gate_up_share(Member& m, const Operand& x, int64_t rows, const Layer& layer, float* gate, float* up);
 
-// y = x + the product, where `projected` takes the product.
-void residual_share(Member& m, const Operand& operand, int64_t rows, const Matrix& weight, const float* x,
-                    float* projected, float* y);
+// y = x + the product (+ bias, if it is not null), where `projected` takes the product.
+void residual_share(Member& m, const Operand& operand, int64_t rows, const Matrix& weight, const float* bias,
+                    const float* x, float* projected, float* y);
 
 }  // namespace outpace
