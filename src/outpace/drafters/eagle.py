@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from outpace.cache import BlockTable
 from outpace.drafters.features import HeldRows, HiddenStates, runs_of
@@ -143,22 +141,18 @@ class EagleDrafter:
 
     def _grow(self, drafts: Sequence[_Draft], guesses: Guesses) -> tuple[list[_Draft], Array]:
         """Add a level to every tree; return those that go on, with the features of their fronts."""
-        counts = [len(draft.tree.front) or 1 for draft in drafts]
-        shares_noise = [not draft.request.options.sampling.greedy for draft in drafts]
-        confidence = _confidence(guesses, np.repeat(shares_noise, counts))
-        children = [
-            list(zip(*row, strict=True)) for row in zip(guesses.tokens.tolist(), confidence.tolist(), strict=True)
-        ]
         going, rows, first = [], [], 0
-        for draft, count in zip(drafts, counts, strict=True):
+        for draft in drafts:
             tree = draft.tree
-            tree.add(children[first : first + count])
+            end = first + (len(tree.front) or 1)
+            shares_noise = not draft.request.options.sampling.greedy
+            tree.add([_children(guesses, row, shares_noise) for row in range(first, end)])
             if tree.front:
                 going.append(draft)
                 rows += [first + origin for origin in tree.origins]
-            first += count
-        same = rows == list(range(first))
-        return going, guesses.states if same or not rows else self._ops.select(guesses.states, rows)
+            first = end
+        is_all = rows == list(range(first))
+        return going, guesses.states if is_all or not rows else self._ops.select(guesses.states, rows)
 
     def _batch(self, drafts: Sequence[_Draft]) -> SamplingBatch:
         """Return how the rows behind the fronts become tokens: as the target's own will, noise and penalties too."""
@@ -235,11 +229,12 @@ class EagleDrafter:
         self._states.forget(request)
 
 
-def _confidence(guesses: Guesses, shares_noise: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the chance that the target takes each of the tokens, [S, k]: the network's probability of it.
+def _children(guesses: Guesses, row: int, shares_noise: bool) -> list[tuple[int, float]]:
+    """Return the tokens behind a row with the chance that the target takes each: the network's probability of it.
 
     Where both add the same noise they agree more often than that, most of all on unlikely tokens.
     """
-    confidence = np.exp(guesses.logprobs)
-    best = shares_noise[:, None] & (np.arange(confidence.shape[1]) == 0) & (guesses.tokens >= 0)
-    return np.where(best, _SHARED_NOISE + (1 - _SHARED_NOISE) * confidence, confidence)
+    chances = [math.exp(logprob) for logprob in guesses.logprobs[row]]
+    if shares_noise:
+        chances[0] = _SHARED_NOISE + (1 - _SHARED_NOISE) * chances[0]
+    return [(token, chance) for token, chance in zip(guesses.tokens[row], chances, strict=True) if token >= 0]

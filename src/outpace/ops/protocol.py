@@ -110,19 +110,19 @@ class FusionParts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Guesses:
-    """The k best tokens of S rows, best first; -1 and -inf where there are no more: all arrays [S, k].
+    """The k best tokens of S rows, best first; -1 and -inf where there are no more: lists of S rows of k.
 
-    tokens int64. logprobs: log-softmax over the row's tokens after penalties, bias and temperature, before filters.
+    logprobs: log-softmax over the row's tokens after penalties, bias and temperature, before filters.
     scores: what puts them in this order, logit / temperature + noise. states: of the network behind each row, [S, D].
     """
 
     states: Array
-    tokens: NDArray[np.int64]
-    logprobs: NDArray[np.float32]
-    scores: NDArray[np.float32]
+    tokens: list[list[int]]
+    logprobs: list[list[float]]
+    scores: list[list[float]]
 
 
-Best = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]  # tokens, logprobs, scores: see Guesses
+Best = tuple[list[list[int]], list[list[float]], list[list[float]]]  # tokens, logprobs, scores: see Guesses
 TapRows = tuple[
     Sequence[Array], Sequence[int]
 ]  # hidden states at each tap, [T, D], and the rows of them that are meant

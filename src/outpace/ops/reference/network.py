@@ -209,8 +209,7 @@ class ReferenceOps:
         layer, own = cast(GuessLayer, guesser), cast(attention.Plan, plan)
         queries = compose_store(self, features, layer, kv, plan)
         if not len(own.scored):
-            none = np.empty((0, k), np.float32)
-            return Guesses(self.scored(features, plan), none.astype(np.int64), none, none)
+            return Guesses(self.scored(features, plan), [], [], [])
         states = compose_states(self, queries, features, layer, kv, plan)
         edges = np.searchsorted(own.scored, [span.first_row for span in own.spans]).tolist()
         counts = np.diff([*edges, len(own.scored)]).tolist()

@@ -72,8 +72,8 @@ def _log_total(logits: F32) -> F32:
 
 def best_of_columns(
     logits: F32, columns: NDArray[np.int32], vocab_size: int, batch: SamplingBatch, k: int
-) -> tuple[Ids, F32, F32]:
-    """Return the k best tokens of rows whose columns belong to some tokens: ids, log-softmax, scores, all [R, k]."""
+) -> tuple[list[list[int]], list[list[float]], list[list[float]]]:
+    """Return the k best tokens of rows whose columns belong to some tokens: ids, log-softmax, scores, R rows of k."""
     _check_k(k, logits)
     tokens = np.full((len(logits), k), -1, np.int64)
     logprobs, scores = np.full(tokens.shape, _NEVER), np.full(tokens.shape, _NEVER)
@@ -90,7 +90,7 @@ def best_of_columns(
         tokens[index, : len(best)], scores[index, : len(best)] = best, noisy[best]
         total = _log_total(row.unfiltered[None])[0]
         logprobs[index, : len(best)] = np.minimum(row.unfiltered[best] - total, 0)
-    return tokens, logprobs, scores
+    return tokens.tolist(), logprobs.tolist(), scores.tolist()
 
 
 # -- one row -----------------------------------------------------------------------------------------

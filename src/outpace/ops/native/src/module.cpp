@@ -328,6 +328,35 @@ Array logits_op(Context& context, const Array& x, const FloatVector& norm, doubl
   return y;
 }
 
+// Rows of k numbers as lists of Python's: there are few of them, and Python reads them one by one.
+template <class T, class Make>
+nb::object lists(const std::vector<T>& values, size_t rows, size_t k, Make make) {
+  nb::object result = nb::steal(PyList_New(static_cast<Py_ssize_t>(rows)));
+  for (size_t r = 0; r < rows; ++r) {
+    PyObject* row = PyList_New(static_cast<Py_ssize_t>(k));
+    for (size_t i = 0; i < k; ++i) PyList_SET_ITEM(row, static_cast<Py_ssize_t>(i), make(values[r * k + i]));
+    PyList_SET_ITEM(result.ptr(), static_cast<Py_ssize_t>(r), row);
+  }
+  return result;
+}
+
+// Room for the best tokens of some rows, and what Python gets of it.
+struct BestRows {
+  size_t rows, k;
+  std::vector<int64_t> tokens;
+  std::vector<float> logprobs, scores;
+
+  BestRows(size_t num_rows, int64_t num_best)
+      : rows(num_rows), k(static_cast<size_t>(num_best)), tokens(rows * k), logprobs(rows * k), scores(rows * k) {}
+  Best of(int64_t row) {
+    const size_t at = static_cast<size_t>(row) * k;
+    return {tokens.data() + at, logprobs.data() + at, scores.data() + at};
+  }
+  nb::object token_lists() const { return lists(tokens, rows, k, PyLong_FromLongLong); }
+  nb::object logprob_lists() const { return lists(logprobs, rows, k, PyFloat_FromDouble); }
+  nb::object score_lists() const { return lists(scores, rows, k, PyFloat_FromDouble); }
+};
+
 std::shared_ptr<HeadRows> head_rows(std::shared_ptr<const Matrix> matrix, nb::handle tokens) {
   auto rows = std::make_shared<HeadRows>();
   rows->tokens = read_ints(tokens, "a token", 0, INT32_MAX);
@@ -392,22 +421,18 @@ nb::tuple guess_op(Context& context, const Array& features, const Guesser& guess
   for (const HeadRows* own : further) {
     check(own == nullptr || own->matrix->in == guesser.layer.width(), "further rows must be as wide as the head's");
   }
-  const auto rows = plan.scored.size(), best = static_cast<size_t>(k);
+  const auto rows = plan.scored.size();
   check(given.batch().num_rows == static_cast<int64_t>(rows), "the sampling batch must have the plan's scored rows");
   const int64_t words = (guesser.embedding->out + 31) / 32;
   check(given.batch().masks == nullptr || given.batch().mask_words == words,
         "masks must have " + std::to_string(words) + " words a row");
   check(k >= 1 && k <= guesser.head.matrix->out, "the number of tokens a row must be in [1, rows of the head]");
   Array states(static_cast<int64_t>(rows), guesser.layer.width());
-  auto tokens = std::make_unique_for_overwrite<int64_t[]>(rows * best);
-  auto logprobs = std::make_unique_for_overwrite<float[]>(rows * best);
-  auto scores = std::make_unique_for_overwrite<float[]>(rows * best);
+  BestRows best(rows, k);
   const GuessInput in{&guesser, features.data(), &kv, &plan, &further, &given.batch(), k};
-  const GuessOutput out{states.data(), tokens.get(), logprobs.get(), scores.get()};
+  const GuessOutput out{states.data(), best.tokens.data(), best.logprobs.data(), best.scores.data()};
   context.compute([&](int threads, Workspace& w) { guess(threads, w, in, out); });
-  return nb::make_tuple(std::move(states), numpy_array<int64_t>(std::move(tokens), {rows, best}),
-                        numpy_array<float>(std::move(logprobs), {rows, best}),
-                        numpy_array<float>(std::move(scores), {rows, best}));
+  return nb::make_tuple(std::move(states), best.token_lists(), best.logprob_lists(), best.score_lists());
 }
 
 Array scored_op(const Array& x, const Plan& plan) {
@@ -467,23 +492,17 @@ nb::tuple best_of_columns(Context& context, const Array& logits, const ColumnTok
           "a column's token must be in [0, " + std::to_string(vocabulary) + "), or -1 behind the last one");
     rows.push_back({Tokens(begin, end), {}, vocabulary});
   }
-  const auto count = static_cast<size_t>(logits.rows()), best = static_cast<size_t>(k);
-  auto tokens = std::make_unique_for_overwrite<int64_t[]>(count * best);
-  auto logprobs = std::make_unique_for_overwrite<float[]>(count * best);
-  auto scores = std::make_unique_for_overwrite<float[]>(count * best);
+  BestRows best(static_cast<size_t>(logits.rows()), k);
   context.compute([&](int threads, Workspace& w) {
     if (static_cast<int>(w.samplers.size()) < threads) w.samplers.resize(threads);
-    Pool::get().run(count <= 1 ? 1 : threads, [&](const Member& m) {
+    Pool::get().run(logits.rows() <= 1 ? 1 : threads, [&](const Member& m) {
       const auto [first, last] = m.share(logits.rows());
       for (int64_t r = first; r < last; ++r) {
-        const Best out{tokens.get() + r * k, logprobs.get() + r * k, scores.get() + r * k};
-        choose(w.samplers[m.index], logits.row(r), rows[r], batch, r, k, out);
+        choose(w.samplers[m.index], logits.row(r), rows[r], batch, r, k, best.of(r));
       }
     });
   });
-  return nb::make_tuple(numpy_array<int64_t>(std::move(tokens), {count, best}),
-                        numpy_array<float>(std::move(logprobs), {count, best}),
-                        numpy_array<float>(std::move(scores), {count, best}));
+  return nb::make_tuple(best.token_lists(), best.logprob_lists(), best.score_lists());
 }
 
 nb::ndarray<nb::numpy, double> probs_op(Context& context, const Array& logits, const PythonBatch& given) {
