@@ -64,6 +64,7 @@ def tiny_eagle(target: Transformer, seed: int = 0, num_fixed: int = 24) -> Eagle
     return eagle.build(config, tiny_eagle_tensors(config, target, seed), target)
 
 
-def tiny_drafter(runner: Runner, seed: int = 0, min_confidence: float = 0.0) -> EagleDrafter:
-    """Return a drafter with a random network."""
-    return EagleDrafter(tiny_eagle(runner.model, seed), runner, min_confidence=min_confidence)
+def tiny_drafter(runner: Runner, seed: int = 0, min_confidence: float = 0.0, width: int = 2) -> EagleDrafter:
+    """Return a drafter with a random network, which never gives up before its budget."""
+    network = tiny_eagle(runner.model, seed)
+    return EagleDrafter(network, runner, width=width, min_confidence=min_confidence, min_expanded=min_confidence)

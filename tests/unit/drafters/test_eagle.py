@@ -9,7 +9,7 @@ import pytest
 from outpace.drafters.eagle import EagleDrafter
 from outpace.engine.decode import Decoder
 from outpace.errors import UsageError
-from outpace.ops.protocol import Ops
+from outpace.ops.protocol import Ops, compose_fuse, compose_states, compose_store
 from outpace.runner import Runner, ScheduledSequence
 from outpace.tree import DraftTree
 from outpace.types import Segment
@@ -30,45 +30,53 @@ def prompts(count: int) -> list[list[int]]:
 class Checked(EagleDrafter):
     """Compare each draft with one computed from nothing: a pass over all tokens, then the network over all slots."""
 
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(tiny_eagle(runner.model), runner, min_confidence=0.0)
-        self.drafts = self.empty = 0
+    def __init__(self, runner: Runner, width: int = 2) -> None:
+        network = tiny_eagle(runner.model)
+        super().__init__(network, runner, width=width, min_confidence=0.0, min_expanded=0.0)
+        self.drafts = self.branchings = self.empty = 0
 
     def propose(self, sequences: Sequence[Any], budgets: Sequence[int]) -> list[DraftTree]:
         trees = super().propose(sequences, budgets)
         for sequence, budget, tree in zip(sequences, budgets, trees, strict=True):
             if tree.tokens:
                 self.drafts += 1
-                assert list(tree.tokens) == self.from_nothing(sequence, budget)[: len(tree)]
-                assert list(tree.parents) == list(range(-1, len(tree) - 1))
+                self.branchings += list(tree.parents) != list(range(-1, len(tree) - 1))
+                for parent in {-1, *tree.parents}:
+                    self.check_children(sequence, tree, parent)
             elif budget:
                 self.empty += 1
         return trees
 
-    def from_nothing(self, sequence: Any, budget: int) -> list[int]:
+    def check_children(self, sequence: Any, tree: DraftTree, parent: int) -> None:
+        path = [tree.tokens[node] for node in tree.path(parent)]
+        children = [tree.tokens[node] for node in tree.children(parent)]
+        assert children == self.from_nothing(sequence, path, len(children))
+
+    def from_nothing(self, sequence: Any, path: list[int], count: int) -> list[int]:
+        """Return the best tokens behind a path of guesses, by ops that a draft does not use."""
         ops, network, text = self.runner.ops, self.network, list(sequence.tokens)
         scratch = self.runner.scratch(32)
         part = ScheduledSequence(scratch.cache.open(()), sequence.request, text, len(text))
         hidden = scratch.forward([part], self.taps).hidden
-        kv = ops.kv_alloc(network.spec("f32", 32), 16)
-        features = network.fuse([ops.select(hidden[tap], range(len(text) - 1)) for tap in self.taps])
-        start, guesses = 1, []
+        kv, layer = ops.kv_alloc(network.spec("f32", 32), 16), network.layer
+        taps = [hidden[tap] for tap in self.taps]
+        features, start = compose_fuse(ops, network.fusion, [(taps, range(len(text) - 1))]), 1
+        for token in [*path, None]:
+            plan = ops.plan([Segment(list(range(16)), start, text[start:])], 32)
+            queries = compose_store(ops, features, layer, kv, plan)
+            features = compose_states(ops, queries, features, layer, kv, plan)
+            start = len(text)
+            if token is not None:
+                text.append(token)
         tokens = np.array(network.config.head_tokens)
         known = [r for r, t in enumerate(tokens) if r < network.config.num_fixed or t in sequence.tokens]
         head = network.pack_rows(range(len(tokens)))
-        for _ in range(budget):
-            plan = ops.plan([Segment(list(range(16)), start, text[start:])], 32)
-            states = network.states(plan, network.store(plan, features, kv), features, kv)
-            features = ops.select(states, [len(text) - start - 1])
-            logits = ops.numpy(network.more_logits(features, head))[0]
-            wide = np.full((1, VOCAB), -np.inf, np.float32)
-            wide[0, tokens[known]] = logits[known]
-            ahead = ScheduledSequence(part.table, sequence.request, text, len(text))
-            guess = int(ops.sample(ops.array(wide), self.runner.sampling_batch([ahead]))[0, 0])
-            start = len(text)
-            text.append(guess)
-            guesses.append(guess)
-        return guesses
+        logits = ops.numpy(ops.linear(ops.rms_norm(features, layer.head_norm, layer.layer.eps), head))[0]
+        wide = np.full((1, VOCAB), -np.inf, np.float32)
+        wide[0, tokens[known]] = logits[known]
+        ahead = ScheduledSequence(part.table, sequence.request, text, len(text))
+        found: list[int] = ops.sample(ops.array(wide), self.runner.sampling_batch([ahead]), count)[0].tolist()
+        return found
 
 
 def runner(ops: Ops | None = None, **options: Any) -> Runner:
@@ -82,17 +90,19 @@ def plain(prompt: list[int], **options: Any) -> list[int]:
 @pytest.mark.parametrize(
     "sampling", [{}, SAMPLED, SAMPLED | {"repetition_penalty": 1.2}], ids=["greedy", "sampled", "penalty"]
 )
+@pytest.mark.parametrize("width", [1, 3])
 @pytest.mark.parametrize("implementation", list(MAKERS))
-def test_drafts_are_those_computed_from_nothing(implementation: str, sampling: dict[str, Any]) -> None:
+def test_drafts_are_those_computed_from_nothing(implementation: str, width: int, sampling: dict[str, Any]) -> None:
     target = runner(MAKERS[implementation](1))
-    drafter = Checked(target)
-    found = decode(target, prompts(5), drafter=drafter, max_new_tokens=LENGTH, check=True, max_draft=4, **sampling)
-    assert drafter.drafts > 100
+    drafter = Checked(target, width)
+    found = decode(target, prompts(5), drafter=drafter, max_new_tokens=30, check=True, max_draft=5, **sampling)
+    assert drafter.drafts > 60
+    assert (drafter.branchings > 40) == (width > 1)
     assert drafter.empty == 5  # before the first pass there is no hidden state
     for g, prompt in zip(found, prompts(5), strict=True):
         assert (
             g.output.tokens
-            == decode(runner(MAKERS[implementation](1)), [prompt], max_new_tokens=LENGTH, **sampling)[0].output.tokens
+            == decode(runner(MAKERS[implementation](1)), [prompt], max_new_tokens=30, **sampling)[0].output.tokens
         )
 
 
@@ -202,16 +212,24 @@ def test_a_sampled_request_is_drafted_with_the_targets_noise() -> None:
     assert g.stats.accepted["eagle"] > 0.5 * g.stats.proposed["eagle"]  # the head has two thirds of the vocabulary
 
 
-def test_a_chain_ends_where_it_is_unlikely_to_go_on() -> None:
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_draft_ends_where_it_is_unlikely_to_go_on(width: int) -> None:
     target = runner()
     sizes = {}
     for minimum in (0.0, 0.3, 1.0):
-        drafter = tiny_drafter(target, min_confidence=minimum)
+        drafter = tiny_drafter(target, min_confidence=minimum, width=width)
         (g,) = decode(target, [[1, 2, 3]], drafter=drafter, max_new_tokens=LENGTH, max_draft=6)
         sizes[minimum] = g.stats.proposed.get("eagle", 0) / g.stats.steps
     assert sizes[0.0] > sizes[0.3] > sizes[1.0] == 0
-    with pytest.raises(UsageError, match="min_confidence"):
-        tiny_drafter(target, min_confidence=1.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("min_confidence", 1.5), ("min_expanded", -0.1), ("width", 0), ("branches", 0)]
+)
+def test_settings_that_mean_nothing_are_refused(name: str, value: float) -> None:
+    target = runner()
+    with pytest.raises(UsageError, match=name):
+        EagleDrafter(tiny_eagle(target.model), target, **{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])

@@ -12,7 +12,8 @@ from outpace.models import eagle
 from outpace.models.eagle import EagleConfig
 from outpace.models.trained import DrafterTarget, Entries
 from outpace.ops.formats import dequantise
-from outpace.ops.protocol import Ops
+from outpace.ops.protocol import HeadPart, Ops
+from outpace.ops.sampling import SamplingBatch
 from outpace.types import Segment
 from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
 from tests.implementations import MAKERS
@@ -46,10 +47,9 @@ def test_the_network_is_the_formula(make: Any) -> None:
 
     kv = ops.kv_alloc(network.spec("f32", 4), 3)
     plan = ops.plan([Segment([0, 1, 2], 1, tokens[1:], num_scored=9)], 4)
-    features = network.fuse([ops.array(tap) for tap in taps])
-    states = network.states(plan, network.store(plan, features, kv), features, kv)
-    logits = ops.numpy(network.logits(plan, states))
-    more = ops.numpy(network.more_logits(states, network.pack_rows([30, 25])))
+    features = network.fuse([([ops.array(tap) for tap in taps], range(9))])
+    own = ops.head_rows(HeadPart(network.pack_rows([30, 25]), tuple(config.head_tokens[row] for row in (30, 25))))
+    guesses = network.guess(features, kv, plan, [own], SamplingBatch.greedy(9), 24)
 
     embedding = ops.numpy(ops.embed(target.embedding, plan)).astype(np.float64)
     f = np.concatenate([rms(tap.astype(np.float64)) for tap in taps], axis=1)
@@ -69,9 +69,14 @@ def test_the_network_is_the_formula(make: Any) -> None:
     a = a + (gate / (1 + np.exp(-gate)) * up) @ w["down"].T
     expected = rms(a, w["head_norm"]) @ w["head"].T
 
-    assert np.allclose(ops.numpy(states), a, atol=1e-4)
-    assert np.allclose(logits, expected[:, :24], atol=1e-4)
-    assert np.allclose(more, expected[:, [30, 25]], atol=1e-4)
+    assert np.allclose(ops.numpy(guesses.states), a, atol=1e-4)
+    known = [*range(24), 30, 25]
+    row_of = {config.head_tokens[row]: row for row in known}
+    log_total = np.log(np.exp(expected[:, known]).sum(-1))
+    for i, (tokens, logprobs) in enumerate(zip(guesses.tokens, guesses.logprobs, strict=True)):
+        logits = expected[i, [row_of[token] for token in tokens]]
+        assert np.allclose(logprobs, logits - log_total[i], atol=1e-4)
+        assert logits[-1] >= np.sort(expected[i, known])[2] - 1e-4  # 24 of the 26
 
 
 @pytest.mark.parametrize(
