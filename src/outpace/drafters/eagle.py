@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from outpace.cache import BlockTable
+from outpace.drafters.chances import chances_of_logprobs, chances_of_scores
 from outpace.drafters.features import HeldRows, HiddenStates, runs_of
 from outpace.drafters.growth import GrowingTree, Shape
 from outpace.drafters.head import Head, OwnRows
@@ -25,7 +25,7 @@ GROUP = "eagle"
 _HELD_ROWS = (
     8  # of a sequence, before their keys and values are written though nobody asks: a late question stays cheap
 )
-_SHARED_NOISE = 0.2  # measured at temperature 0.8: acceptance of tokens whose probability is next to 0
+_LOOK = 8  # tokens behind a node whose scores tell how likely each of them is
 
 
 @dataclass(slots=True)
@@ -81,7 +81,8 @@ class EagleDrafter:
                 raise UsageError(f"{what} must be at least 1, got {count}")
         self.network, self.runner = network, runner
         self.shape = Shape(width, min_confidence, min_expanded)
-        self.branches = min(branches, network.config.num_fixed) if width > 1 else 1
+        self.branches = branches if width > 1 else 1
+        self._look = min(max(branches, _LOOK), network.config.num_fixed)
         self.taps = network.config.taps
         self._ops = runner.ops
         self._cache = runner.cache
@@ -137,7 +138,7 @@ class EagleDrafter:
         segments = [draft.tree.segment(draft.table.blocks, len(draft.text)) for draft in drafts]
         plan = self._ops.plan(segments, self._cache.block_size)
         further = [self._head.head_rows(self._ops, draft.state.own) for draft in drafts]
-        return self.network.guess(features, self._cache.kv(GROUP), plan, further, batch, self.branches)
+        return self.network.guess(features, self._cache.kv(GROUP), plan, further, batch, self._look)
 
     def _grow(self, drafts: Sequence[_Draft], guesses: Guesses) -> tuple[list[_Draft], Array]:
         """Add a level to every tree; return those that go on, with the features of their fronts."""
@@ -145,14 +146,24 @@ class EagleDrafter:
         for draft in drafts:
             tree = draft.tree
             end = first + (len(tree.front) or 1)
-            shares_noise = not draft.request.options.sampling.greedy
-            tree.add([_children(guesses, row, shares_noise) for row in range(first, end)])
+            temperature = draft.request.options.sampling.temperature
+            tree.add([self._children(guesses, row, temperature) for row in range(first, end)])
             if tree.front:
                 going.append(draft)
                 rows += [first + origin for origin in tree.origins]
             first = end
         is_all = rows == list(range(first))
         return going, guesses.states if is_all or not rows else self._ops.select(guesses.states, rows)
+
+    def _children(self, guesses: Guesses, row: int, temperature: float) -> list[tuple[int, float]]:
+        """Return the best tokens behind a row, with the chance of each that the target takes it."""
+        tokens = guesses.tokens[row]
+        count = tokens.index(-1) if tokens[-1] < 0 else len(tokens)
+        if temperature == 0.0:
+            chances = chances_of_logprobs(guesses.logprobs[row][:count])
+        else:
+            chances = chances_of_scores(guesses.scores[row][:count], temperature)
+        return list(zip(tokens[: self.branches], chances, strict=False))
 
     def _batch(self, drafts: Sequence[_Draft]) -> SamplingBatch:
         """Return how the rows behind the fronts become tokens: as the target's own will, noise and penalties too."""
@@ -216,7 +227,7 @@ class EagleDrafter:
             further.append(self._head.head_rows(self._ops, state.own) if scored else None)
         features = self.network.fuse(runs_of(rows))
         plan = self._ops.plan(segments, self._cache.block_size)
-        return self.network.guess(features, self._cache.kv(GROUP), plan, further, batch, self.branches)
+        return self.network.guess(features, self._cache.kv(GROUP), plan, further, batch, self._look)
 
     def _sequence(self, sequence: int) -> _Sequence:
         state = self._sequences.get(sequence)
@@ -227,14 +238,3 @@ class EagleDrafter:
     def forget(self, request: int) -> None:
         self._sequences.pop(request, None)
         self._states.forget(request)
-
-
-def _children(guesses: Guesses, row: int, shares_noise: bool) -> list[tuple[int, float]]:
-    """Return the tokens behind a row with the chance that the target takes each: the network's probability of it.
-
-    Where both add the same noise they agree more often than that, most of all on unlikely tokens.
-    """
-    chances = [math.exp(logprob) for logprob in guesses.logprobs[row]]
-    if shares_noise:
-        chances[0] = _SHARED_NOISE + (1 - _SHARED_NOISE) * chances[0]
-    return [(token, chance) for token, chance in zip(guesses.tokens[row], chances, strict=True) if token >= 0]
