@@ -103,7 +103,8 @@ class EagleConfig:
         return config
 
     def _check(self, entries: Entries, target: DrafterTarget) -> None:
-        tokens, taps, last = self.head_tokens, self.taps, target.num_layers
+        tokens, taps = self.head_tokens, self.taps
+        last = taps[-1] if taps and target.num_layers is None else target.num_layers or 0
         lowest = 1 if self.tap_norm == "unit" else 0
         if not tokens or len(set(tokens)) < len(tokens) or max(tokens) >= target.vocab_size:
             raise entries.error("head_tokens", f"must be different ids in [0, {target.vocab_size})")
@@ -148,8 +149,10 @@ class EagleConfig:
         return shapes
 
 
-def _usual_taps(entries: Entries, num_layers: int) -> tuple[int, ...]:
+def _usual_taps(entries: Entries, num_layers: int | None) -> tuple[int, ...]:
     """Return the low, middle and high layer that EAGLE-3 reads where nothing else is said (arXiv:2503.01840)."""
+    if num_layers is None:
+        raise entries.error("taps", "are not stated, and depend on how many layers the target has: give the target")
     taps = (2, num_layers // 2, num_layers - 3)
     if list(taps) != sorted(set(taps)):
         raise entries.error(

@@ -13,13 +13,13 @@ from outpace.errors import WeightsError
 
 @dataclass(frozen=True, slots=True)
 class DrafterTarget:
-    """For whom a drafter was made: everything that a target must share with that model."""
+    """For whom a drafter was made: everything that a target must share with that model. None: its files do not say."""
 
-    vocabulary: str  # what every token id stands for (`Tokenizer.fingerprint`)
-    model_type: str
+    vocabulary: str | None  # what every token id stands for (`Tokenizer.fingerprint`)
+    model_type: str | None
     vocab_size: int
     width: int
-    num_layers: int
+    num_layers: int | None
 
 
 @dataclass(frozen=True, slots=True)
