@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from outpace import drafters
 from outpace.drafters.eagle import EagleDrafter
+from outpace.drafters.layouts import open_trained
 from outpace.models import eagle
 from outpace.models.eagle import EagleConfig
 from outpace.models.trained import DrafterTarget
@@ -14,6 +16,7 @@ from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
 from outpace.weights.checkpoint import Checkpoint
 from outpace.weights.drafter import DrafterCheckpoint, open_drafter
+from outpace.weights.files import present
 
 _SHIPPED = Path(drafters.__file__).with_name("weights")
 
@@ -25,17 +28,29 @@ def load_trained(
 
     Adds its keys and values to the runner's cache. Raises UsageError for a file that is no drafter of this model.
     """
-    file = _shipped(checkpoint) if path is None else open_drafter(path)
+    file = _shipped(checkpoint) if path is None else open_trained(path)
     if file is None:
         return None
     sizes = runner.model.config
-    file.check_target(
-        name,
-        DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers),
-    )
+    target = DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers)
+    with_vocabulary(file).check_target(name, target)
+    file = replace(file, target=target)  # published files leave some of it out
     if file.kind not in _KINDS:
         raise file.entries.error("kind", f"is {file.kind!r}, supported are {', '.join(_KINDS)}")
     return _KINDS[file.kind](file, runner)
+
+
+def with_vocabulary(file: DrafterCheckpoint) -> DrafterCheckpoint:
+    """Return the drafter with what its target's token ids stand for, where a tokenizer lies beside it."""
+    if file.target.vocabulary is not None:
+        return file
+    if file.gguf is not None:
+        tokenizer = Tokenizer.from_gguf(file.gguf)
+    elif file.path.is_dir() and present(file.path / "tokenizer.json"):
+        tokenizer = Tokenizer.from_folder(file.path)
+    else:
+        return file
+    return replace(file, target=replace(file.target, vocabulary=tokenizer.fingerprint))
 
 
 def _eagle(file: DrafterCheckpoint, runner: Runner) -> EagleDrafter:

@@ -126,9 +126,9 @@ class EagleDrafter:
             features = self._ops.select(features, lasts.tolist())
         return self.network.states(self._plan(drafts), queries, features, self._cache.kv(GROUP))
 
-    def _next_level(self, drafts: Sequence[_Draft], features: Array) -> Array:
+    def _next_level(self, drafts: Sequence[_Draft], states: Array) -> Array:
         """Compute the slot of every chain's last guess from the network's own states."""
-        plan, kv = self._plan(drafts), self._cache.kv(GROUP)
+        plan, kv, features = self._plan(drafts), self._cache.kv(GROUP), self.network.carry(states)
         return self.network.states(plan, self.network.store(plan, features, kv), features, kv)
 
     def _plan(self, drafts: Sequence[_Draft]) -> Plan:

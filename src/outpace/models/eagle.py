@@ -8,6 +8,8 @@
 
 So slot i belongs to token i, as in the target's own cache, and what lies in it is a function of the tokens up to i.
 Slot 0 stays empty, for no hidden state comes before the first token: the layer never looks at it.
+
+Published networks differ in what `EagleConfig` names; `weights/published` says which layout has which.
 """
 
 from __future__ import annotations
@@ -19,22 +21,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import WeightsError
+from outpace.models.rope import frequencies
 from outpace.models.trained import DrafterTarget, Entries, check_shapes
 from outpace.models.transformer import Transformer
-from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Vector, Weight
+from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor
 
-_MATRICES = ("fc", "wq", "wk", "wv", "wo", "gate", "up", "down", "head")
+_MATRICES = ("fc", "wq", "wk", "wv", "wo", "gate", "up", "down")
 _NORMS = ("token_norm", "feature_norm", "mlp_norm", "head_norm")
+TAP_NORMS = ("unit", "none", "each", "joint")
 
 
 @dataclass(frozen=True, slots=True)
 class EagleConfig:
     """What a checkpoint says beside its tensors.
 
-    taps: layers of the target, 1 to the last one, whose outputs it reads; the last is the residual's. num_fixed: rows
-    of the head that are always looked at; those behind them only where their token is in the sequence.
-    head_tokens: the token of each row of the head.
+    taps: layers of the target whose outputs it reads, 0 (the embedding) to the last one. num_fixed: rows of the head
+    that are always looked at; those behind them only where their token is in the sequence. head_tokens: the token of
+    each row of the head.
+
+    The rest is for published networks. width: of the network's own states (None: the target's, as for eps and rope).
+    tap_norm: an RMS norm over each tap, without weights ("unit") or with ("each"), over all taps together ("joint"),
+    or "none". has_tap_residual: the last tap is added to fc's product. is_residual_normed: the layer's residual is
+    norm(g), not g. is_output_normed: the next guess goes on from norm(a), not from a. has_biases: of wq, wk, wv, wo.
+    has_head_norms: an RMS norm over each head of queries and keys. Without an embedding or a head it has the target's.
     """
 
     taps: tuple[int, ...]
@@ -43,39 +53,123 @@ class EagleConfig:
     head_width: int
     num_fixed: int
     head_tokens: tuple[int, ...]
+    width: int | None = None
+    eps: float | None = None
+    inv_freq: tuple[float, ...] | None = None
+    rope_scale: float = 1.0
+    window: int | None = None
+    tap_norm: str = "unit"
+    has_tap_residual: bool = True
+    is_residual_normed: bool = False
+    is_output_normed: bool = False
+    has_biases: bool = False
+    has_head_norms: bool = False
+    has_embedding: bool = False
+    has_head: bool = True
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether it is the network of this module's docstring: what one native operation may compute."""
+        odd = (self.is_residual_normed, self.is_output_normed, self.has_biases, self.has_head_norms)
+        return not any(odd) and self.tap_norm == "unit" and self.has_tap_residual and not (self.width or self.window)
 
     @classmethod
     def read(cls, entries: Entries, target: DrafterTarget) -> EagleConfig:
         """Return what a drafter's file says; raises WeightsError for what no network can be."""
+        head_width = entries.count("head_width")
+        inv_freq, rope_scale = _rotary(entries, head_width)
         config = cls(
-            taps=entries.counts("taps"),
+            taps=entries.counts("taps") if "taps" in entries.raw else _usual_taps(entries, target.num_layers),
             num_heads=entries.count("num_heads"),
             num_kv_heads=entries.count("num_kv_heads"),
-            head_width=entries.count("head_width"),
+            head_width=head_width,
             num_fixed=entries.count("num_fixed"),
             head_tokens=entries.counts("head_tokens"),
+            width=entries.count("width") if "width" in entries.raw else None,
+            eps=entries.number("eps") if "eps" in entries.raw else None,
+            inv_freq=inv_freq,
+            rope_scale=rope_scale,
+            window=entries.count("window") if "window" in entries.raw else None,
+            tap_norm=entries.choice("tap_norm", TAP_NORMS, "unit"),
+            has_tap_residual=entries.flag("tap_residual", True),
+            is_residual_normed=entries.flag("norm_before_residual", False),
+            is_output_normed=entries.flag("norm_output", False),
+            has_biases=entries.flag("biases", False),
+            has_head_norms=entries.flag("head_norms", False),
+            has_embedding=entries.flag("embedding", False),
+            has_head=entries.flag("head", True),
         )
-        tokens, taps, last = config.head_tokens, config.taps, target.num_layers
-        if not tokens or len(set(tokens)) < len(tokens) or max(tokens) >= target.vocab_size:
-            raise entries.error("head_tokens", f"must be different ids in [0, {target.vocab_size})")
-        if not 1 <= config.num_fixed <= len(tokens):
-            raise entries.error("num_fixed", f"must be in [1, {len(tokens)}], is {config.num_fixed}")
-        if not taps or list(taps) != sorted(set(taps)) or not 1 <= taps[0] <= taps[-1] <= last:
-            raise entries.error("taps", f"must be different layers in [1, {last}], in order, are {taps}")
-        if config.num_kv_heads < 1 or config.num_heads < 1 or config.num_heads % config.num_kv_heads:
-            raise entries.error("num_heads", f"must be a positive multiple of num_kv_heads, is {config.num_heads}")
+        config._check(entries, target)
         return config
 
-    def shapes(self, width: int, feed_forward_width: int) -> dict[str, tuple[int, ...]]:
-        """Return the shape of every tensor for a target of that width."""
+    def _check(self, entries: Entries, target: DrafterTarget) -> None:
+        tokens, taps = self.head_tokens, self.taps
+        last = taps[-1] if taps and target.num_layers is None else target.num_layers or 0
+        lowest = 1 if self.tap_norm == "unit" else 0
+        if not tokens or len(set(tokens)) < len(tokens) or max(tokens) >= target.vocab_size:
+            raise entries.error("head_tokens", f"must be different ids in [0, {target.vocab_size})")
+        if not 1 <= self.num_fixed <= len(tokens):
+            raise entries.error("num_fixed", f"must be in [1, {len(tokens)}], is {self.num_fixed}")
+        if not self.has_head and (self.num_fixed < len(tokens) or tokens != tuple(range(target.vocab_size))):
+            raise entries.error("head", "is the target's, so its rows must be the target's too, in order")
+        if not taps or list(taps) != sorted(set(taps)) or not lowest <= taps[0] <= taps[-1] <= last:
+            raise entries.error("taps", f"must be different layers in [{lowest}, {last}], in order, are {taps}")
+        if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:
+            raise entries.error("num_heads", f"must be a positive multiple of num_kv_heads, is {self.num_heads}")
+        if self.width is not None and self.width != target.width and (self.has_tap_residual or not self.has_embedding):
+            raise entries.error(
+                "width",
+                f"is {self.width} beside a target's of {target.width}: only for an own embedding and no residual",
+            )
+
+    def shapes(self, target_width: int, vocab_size: int, feed_forward_width: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor."""
+        width = self.width or target_width
         queries, keys = self.num_heads * self.head_width, self.num_kv_heads * self.head_width
-        return {
-            **{"fc": (width, len(self.taps) * width), "wq": (queries, 2 * width)},
+        read = len(self.taps) * target_width
+        shapes: dict[str, tuple[int, ...]] = {
+            **{"fc": (width, read), "wq": (queries, 2 * width)},
             **{"wk": (keys, 2 * width), "wv": (keys, 2 * width), "wo": (width, queries)},
             **{"gate": (feed_forward_width, width), "up": (feed_forward_width, width)},
-            **{"down": (width, feed_forward_width), "head": (len(self.head_tokens), width)},
+            **{"down": (width, feed_forward_width)},
             **{norm: (width,) for norm in _NORMS},
         }
+        if self.has_head:
+            shapes["head"] = (len(self.head_tokens), width)
+        if self.has_embedding:
+            shapes["embedding"] = (vocab_size, width)
+        if self.tap_norm == "each":
+            shapes |= {f"tap_norm.{i}": (target_width,) for i in range(len(self.taps))}
+        if self.tap_norm == "joint":
+            shapes["tap_norm"] = (read,)
+        if self.has_biases:
+            shapes |= {"bq": (queries,), "bk": (keys,), "bv": (keys,), "bo": (width,)}
+        if self.has_head_norms:
+            shapes |= {"q_norm": (self.head_width,), "k_norm": (self.head_width,)}
+        return shapes
+
+
+def _usual_taps(entries: Entries, num_layers: int | None) -> tuple[int, ...]:
+    """Return the low, middle and high layer that EAGLE-3 reads where nothing else is said (arXiv:2503.01840)."""
+    if num_layers is None:
+        raise entries.error("taps", "are not stated, and depend on how many layers the target has: give the target")
+    taps = (2, num_layers // 2, num_layers - 3)
+    if list(taps) != sorted(set(taps)):
+        raise entries.error(
+            "taps", f"are not stated, and the usual ones, {taps}, are no three layers of a target with {num_layers}"
+        )
+    return taps
+
+
+def _rotary(entries: Entries, head_width: int) -> tuple[tuple[float, ...] | None, float]:
+    """Return the frequencies and the factor of cos and sin, if the file states them: rope_theta and the like."""
+    if "rope_theta" not in entries.raw:
+        return None, 1.0
+    scaling = entries.raw.get("rope_scaling") or {}
+    if head_width < 2 or head_width % 2 or not isinstance(scaling, Mapping):
+        raise entries.error("head_width", f"must be even, is {head_width}: rotary embeddings turn pairs")
+    inv_freq, scale = frequencies(entries.number("rope_theta"), head_width, scaling, entries.count("context"))
+    return tuple(inv_freq.tolist()), scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,15 +180,16 @@ class Eagle:
     ops: Ops
     eps: float
     embedding: Weight
-    ones: Vector
+    tap_norms: tuple[Vector, ...]  # of each tap; one for all together; none
     fc: Weight
     token_norm: Vector
     feature_norm: Vector
     layer: DecoderLayer
     handle: Layer
+    bo: Vector | None
     head_norm: Vector
     head: Weight  # the fixed rows
-    head_rows: RawTensor  # all of them, as stored
+    head_rows: RawTensor | None  # all of them, as stored; None: the target's
 
     def spec(self, format: KVFormat, block_size: int) -> KVSpec:
         """Return the geometry of its keys and values."""
@@ -102,8 +197,14 @@ class Eagle:
 
     def fuse(self, taps: Sequence[Array]) -> Array:
         """Return the features of T positions, [T, D], from the target's hidden states there, a [T, D] for each tap."""
-        normed = [self.ops.rms_norm(tap, self.ones, self.eps) for tap in taps]
-        return self.ops.add(normed[-1], self.ops.linear(self.ops.concat(normed), self.fc))
+        ops = self.ops
+        if self.config.tap_norm in ("unit", "each"):
+            taps = [ops.rms_norm(tap, norm, self.eps) for tap, norm in zip(taps, self.tap_norms, strict=True)]
+        read = ops.concat(taps)
+        if self.config.tap_norm == "joint":
+            read = ops.rms_norm(read, self.tap_norms[0], self.eps)
+        fused = ops.linear(read, self.fc)
+        return ops.add(taps[-1], fused) if self.config.has_tap_residual else fused
 
     def store(self, plan: Plan, features: Array, kv: KV) -> Array:
         """Write the keys and values of the plan's tokens; return their queries, [T, H * K].
@@ -113,14 +214,21 @@ class Eagle:
         ops, layer = self.ops, self.layer
         tokens = ops.rms_norm(ops.embed(self.embedding, plan), self.token_norm, self.eps)
         u = ops.concat([tokens, ops.rms_norm(features, self.feature_norm, self.eps)])
-        q, k, v = (ops.linear(u, weight) for weight in (layer.wq, layer.wk, layer.wv))
+        products = ((layer.wq, layer.bq), (layer.wk, layer.bk), (layer.wv, layer.bv))
+        q, k, v = (ops.linear(u, weight, bias) for weight, bias in products)
         return ops.rope_store(q, k, v, self.handle, kv, plan)
 
     def states(self, plan: Plan, queries: Array, features: Array, kv: KV) -> Array:
         """Return the layer's output for tokens whose keys and values are stored, [T, D]: their guesses' features."""
         ops = self.ops
-        x = ops.add(features, ops.linear(ops.attend(queries, self.handle, kv, plan), self.layer.wo))
+        if self.config.is_residual_normed:
+            features = ops.rms_norm(features, self.feature_norm, self.eps)
+        x = ops.add(features, ops.linear(ops.attend(queries, self.handle, kv, plan), self.layer.wo, self.bo))
         return ops.add(x, ops.gated_mlp(ops.rms_norm(x, self.layer.mlp_norm, self.eps), self.handle))
+
+    def carry(self, states: Array) -> Array:
+        """Return what the next guess goes on from: its features."""
+        return self.ops.rms_norm(states, self.head_norm, self.eps) if self.config.is_output_normed else states
 
     def logits(self, plan: Plan, states: Array) -> Array:
         """Return the logits of the head's fixed rows, [scored rows, num_fixed]."""
@@ -133,6 +241,7 @@ class Eagle:
     def pack_rows(self, rows: Sequence[int]) -> Weight:
         """Return some rows of the head as a matrix."""
         whole = self.head_rows
+        assert whole is not None, "a target's head has no further rows"
         data = np.ascontiguousarray(whole.data[list(rows)])
         return self.ops.pack(RawTensor(whole.name, data, whole.format, (len(rows), whole.shape[1])))
 
@@ -140,22 +249,23 @@ class Eagle:
 def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transformer) -> Eagle:
     """Return the network on the target's ops; raises WeightsError for tensors that do not fit the config."""
     ops, sizes = target.ops, target.config
-    width = sizes.width
-    if config.head_width != sizes.head_width:
-        raise WeightsError(f"the drafter's heads are {config.head_width} wide, the target's {sizes.head_width}")
-    gate = tensors.get("gate")
-    check_shapes("eagle", tensors, config.shapes(width, gate.shape[0] if gate is not None else 0))
-    matrix = {name: ops.pack(tensors[name]) for name in _MATRICES if name != "head"}
-    norm = {name: ops.vector(tensors[name]) for name in _NORMS}
+    rope = _rope(config, target)
+    gate, embedding = tensors.get("gate"), tensors.get("embedding")
+    rows = max(embedding.shape[0], sizes.vocab_size) if embedding is not None else 0
+    check_shapes("eagle", tensors, config.shapes(sizes.width, rows, gate.shape[0] if gate is not None else 0))
+    matrix = {name: ops.pack(tensors[name]) for name in _MATRICES}
+    vector = {name: ops.vector(tensor) for name, tensor in tensors.items() if len(tensor.shape) == 1}
+    eps = sizes.eps if config.eps is None else config.eps
     layer = DecoderLayer(
         index=0,
-        attn_norm=norm["token_norm"],
-        mlp_norm=norm["mlp_norm"],
-        rope=ops.rope(np.array(sizes.inv_freq, np.float64), sizes.rope_scale, sizes.context),
+        attn_norm=vector["token_norm"],
+        mlp_norm=vector["mlp_norm"],
+        rope=rope,
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         head_width=config.head_width,
-        eps=sizes.eps,
+        eps=eps,
+        window=config.window,
         first=1,
         wq=matrix["wq"],
         wk=matrix["wk"],
@@ -164,26 +274,42 @@ def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transfo
         gate=matrix["gate"],
         up=matrix["up"],
         down=matrix["down"],
+        **{name: vector.get(name) for name in ("bq", "bk", "bv", "q_norm", "k_norm")},
     )
-    head = tensors["head"]
-    fixed = RawTensor(head.name, head.data[: config.num_fixed], head.format, (config.num_fixed, width))
     return Eagle(
         config,
         ops,
-        sizes.eps,
-        target.embedding,
-        ops.vector(_ones(width)),
+        eps,
+        target.embedding if embedding is None else ops.pack(embedding),
+        _tap_norms(config, vector, target),
         matrix["fc"],
-        norm["token_norm"],
-        norm["feature_norm"],
+        vector["token_norm"],
+        vector["feature_norm"],
         layer,
         ops.layer(layer),
-        norm["head_norm"],
-        ops.pack(fixed),
-        head,
+        vector.get("bo"),
+        vector["head_norm"],
+        ops.pack(_first_rows(tensors["head"], config.num_fixed)) if config.has_head else target.output,
+        tensors.get("head"),
     )
 
 
-def _ones(width: int) -> RawTensor:
-    ones: NDArray[np.float32] = np.ones((1, width), "<f4")
-    return RawTensor("ones", ones.view(np.uint8), "F32", (width,))
+def _rope(config: EagleConfig, target: Transformer) -> Rope:
+    sizes = target.config
+    if config.inv_freq is not None:
+        return target.ops.rope(np.array(config.inv_freq, np.float64), config.rope_scale, sizes.context)
+    if config.head_width != sizes.head_width:
+        raise WeightsError(f"the drafter's heads are {config.head_width} wide, the target's {sizes.head_width}")
+    return target.ops.rope(np.array(sizes.inv_freq, np.float64), sizes.rope_scale, sizes.context)
+
+
+def _tap_norms(config: EagleConfig, vector: Mapping[str, Vector], target: Transformer) -> tuple[Vector, ...]:
+    if config.tap_norm == "unit":
+        ones: NDArray[np.float32] = np.ones((1, target.config.width), "<f4")
+        return (target.ops.vector(RawTensor("ones", ones.view(np.uint8), "F32", ones.shape[1:])),) * len(config.taps)
+    names = {"each": [f"tap_norm.{i}" for i in range(len(config.taps))], "joint": ["tap_norm"], "none": []}
+    return tuple(vector[name] for name in names[config.tap_norm])
+
+
+def _first_rows(tensor: RawTensor, count: int) -> RawTensor:
+    return RawTensor(tensor.name, tensor.data[:count], tensor.format, (count, tensor.shape[1]))

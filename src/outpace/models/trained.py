@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,13 @@ from outpace.errors import WeightsError
 
 @dataclass(frozen=True, slots=True)
 class DrafterTarget:
-    """For whom a drafter was made: everything that a target must share with that model."""
+    """For whom a drafter was made: everything that a target must share with that model. None: its files do not say."""
 
-    vocabulary: str  # what every token id stands for (`Tokenizer.fingerprint`)
-    model_type: str
+    vocabulary: str | None  # what every token id stands for (`Tokenizer.fingerprint`)
+    model_type: str | None
     vocab_size: int
     width: int
-    num_layers: int
+    num_layers: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,33 @@ class Entries:
             raise self.error(name, f"must be a string, is {value!r:.60}")
         return value
 
-    def count(self, name: str) -> int:
-        """Return an integer of at least 0."""
-        value = self.raw.get(name)
+    def count(self, name: str, absent: int | None = None) -> int:
+        """Return an integer of at least 0; `absent` where there is none."""
+        value = self.raw.get(name, absent)
         if type(value) is not int or value < 0:
             raise self.error(name, f"must be an integer of at least 0, is {value!r:.60}")
         return value
+
+    def number(self, name: str, absent: float | None = None) -> float:
+        """Return a number above 0; `absent` where there is none."""
+        value = self.raw.get(name, absent)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise self.error(name, f"must be a number above 0, is {value!r:.60}")
+        return float(value)
+
+    def flag(self, name: str, absent: bool) -> bool:
+        """Return true or false; `absent` where there is neither."""
+        value = self.raw.get(name, absent)
+        if not isinstance(value, bool):
+            raise self.error(name, f"must be true or false, is {value!r:.60}")
+        return value
+
+    def choice(self, name: str, allowed: Sequence[str], absent: str) -> str:
+        """Return one of some words; `absent` where there is none."""
+        value = self.raw.get(name, absent)
+        if value not in allowed:
+            raise self.error(name, f"must be one of {', '.join(allowed)}, is {value!r:.60}")
+        return str(value)
 
     def counts(self, name: str) -> tuple[int, ...]:
         """Return a list of integers of at least 0."""
