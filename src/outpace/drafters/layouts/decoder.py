@@ -78,7 +78,7 @@ def _windows(source: Values, num_layers: int) -> tuple[int | None, ...]:
     kinds = source.items("layer_types") or ["full_attention"] * num_layers
     if len(kinds) != num_layers or any(kind not in ("full_attention", "sliding_attention") for kind in kinds):
         raise source.error("layer_types", f"must be a list of {num_layers} of full_attention, sliding_attention")
-    if "sliding_attention" not in kinds:
+    if "sliding_attention" not in kinds or source.is_null("sliding_window"):
         return (None,) * num_layers
     window = source.count("sliding_window", 1 << 31)
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
