@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import outpace
 from benchmarks.convert_eagle import write
@@ -11,6 +15,7 @@ from outpace import LanguageModel, UsageError, WeightsError
 from outpace.ops.formats import dequantise
 from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
 from tests.folder import make_folder
+from tests.published import write_folder
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,32 @@ def drafter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def published(model: Path, path: Path, **changes: Any) -> Path:
+    """A random EAGLE-3 drafter for the model in a folder, in SafeAILab's layout."""
+    config = json.loads((model / "config.json").read_text())
+    width, vocab, rows = config["hidden_size"], config["vocab_size"], 200
+    shapes: dict[str, tuple[int, ...]] = {
+        **{"fc.weight": (width, 3 * width), "norm.weight": (width,), "lm_head.weight": (rows, width)},
+        **{f"midlayer.{name}.weight": (width,) for name in ("input_layernorm", "hidden_norm")},
+        "midlayer.post_attention_layernorm.weight": (width,),
+        **{f"midlayer.self_attn.{n}_proj.weight": (h * 12, 2 * width) for n, h in (("q", 4), ("k", 2), ("v", 2))},
+        "midlayer.self_attn.o_proj.weight": (width, 48),
+        **{f"midlayer.mlp.{name}_proj.weight": (64, width) for name in ("gate", "up")},
+        "midlayer.mlp.down_proj.weight": (width, 64),
+    }
+    rng = np.random.default_rng(0)
+    tensors: dict[str, NDArray[Any]] = {
+        name: rng.standard_normal(shape, np.float32) * np.float32(1.5 / shape[-1] ** 0.5) if len(shape) == 2
+        else np.ones(shape, np.float32)
+        for name, shape in shapes.items()
+    }  # fmt: skip
+    tokens = np.sort(rng.permutation(vocab)[:rows])
+    tensors |= {"d2t": tokens - np.arange(rows), "t2d": np.isin(np.arange(vocab), tokens)}
+    stated = {**config, "num_hidden_layers": 1, "draft_vocab_size": rows, "intermediate_size": 64}
+    taps = {"eagle_aux_hidden_state_layer_ids": [0, 1, 2]}
+    return write_folder(path, stated | taps | changes, tensors)
+
+
 def load(folder: Path, drafter: Path | None = None) -> LanguageModel:
     return outpace.load(folder, ops="reference", threads=1, drafter=drafter)
 
@@ -58,6 +89,46 @@ def test_a_trained_drafter_leaves_the_text_as_it_is(folder: Path, drafter: Path,
         assert drafted.stats.proposed.keys() <= {"eagle"}
     lm.runner.cache.check()
     assert lm.runner.cache.num_available == lm.runner.cache.capacity
+
+
+@pytest.mark.parametrize("strategy", ["eagle", "auto"])
+def test_a_published_drafter_leaves_the_text_as_it_is(folder: Path, tmp_path: Path, strategy: str) -> None:
+    lm = load(folder, published(folder, tmp_path / "d"))
+    plain = lm.generate("the cat sat on the", max_new_tokens=40, strategy="none", ignore_eos=True)
+    drafted = lm.generate("the cat sat on the", max_new_tokens=40, strategy=strategy, ignore_eos=True)
+    assert drafted.tokens == plain.tokens
+    assert not drafted.stats.warnings
+    if strategy == "eagle":
+        assert drafted.stats.proposed["eagle"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"vocab_size": 330}, "its vocab size is 320, must be 330|'t2d' has shape"),
+        ({"target_hidden_size": 64}, "its width is 48, must be 64"),
+        ({"eagle_aux_hidden_state_layer_ids": [0, 1, 3]}, r"taps must be different layers in \[0, 2\]"),
+        ({"eagle_aux_hidden_state_layer_ids": None}, "the usual ones, .*, are no three layers of a target with 2"),
+    ],
+)
+def test_a_published_drafter_of_another_model_is_refused_by_its_config(
+    changes: Any, reason: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises((UsageError, WeightsError), match=reason):
+        load(folder, published(folder, tmp_path / "d", **changes))
+
+
+def test_a_published_drafter_is_refused_by_the_vocabulary_that_lies_beside_it(folder: Path, tmp_path: Path) -> None:
+    path = published(folder, tmp_path / "d")
+    shutil.copy(folder / "tokenizer.json", path)
+    load(folder, path)
+    other = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = other["model"]["vocab"]
+    a, b = list(vocabulary)[10:12]
+    vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
+    (path / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(UsageError, match="its token ids stand for other tokens"):
+        load(folder, path)
 
 
 def test_a_model_without_a_trained_drafter_says_how_to_give_one(folder: Path) -> None:

@@ -37,15 +37,15 @@ class Decoder:
     windows: tuple[int | None, ...]
 
     @classmethod
-    def read(cls, raw: Mapping[str, Any], where: str) -> Decoder:
-        """Return what a config in Hugging Face's words says; raises WeightsError with the key."""
-        source = Values(raw, where)
+    def read(cls, raw: Mapping[str, Any], where: str, names: Mapping[str, str] | None = None) -> Decoder:
+        """Return what a config in Hugging Face's words says; raises WeightsError with the key, as `names` calls it."""
+        source = Values(raw, where, names or {})
         model_type = source.text("model_type")
         if model_type not in _TYPES:
             raise source.error("model_type", f"is {model_type!r}, supported are {', '.join(_TYPES)}")
         # A drafter's layer is a Llama's, or a Qwen3's with its norms, whatever else these types stand for.
         kind = "qwen3" if _TYPES[model_type] else "llama"
-        config = normalise({key: raw[key] for key in raw if key not in _IGNORED} | {"model_type": kind}, where)
+        config = normalise({key: raw[key] for key in raw if key not in _IGNORED} | {"model_type": kind}, where, names)
         return cls(
             vocab_size=config["vocab_size"],
             width=config["hidden_size"],

@@ -23,7 +23,7 @@ from outpace.errors import WeightsError
 from outpace.models.trained import DrafterTarget, Entries
 from outpace.types import RawTensor
 from outpace.weights.drafter import DrafterCheckpoint
-from outpace.weights.values import Values
+from outpace.weights.values import Values, shown
 
 _NAMES = {
     **{"fc.weight": "fc", "norm.weight": "head_norm", "lm_head.weight": "head", "embed_tokens.weight": "embedding"},
@@ -127,7 +127,7 @@ def _taps(source: Values) -> list[int] | None:
     for values, shift in ((source, 0), (eagle, 1)):
         if stated := values.items(_TAP_KEY):
             if not all(type(layer) is int and 0 <= layer < 1 << 16 for layer in stated):
-                raise values.error(_TAP_KEY, f"must be a list of layers, is {stated!r:.60}")
+                raise values.error(_TAP_KEY, f"must be a list of layers, is {shown(stated)}")
             return [layer + shift for layer in stated]
     return None
 

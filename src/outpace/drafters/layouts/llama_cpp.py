@@ -7,6 +7,7 @@ neighbours. The file holds the target's tokenizer.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from outpace.models.trained import DrafterTarget, Entries
 from outpace.types import RawTensor
 from outpace.weights.drafter import DrafterCheckpoint
 from outpace.weights.gguf import GGUFFile
-from outpace.weights.values import Values
+from outpace.weights.values import Values, shown
 
 ARCHITECTURE = "eagle3"
 _KEYS = {  # Hugging Face's -> the file's
@@ -50,7 +51,7 @@ def open_gguf(file: GGUFFile) -> DrafterCheckpoint:
         f"{file.path}: metadata {ARCHITECTURE}.*",
     )
     raw = {ours: source.raw[theirs] for ours, theirs in _KEYS.items() if theirs in source.raw}
-    decoder = Decoder.read(raw | {"model_type": "llama", "rope_scaling": _scaling(file, source)}, source.where)
+    decoder = Decoder.read(raw | {"model_type": "llama", "rope_scaling": _scaling(file, source)}, source.where, _KEYS)
     if decoder.num_layers != 1:
         raise source.error("block_count", f"is {decoder.num_layers}: only drafters of one layer are supported")
     where = str(file.path)
@@ -77,10 +78,10 @@ def open_gguf(file: GGUFFile) -> DrafterCheckpoint:
 
 def _taps(source: Values) -> list[int]:
     key = "target_layers" if "target_layers" in source.raw else "extract_layers"
-    layers = list(source.raw.get(key) or ())
-    if not layers or not all(type(layer) is int and 0 <= layer < 1 << 16 for layer in layers):
-        raise source.error(key, f"must be a list of layers, is {layers!r:.60}")
-    return layers
+    layers = source.raw.get(key)
+    if not isinstance(layers, list | array) or not all(type(layer) is int and 0 <= layer < 1 << 16 for layer in layers):
+        raise source.error(key, f"must be a list of layers, is {shown(layers)}")
+    return list(layers)
 
 
 def _scaling(file: GGUFFile, source: Values) -> dict[str, Any] | None:
