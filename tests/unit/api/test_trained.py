@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import outpace
-from benchmarks.convert_eagle import write
+from benchmarks.convert_drafter import write
 from outpace import LanguageModel, UsageError, WeightsError
 from outpace.ops.formats import dequantise
 from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
