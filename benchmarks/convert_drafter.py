@@ -25,6 +25,7 @@ from safetensors.numpy import load_file
 
 import outpace
 from outpace import LanguageModel
+from outpace.api.language_model import Message
 from outpace.ops.formats import dequantise
 from outpace.runner import ScheduledSequence
 from outpace.types import Options, Request
@@ -86,7 +87,7 @@ def medusa(given: dict[str, Floats], head_tokens: Sequence[int], lm: LanguageMod
 
 def answers(lm: LanguageModel, prompts: Sequence[str]) -> Iterator[tuple[list[int], Floats]]:
     """Yield the model's greedy answers, and the final hidden state before each of their tokens, [T, D]."""
-    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    chats: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in prompts]
     tap = lm.config.num_layers + 1
     for chat, result in zip(chats, lm.generate(chats, max_new_tokens=ANSWER, strategy="none"), strict=True):
         asked = lm.tokenizer.encode_chat(chat)

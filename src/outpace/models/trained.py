@@ -77,7 +77,7 @@ class Entries:
         """Return a list of numbers in [0, 1]."""
         value = self.raw.get(name)
         if not isinstance(value, list | tuple | array) or not all(
-            isinstance(number, int | float) and 0 <= number <= 1 for number in value
+            isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= 1 for number in value
         ):
             raise self.error(name, f"must be a list of numbers in [0, 1], is {value!r:.60}")
         return tuple(map(float, value))
