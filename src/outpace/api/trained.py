@@ -7,10 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from outpace import drafters
+from outpace.drafters.block import BlockDrafter
 from outpace.drafters.eagle import EagleDrafter
 from outpace.drafters.layouts import open_trained
-from outpace.models import eagle
+from outpace.drafters.medusa import MedusaDrafter
+from outpace.drafters.protocol import Drafter
+from outpace.models import block, eagle, medusa
+from outpace.models.block import BlockConfig
 from outpace.models.eagle import EagleConfig
+from outpace.models.medusa import MedusaConfig
 from outpace.models.trained import DrafterTarget
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
@@ -23,7 +28,7 @@ _SHIPPED = Path(drafters.__file__).with_name("weights")
 
 def load_trained(
     path: Path | None, checkpoint: Checkpoint, runner: Runner, tokenizer: Tokenizer, name: str
-) -> EagleDrafter | None:
+) -> Drafter | None:
     """Return the drafter in a file, or (no path) the one that the package has for this very checkpoint, if any.
 
     Adds its keys and values to the runner's cache. Raises UsageError for a file that is no drafter of this model.
@@ -37,7 +42,7 @@ def load_trained(
     file = replace(file, target=target)  # published files leave some of it out
     if file.kind not in _KINDS:
         raise file.entries.error("kind", f"is {file.kind!r}, supported are {', '.join(_KINDS)}")
-    return _KINDS[file.kind](file, runner)
+    return _KINDS[file.kind](file, runner, checkpoint)
 
 
 def with_vocabulary(file: DrafterCheckpoint) -> DrafterCheckpoint:
@@ -53,12 +58,27 @@ def with_vocabulary(file: DrafterCheckpoint) -> DrafterCheckpoint:
     return replace(file, target=replace(file.target, vocabulary=tokenizer.fingerprint))
 
 
-def _eagle(file: DrafterCheckpoint, runner: Runner) -> EagleDrafter:
+def _eagle(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Drafter:
     config = EagleConfig.read(file.entries, file.target)
     return EagleDrafter(eagle.build(config, file.tensors, runner.model), runner)
 
 
-_KINDS: dict[str, Callable[[DrafterCheckpoint, Runner], EagleDrafter]] = {"eagle": _eagle}
+def _medusa(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Drafter:
+    config = MedusaConfig.read(file.entries, file.target)
+    output = target.tensors.get("lm_head.weight") or target.tensors.get("model.embed_tokens.weight")
+    return MedusaDrafter(medusa.build(config, file.tensors, runner.model, output), runner)
+
+
+def _block(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Drafter:
+    config = BlockConfig.read(file.entries, file.target)
+    return BlockDrafter(block.build(config, file.tensors, runner.model), runner)
+
+
+_KINDS: dict[str, Callable[[DrafterCheckpoint, Runner, Checkpoint], Drafter]] = {
+    "eagle": _eagle,
+    "medusa": _medusa,
+    "block": _block,
+}
 
 
 def _shipped(checkpoint: Checkpoint) -> DrafterCheckpoint | None:

@@ -73,6 +73,15 @@ class Entries:
             raise self.error(name, f"must be a list of integers of at least 0, is {value!r:.60}")
         return tuple(value)
 
+    def fractions(self, name: str) -> tuple[float, ...]:
+        """Return a list of numbers in [0, 1]."""
+        value = self.raw.get(name)
+        if not isinstance(value, list | tuple | array) or not all(
+            isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= 1 for number in value
+        ):
+            raise self.error(name, f"must be a list of numbers in [0, 1], is {value!r:.60}")
+        return tuple(map(float, value))
+
     def error(self, name: str, problem: str) -> WeightsError:
         """Return the error that says what is wrong with a key."""
         return WeightsError(f"{self.where}: {name} {problem}")

@@ -29,6 +29,13 @@ def test_what_is_no_list_of_counts_is_refused_with_file_and_key(value: object) -
         Entries({"taps": value}, "a file").counts("taps")
 
 
+def test_fractions_are_numbers_from_0_to_1() -> None:
+    assert Entries({"a": array("f", [0.5, 0.25]), "b": [1, 0]}, "a file").fractions("a") == (0.5, 0.25)
+    for value in (None, 0.5, [1.5], [-0.1], ["a"], [True]):
+        with pytest.raises(WeightsError, match=r"a file: a must be a list of numbers in \[0, 1\], is "):
+            Entries({"a": value}, "a file").fractions("a")
+
+
 def test_what_is_no_text_is_refused_with_file_and_key() -> None:
     with pytest.raises(WeightsError, match="a file: kind must be a string, is None"):
         Entries({}, "a file").text("kind")
