@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.convert_eagle import write
+from benchmarks.convert_drafter import write
 from outpace.drafters.layouts import open_trained
 from outpace.errors import UsageError, WeightsError
 from tests.published import (
