@@ -1,32 +1,41 @@
-# Two commands for a newcomer: `make demo` and `make test`. They share `make setup`; all may be run again at any time.
+# Two commands for a newcomer: `make demo` and `make test`. Both may be run again at any time.
 PYTHON ?= python3
 BIN := .venv/bin
 PINS := $(CURDIR)/constraints.txt
 PIP := PIP_CONSTRAINT=$(PINS) PIP_BUILD_CONSTRAINT=$(PINS) $(BIN)/python -m pip install --quiet
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find src -name '*.cpp' -o -name '*.h')
 
-.PHONY: setup demo check test test-all check-native bench
+.PHONY: setup dev demo check test test-all check-native check-wheel bench
 setup: .venv/ready
+dev: .venv/dev
 
 .venv/ready: $(SOURCES)
-	$(PYTHON) -m venv .venv && $(PIP) --upgrade pip && $(PIP) torch==2.13.0
-	$(PIP) -e '.[dev]' && touch $@
+	$(PYTHON) -m venv .venv && $(PIP) --upgrade pip
+	$(PIP) -e . && touch $@
+
+# PyTorch first and by its version: other versions pull gigabytes of GPU libraries.
+.venv/dev: .venv/ready
+	$(PIP) torch==2.13.0
+	$(PIP) --group dev && touch $@
 
 demo: setup
 	@$(BIN)/python examples/demo.py
 
-check: setup
+check: dev
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/unit/test_mirror.py tests/unit/test_repository.py
 
-test: setup
+test: dev
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: setup
+test-all: dev
 	$(BIN)/python -m pytest
 
-check-native: setup
+check-native: dev
 	bash tests/check_native.sh
 
-bench: setup
+check-wheel: setup
+	bash tests/check_wheel.sh
+
+bench: dev
 	$(BIN)/outpace bench -o outpace-bench && $(BIN)/outpace bench growth -o outpace-bench

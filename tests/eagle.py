@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from outpace.drafters.eagle import EagleDrafter
 from outpace.models import Transformer, eagle
 from outpace.models.eagle import Eagle, EagleConfig
+from outpace.ops.protocol import Guesses
 from outpace.runner import Runner
 from outpace.types import RawTensor
 from tests.tiny import raw_tensor
@@ -62,6 +64,14 @@ def tiny_eagle(target: Transformer, seed: int = 0, num_fixed: int = 24) -> Eagle
     """Return a random network for a tiny target."""
     config = tiny_eagle_config(target, num_fixed)
     return eagle.build(config, tiny_eagle_tensors(config, target, seed), target)
+
+
+def head_logits(network: Eagle, guesses: Guesses) -> NDArray[np.float32]:
+    """Return the logits of the head's fixed rows behind a pass' scored rows, [S, num_fixed]."""
+    ops, layer, states = network.ops, network.layer, guesses.states
+    if not layer.output_is_normed:
+        states = ops.rms_norm(states, layer.head_norm, layer.layer.eps)
+    return ops.numpy(ops.linear(states, layer.head.weight))
 
 
 def tiny_drafter(runner: Runner, seed: int = 0, min_confidence: float = 0.0, width: int = 2) -> EagleDrafter:

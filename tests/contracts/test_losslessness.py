@@ -27,6 +27,7 @@ from outpace.runner import Runner
 from outpace.tree import DraftTree, TreeBuilder
 from tests.decoding import decode, tiny_ops, tiny_runner
 from tests.eagle import tiny_drafter
+from tests.trained import tiny_block_drafter, tiny_medusa_drafter
 
 VOCAB = 97
 LENGTH = 512
@@ -79,6 +80,8 @@ DRAFTERS: dict[str, Callable[[list[int], Runner], Drafter]] = {
     "lookahead": lambda text, target: Lookahead(),
     "draft_model": draft_model,
     "eagle": lambda text, target: tiny_drafter(target, min_confidence=0.0),
+    "medusa": lambda text, target: tiny_medusa_drafter(target),
+    "block": lambda text, target: tiny_block_drafter(target),
     "combined": lambda text, target: Combined([Suffix(), NGram(), Lookahead()]),
     "auto": lambda text, target: auto(text),
     "guesser": lambda text, target: Guesser(),

@@ -465,6 +465,14 @@ def test_arrays_are_added(ops: Ops) -> None:
         ops.add(ops.array(a), ops.array(b[:, :16]))
 
 
+def test_silu_is_x_times_its_sigmoid(ops: Ops) -> None:
+    x = np.concatenate([np.linspace(-20, 20, 41, dtype=np.float32), [-200, -0.0, 200]]).reshape(4, 11)
+    expected = x.astype(np.float64) / (1 + np.exp(-x.astype(np.float64)))
+    found = ops.numpy(ops.silu(ops.array(x.astype(np.float32))))
+    assert np.allclose(found, expected, rtol=1e-6, atol=1e-12)
+    assert same(ops.numpy(ops.silu(ops.array(x[2:3].astype(np.float32)))), found[2:3])
+
+
 def test_arrays_stand_side_by_side(ops: Ops) -> None:
     rng = np.random.default_rng(0)
     a, b, c = (rng.standard_normal((5, width), np.float32) for width in (7, 1, 16))

@@ -20,6 +20,7 @@ from outpace.engine.decode import Decoder
 from outpace.engine.engine import Engine
 from outpace.engine.loaded import LoadedModel
 from outpace.errors import UsageError, instance, integer, one_of, shown
+from outpace.ops.machine import physical_cores
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
@@ -121,7 +122,7 @@ def _ops(ops: str | Ops | None, threads: int | None, quantize: Quantize | None) 
             warnings.warn(f"the native ops are missing, so the slow NumPy reference is used: {cure}", stacklevel=3)
     from outpace.ops.reference import ReferenceOps
 
-    return ReferenceOps(threads=len(os.sched_getaffinity(0)) if threads is None else threads)
+    return ReferenceOps(threads=physical_cores() if threads is None else threads)
 
 
 def _blocks(spec: KVSpec, cache_tokens: int | None, context: int, memory_bytes: int) -> int:

@@ -56,13 +56,16 @@ class _Drafters:
         vocab_size = target.runner.model.config.vocab_size
         return target.drafter(("draft_model", draft), lambda: DraftModel(target.follower(draft), vocab_size))
 
-    def eagle(self) -> Drafter:
-        if self._target.trained is None:
+    def trained(self, kind: str) -> Drafter:
+        """Return the model's trained drafter, which must be of that kind."""
+        drafter = self._target.trained
+        if drafter is None or drafter.name != kind:
+            has = "" if drafter is None else f" (the one that it has now is {drafter.name!r})"
             raise UsageError(
-                f'strategy "eagle" needs a drafter that was trained for {self._target.name}: load the model with '
-                "drafter=PATH"
+                f'strategy "{kind}" needs a drafter of that kind that was trained for {self._target.name}: load the '
+                f"model with drafter=PATH{has}"
             )
-        return self._target.trained
+        return drafter
 
     def auto(self) -> Drafter:
         """Return the router over the trained drafter, what needs no model, and what the request brings along."""
@@ -84,9 +87,12 @@ _DRAFTERS: dict[str, Callable[[_Drafters], Drafter]] = {
     "jacobi": lambda drafters: drafters.shared("jacobi", Jacobi),
     "lookahead": lambda drafters: drafters.shared("lookahead", Lookahead),
     "draft_model": _Drafters.draft_model,
-    "eagle": _Drafters.eagle,
+    "eagle": lambda drafters: drafters.trained("eagle"),
+    "medusa": lambda drafters: drafters.trained("medusa"),
+    "block": lambda drafters: drafters.trained("block"),
     "combined": lambda drafters: drafters.combined(("suffix", "ngram")),
 }
+TRAINED = ("eagle", "medusa", "block")  # of which a loaded model has one at most
 PLAIN = ("none", "recompute")  # no drafter; recompute: not even a cache
 STRATEGIES = (*PLAIN, *_DRAFTERS)
 

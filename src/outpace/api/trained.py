@@ -3,47 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from outpace import drafters
+from outpace.drafters.block import BlockDrafter
 from outpace.drafters.eagle import EagleDrafter
-from outpace.models import eagle
+from outpace.drafters.layouts import open_trained
+from outpace.drafters.medusa import MedusaDrafter
+from outpace.drafters.protocol import Drafter
+from outpace.models import block, eagle, medusa
+from outpace.models.block import BlockConfig
 from outpace.models.eagle import EagleConfig
+from outpace.models.medusa import MedusaConfig
 from outpace.models.trained import DrafterTarget
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
 from outpace.weights.checkpoint import Checkpoint
 from outpace.weights.drafter import DrafterCheckpoint, open_drafter
+from outpace.weights.files import present
 
 _SHIPPED = Path(drafters.__file__).with_name("weights")
 
 
 def load_trained(
     path: Path | None, checkpoint: Checkpoint, runner: Runner, tokenizer: Tokenizer, name: str
-) -> EagleDrafter | None:
+) -> Drafter | None:
     """Return the drafter in a file, or (no path) the one that the package has for this very checkpoint, if any.
 
     Adds its keys and values to the runner's cache. Raises UsageError for a file that is no drafter of this model.
     """
-    file = _shipped(checkpoint) if path is None else open_drafter(path)
+    file = _shipped(checkpoint) if path is None else open_trained(path)
     if file is None:
         return None
     sizes = runner.model.config
-    file.check_target(
-        name,
-        DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers),
-    )
+    target = DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers)
+    with_vocabulary(file).check_target(name, target)
+    file = replace(file, target=target)  # published files leave some of it out
     if file.kind not in _KINDS:
         raise file.entries.error("kind", f"is {file.kind!r}, supported are {', '.join(_KINDS)}")
-    return _KINDS[file.kind](file, runner)
+    return _KINDS[file.kind](file, runner, checkpoint)
 
 
-def _eagle(file: DrafterCheckpoint, runner: Runner) -> EagleDrafter:
+def with_vocabulary(file: DrafterCheckpoint) -> DrafterCheckpoint:
+    """Return the drafter with what its target's token ids stand for, where a tokenizer lies beside it."""
+    if file.target.vocabulary is not None:
+        return file
+    if file.gguf is not None:
+        tokenizer = Tokenizer.from_gguf(file.gguf)
+    elif file.path.is_dir() and present(file.path / "tokenizer.json"):
+        tokenizer = Tokenizer.from_folder(file.path)
+    else:
+        return file
+    return replace(file, target=replace(file.target, vocabulary=tokenizer.fingerprint))
+
+
+def _eagle(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Drafter:
     config = EagleConfig.read(file.entries, file.target)
     return EagleDrafter(eagle.build(config, file.tensors, runner.model), runner)
 
 
-_KINDS: dict[str, Callable[[DrafterCheckpoint, Runner], EagleDrafter]] = {"eagle": _eagle}
+def _medusa(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Drafter:
+    config = MedusaConfig.read(file.entries, file.target)
+    output = target.tensors.get("lm_head.weight") or target.tensors.get("model.embed_tokens.weight")
+    return MedusaDrafter(medusa.build(config, file.tensors, runner.model, output), runner)
+
+
+def _block(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Drafter:
+    config = BlockConfig.read(file.entries, file.target)
+    return BlockDrafter(block.build(config, file.tensors, runner.model), runner)
+
+
+_KINDS: dict[str, Callable[[DrafterCheckpoint, Runner, Checkpoint], Drafter]] = {
+    "eagle": _eagle,
+    "medusa": _medusa,
+    "block": _block,
+}
 
 
 def _shipped(checkpoint: Checkpoint) -> DrafterCheckpoint | None:

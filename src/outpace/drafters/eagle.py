@@ -71,7 +71,7 @@ class EagleDrafter:
         width: int = 2,
         branches: int = 4,
         min_confidence: float = 0.1,
-        min_expanded: float = 0.2,
+        min_expanded: float = 0.25,
     ) -> None:
         for what, value in (("min_confidence", min_confidence), ("min_expanded", min_expanded)):
             if not 0.0 <= value <= 1.0:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.ops.protocol import HeadPart, HeadRows, Ops, Weight
+from outpace.ops.protocol import Array, HeadPart, HeadRows, Ops, Weight
 
 
 @dataclass(slots=True)
@@ -56,6 +56,22 @@ class Head:
             tokens = own.tokens[self._num_fixed :].tolist()
             own.ready = ops.head_rows(HeadPart(self.packed(own), tuple(tokens)))
         return own.ready
+
+    def logits(
+        self, ops: Ops, fixed: Array, states: Array, counts: Sequence[int], owns: Sequence[OwnRows]
+    ) -> list[NDArray[np.float32]]:
+        """Return the logits of each sequence's states, [counts[i], columns], one sequence's behind another's.
+
+        fixed: of the fixed rows, [sum of counts, num_fixed]. states: what the rows are multiplied with, [sum, D].
+        """
+        ends = np.cumsum(counts)
+        rows: list[NDArray[np.float32]] = np.split(ops.numpy(fixed), ends[:-1])
+        for i, (end, own) in enumerate(zip(ends.tolist(), owns, strict=True)):
+            if own.rows:
+                mine = ops.select(states, range(end - counts[i], end)) if len(owns) > 1 else states
+                more = ops.numpy(ops.linear(mine, self.packed(own)))
+                rows[i] = np.concatenate([rows[i], more], axis=1)
+        return rows
 
     def packed(self, own: OwnRows) -> Weight:
         """Return a sequence's further rows as a matrix."""

@@ -115,7 +115,8 @@ class EagleConfig:
         return config
 
     def _check(self, entries: Entries, target: DrafterTarget) -> None:
-        tokens, taps, last = self.head_tokens, self.taps, target.num_layers
+        tokens, taps = self.head_tokens, self.taps
+        last = taps[-1] if taps and target.num_layers is None else target.num_layers or 0
         lowest = 1 if self.tap_norm == "unit" else 0
         if not tokens or len(set(tokens)) < len(tokens) or max(tokens) >= target.vocab_size:
             raise entries.error("head_tokens", f"must be different ids in [0, {target.vocab_size})")
@@ -160,8 +161,10 @@ class EagleConfig:
         return shapes
 
 
-def _usual_taps(entries: Entries, num_layers: int) -> tuple[int, ...]:
+def _usual_taps(entries: Entries, num_layers: int | None) -> tuple[int, ...]:
     """Return the low, middle and high layer that EAGLE-3 reads where nothing else is said (arXiv:2503.01840)."""
+    if num_layers is None:
+        raise entries.error("taps", "are not stated, and depend on how many layers the target has: give the target")
     taps = (2, num_layers // 2, num_layers - 3)
     if list(taps) != sorted(set(taps)):
         raise entries.error(
@@ -253,8 +256,8 @@ def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transfo
     )
     head = ops.pack(_first_rows(tensors["head"], config.num_fixed)) if config.has_head else target.output
     norms = _tap_norms(config, vector, target)
-    joint = norms[0] if config.tap_norm == "joint" else None
-    fusion = FusionParts(matrix["fc"], eps, config.has_tap_residual, () if joint else norms, joint)
+    each, joint = ((), norms[0]) if config.tap_norm == "joint" else (norms, None)
+    fusion = FusionParts(matrix["fc"], eps, config.has_tap_residual, each, joint)
     guesses = GuessLayer(
         layer,
         target.embedding if embedding is None else ops.pack(embedding),

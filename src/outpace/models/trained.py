@@ -13,13 +13,13 @@ from outpace.errors import WeightsError
 
 @dataclass(frozen=True, slots=True)
 class DrafterTarget:
-    """For whom a drafter was made: everything that a target must share with that model."""
+    """For whom a drafter was made: everything that a target must share with that model. None: its files do not say."""
 
-    vocabulary: str  # what every token id stands for (`Tokenizer.fingerprint`)
-    model_type: str
+    vocabulary: str | None  # what every token id stands for (`Tokenizer.fingerprint`)
+    model_type: str | None
     vocab_size: int
     width: int
-    num_layers: int
+    num_layers: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,15 @@ class Entries:
         ):
             raise self.error(name, f"must be a list of integers of at least 0, is {value!r:.60}")
         return tuple(value)
+
+    def fractions(self, name: str) -> tuple[float, ...]:
+        """Return a list of numbers in [0, 1]."""
+        value = self.raw.get(name)
+        if not isinstance(value, list | tuple | array) or not all(
+            isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= 1 for number in value
+        ):
+            raise self.error(name, f"must be a list of numbers in [0, 1], is {value!r:.60}")
+        return tuple(map(float, value))
 
     def error(self, name: str, problem: str) -> WeightsError:
         """Return the error that says what is wrong with a key."""

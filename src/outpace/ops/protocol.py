@@ -196,6 +196,9 @@ class Ops(Protocol):
     def add(self, a: Array, b: Array) -> Array:
         """Return a + b, [T, D]."""
 
+    def silu(self, x: Array) -> Array:
+        """Return x * sigmoid(x), number by number."""
+
     def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
         """Return x @ weight.T + bias, [T, out]."""
 

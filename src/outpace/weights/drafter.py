@@ -12,14 +12,16 @@ Matrices in any format that the target's may have; norms in F32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from outpace.errors import UsageError
 from outpace.models.trained import DrafterTarget, Entries
 from outpace.types import RawTensor
-from outpace.weights.gguf import read_gguf
+from outpace.weights.gguf import GGUFFile, read_gguf
 
 ARCHITECTURE = "outpace-drafter"
 _PREFIX = "drafter."
@@ -36,6 +38,18 @@ class DrafterCheckpoint:
     target: DrafterTarget
     entries: Entries  # without "drafter."
     tensors: Mapping[str, RawTensor]
+    layout: str = "Outpace"  # whose words the file is in
+    gguf: Mapping[str, Any] | None = None  # metadata with the target's tokenizer, where the layout has it there
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors, as stored."""
+        return sum(tensor.data.nbytes for tensor in self.tensors.values())
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in all tensors."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
     def check_target(self, name: str, target: DrafterTarget) -> None:
         """Raise UsageError, with the reason, if the drafter was made for another kind of model."""
@@ -43,9 +57,9 @@ class DrafterCheckpoint:
         reasons = [
             f"its {field.replace('_', ' ')} is {getattr(given, field)!r}, must be {getattr(made, field)!r}"
             for field in ("model_type", "width", "num_layers", "vocab_size")
-            if getattr(made, field) != getattr(given, field)
+            if getattr(made, field) is not None and _plain(getattr(made, field)) != _plain(getattr(given, field))
         ]
-        if not reasons and made.vocabulary != given.vocabulary:
+        if not reasons and made.vocabulary is not None and made.vocabulary != given.vocabulary:
             reasons.append("its token ids stand for other tokens")
         if reasons:
             raise UsageError(
@@ -54,8 +68,17 @@ class DrafterCheckpoint:
             )
 
 
+def _plain(value: Any) -> Any:
+    """Return a model type as class names spell it: Gemma3, "gemma3" and "gemma3_text" are one."""
+    return value.replace("_", "").removesuffix("text") if isinstance(value, str) else value
+
+
 def open_drafter(path: Path) -> DrafterCheckpoint:
-    """Return the drafter in a file; raises UsageError for what is no drafter, WeightsError for a malformed one."""
+    """Return the drafter in a file of ours.
+
+    Raises UsageError for what is no such file, WeightsError for a malformed one. `outpace.drafters.layouts` opens
+    those of others too.
+    """
     if not path.is_file():
         raise UsageError(f"{path}: no such file: give a drafter's checkpoint (GGUF)")
     file = read_gguf(path)
@@ -64,6 +87,12 @@ def open_drafter(path: Path) -> DrafterCheckpoint:
             f"{path}: is no drafter: general.architecture is {file.metadata.get('general.architecture')!r}, "
             f"must be {ARCHITECTURE!r}"
         )
+    return from_gguf(file)
+
+
+def from_gguf(file: GGUFFile) -> DrafterCheckpoint:
+    """Return the drafter that a GGUF file of our architecture holds; raises WeightsError for a malformed one."""
+    path = file.path
     stated = {name.removeprefix(_PREFIX): value for name, value in file.metadata.items() if name.startswith(_PREFIX)}
     entries = Entries(stated, f"{path}: metadata")
     target = DrafterTarget(

@@ -18,7 +18,7 @@ import re
 import struct
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from outpace.errors import WeightsError
-from outpace.ops.formats import BLOCKS
+from outpace.ops.formats import BLOCKS, Block
 from outpace.types import RawTensor
 from outpace.weights.files import HEADER_LIMIT, map_file, present
 from outpace.weights.values import shown
@@ -41,6 +41,8 @@ _FORMATS = {
     **{0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0"},
     **{12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16"},
 }
+_INDEX_FORMATS = {27: "I64"}
+_INDEX_BLOCK = Block(1, 8)
 _NOT_SUPPORTED = {  # to refuse them by name
     **{9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S"},
     **{20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"},
@@ -58,17 +60,18 @@ class GGUFFile:
     tensors: dict[str, RawTensor]  # in the order of their data
 
 
-def read_gguf(path: Path) -> GGUFFile:
+def read_gguf(path: Path, indices: bool = False) -> GGUFFile:
     """Return the file's metadata and tensors; any part of a split file stands for all of them.
 
+    indices: 64-bit integers too, in the format I64; no network is computed from those.
     Raises WeightsError for a file that is malformed, in another version or byte order, or with tensors in
     a format that Outpace does not read.
     """
-    first = _read_part(path)
+    first = _read_part(path, indices)
     count = first.metadata.get("split.count", 1)
     if not isinstance(count, int) or count < 1:
         raise WeightsError(f"{path}: metadata split.count must be a positive integer, is {shown(count)}")
-    return first if count == 1 else _join([_read_part(part) for part in _part_paths(path, count)])
+    return first if count == 1 else _join([_read_part(part, indices) for part in _part_paths(path, count)])
 
 
 def means_none(value: Any, num_tokens: int) -> bool:
@@ -117,7 +120,7 @@ def _join(parts: Sequence[GGUFFile]) -> GGUFFile:
     return GGUFFile(parts[0].path, parts[0].metadata, tensors)
 
 
-def _read_part(path: Path) -> GGUFFile:
+def _read_part(path: Path, indices: bool) -> GGUFFile:
     buffer = map_file(path)
     header = _Header(buffer, str(path))
     if buffer[:4] != MAGIC:
@@ -127,7 +130,7 @@ def _read_part(path: Path) -> GGUFFile:
     num_tensors = header.count("number of tensors", _MIN_TENSOR)
     num_entries = header.count("number of metadata entries", _MIN_ENTRY)
     metadata = _read_metadata(header, num_entries)
-    infos = [_read_info(header) for _ in range(num_tensors)]
+    infos = [_read_info(header, _FORMATS | _INDEX_FORMATS if indices else _FORMATS) for _ in range(num_tensors)]
     return GGUFFile(path, metadata, _place(infos, buffer, header, _alignment(header, metadata)))
 
 
@@ -242,7 +245,7 @@ class _Info(NamedTuple):
     offset: int  # from the start of the tensor data
 
 
-def _read_info(header: _Header) -> _Info:
+def _read_info(header: _Header, formats: Mapping[int, str]) -> _Info:
     name = header.string("name of a tensor")
     num_dimensions = header.number("I", f"number of dimensions of tensor {name!r}")
     if not 1 <= num_dimensions <= 4:
@@ -251,10 +254,10 @@ def _read_info(header: _Header) -> _Info:
     if 0 in dimensions or math.prod(dimensions) >= 1 << 63:
         raise header.error(f"dimensions of tensor {name!r} are {dimensions}: their product must be in [1, 2^63)")
     kind = header.number("I", f"type of tensor {name!r}")
-    if kind not in _FORMATS:
+    if kind not in formats:
         what = f"type {_NOT_SUPPORTED[kind]}" if kind in _NOT_SUPPORTED else f"the unknown type {kind}"
         raise header.error(f"tensor {name!r} has {what}, supported are {', '.join(BLOCKS)}: take or make another file")
-    return _Info(name, tuple(reversed(dimensions)), _FORMATS[kind], header.number("Q", f"offset of tensor {name!r}"))
+    return _Info(name, tuple(reversed(dimensions)), formats[kind], header.number("Q", f"offset of tensor {name!r}"))
 
 
 def _place(infos: Sequence[_Info], buffer: mmap.mmap, header: _Header, alignment: int) -> dict[str, RawTensor]:
@@ -264,7 +267,7 @@ def _place(infos: Sequence[_Info], buffer: mmap.mmap, header: _Header, alignment
     tensors: dict[str, RawTensor] = {}
     free = data_start  # where the tensor before ends
     for name, shape, format, offset in sorted(infos, key=lambda info: info.offset):
-        block = BLOCKS[format]
+        block = BLOCKS.get(format, _INDEX_BLOCK)
         if shape[-1] % block.size:
             raise header.error(f"tensor {name!r} ({format}) has rows of {shape[-1]} values, not whole {block.size}s")
         width = shape[-1] // block.size * block.bytes

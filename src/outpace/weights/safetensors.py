@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,19 @@ from outpace.weights.values import shown
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_FORMATS = ("F32", "F16", "BF16")  # called alike here and there
+_FORMATS = {format: BLOCKS[format].bytes for format in ("F32", "F16", "BF16")}  # called alike here and there
+_INDEX_FORMATS = {"I64": 8, "I32": 4, "BOOL": 1}
 
 
-def read_folder(folder: Path) -> dict[str, RawTensor]:
-    """Return the tensors of a Hugging Face folder, from `model.safetensors` or from its shards."""
+def read_folder(folder: Path, indices: bool = False) -> dict[str, RawTensor]:
+    """Return the tensors of a Hugging Face folder, from `model.safetensors` or from its shards.
+
+    indices: as in `read_safetensors`.
+    """
     if present(folder / INDEX):
-        return _read_shards(folder / INDEX)
+        return _read_shards(folder / INDEX, indices)
     if present(folder / SINGLE):
-        return read_safetensors(folder / SINGLE)
+        return read_safetensors(folder / SINGLE, indices)
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
         raise WeightsError(
@@ -41,12 +46,12 @@ def read_folder(folder: Path) -> dict[str, RawTensor]:
     raise WeightsError(f"{folder}: holds no weights: {SINGLE} or {INDEX} must be in it")
 
 
-def _read_shards(index: Path) -> dict[str, RawTensor]:
+def _read_shards(index: Path, indices: bool) -> dict[str, RawTensor]:
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index}: weight_map must be an object of tensor names and files")
     paths = {tensor: _shard(index, name) for tensor, name in weight_map.items()}
-    shards = {path: read_safetensors(path) for path in dict.fromkeys(paths.values())}
+    shards = {path: read_safetensors(path, indices) for path in dict.fromkeys(paths.values())}
     for tensor, path in paths.items():
         if tensor not in shards[path]:
             raise WeightsError(f"{index}: tensor {tensor!r} is not in {path.name}, where weight_map puts it")
@@ -60,8 +65,11 @@ def _shard(index: Path, name: Any) -> Path:
     return index.with_name(name)
 
 
-def read_safetensors(path: Path) -> dict[str, RawTensor]:
-    """Return the tensors of one file, as views of it."""
+def read_safetensors(path: Path, indices: bool = False) -> dict[str, RawTensor]:
+    """Return the tensors of one file, as views of it.
+
+    indices: integers and booleans too, in the formats I64, I32 and BOOL; no network is computed from those.
+    """
     buffer = map_file(path)
     if len(buffer) < 8:
         raise WeightsError(f"{path}: header length takes 8 bytes, the file has {len(buffer)}")
@@ -70,17 +78,19 @@ def read_safetensors(path: Path) -> dict[str, RawTensor]:
         raise WeightsError(f"{path}: header length is {length}, the file has {len(buffer)} bytes: fetch it again")
     header = parse_object(buffer[8 : 8 + length], f"{path}: header")
     header.pop("__metadata__", None)
-    return _place(header, buffer, 8 + length, path)
+    return _place(header, buffer, 8 + length, path, _FORMATS | _INDEX_FORMATS if indices else _FORMATS)
 
 
-def _place(header: dict[str, Any], buffer: mmap.mmap, start: int, path: Path) -> dict[str, RawTensor]:
+def _place(
+    header: dict[str, Any], buffer: mmap.mmap, start: int, path: Path, formats: Mapping[str, int]
+) -> dict[str, RawTensor]:
     data = np.frombuffer(buffer, np.uint8)[start:]
     tensors: dict[str, RawTensor] = {}
     free = 0  # where the tensor before ends
     for name, entry in sorted(header.items(), key=lambda item: _begin(item[1])):
         where = f"{path}: tensor {name!r}"
-        format, shape = _kind(entry, where)
-        rows, width = math.prod(shape[:-1]), shape[-1] * BLOCKS[format][1]
+        format, shape = _kind(entry, where, formats)
+        rows, width = math.prod(shape[:-1]), shape[-1] * formats[format]
         begin, end = _offsets(entry, where)
         if end - begin != rows * width:
             raise WeightsError(f"{where}: data_offsets span {end - begin} bytes, its shape takes {rows * width}")
@@ -102,12 +112,12 @@ def _begin(entry: Any) -> int:
         return 0
 
 
-def _kind(entry: Any, where: str) -> tuple[str, tuple[int, ...]]:
+def _kind(entry: Any, where: str, formats: Mapping[str, int]) -> tuple[str, tuple[int, ...]]:
     if not isinstance(entry, dict):
         raise WeightsError(f"{where}: must be an object with dtype, shape and data_offsets")
     format, shape = entry.get("dtype"), entry.get("shape")
-    if format not in _FORMATS:
-        raise WeightsError(f"{where}: dtype is {shown(format)}, supported are {', '.join(_FORMATS)}")
+    if not isinstance(format, str) or format not in formats:
+        raise WeightsError(f"{where}: dtype is {shown(format)}, supported are {', '.join(formats)}")
     if not isinstance(shape, list) or not shape or not all(type(n) is int and 0 < n < 1 << 48 for n in shape):
         raise WeightsError(f"{where}: shape must be a list of positive integers, is {shown(shape)}")
     if len(shape) > 8:

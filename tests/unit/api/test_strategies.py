@@ -6,7 +6,7 @@ import pytest
 
 import outpace
 from outpace import UsageError
-from outpace.api.strategies import STRATEGIES, check_strategy, drafter_for, names_of, verifier_for
+from outpace.api.strategies import STRATEGIES, TRAINED, check_strategy, drafter_for, names_of, verifier_for
 from outpace.drafters.ngram import NGram
 from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING
 from outpace.types import Options
@@ -55,7 +55,7 @@ def test_plain_decoding_has_no_drafter_and_a_drafter_is_itself(lm: outpace.Langu
 
 
 def test_a_loaded_model_has_one_drafter_of_each_name(lm: outpace.LanguageModel) -> None:
-    for name in set(STRATEGIES) - {"none", "recompute", "draft_model", "prediction", "eagle"}:
+    for name in set(STRATEGIES) - {"none", "recompute", "draft_model", "prediction", *TRAINED}:
         first, second = (drafter_for(lm.loaded, Options(strategy=name), None) for _ in range(2))
         assert first is second is not None
         assert first.name == name

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import outpace
-from benchmarks.convert_eagle import write
+from benchmarks.convert_drafter import write
 from outpace import LanguageModel, UsageError, WeightsError
+from outpace.models import Transformer
 from outpace.ops.formats import dequantise
+from outpace.types import RawTensor
 from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
 from tests.folder import make_folder
+from tests.published import write_folder
+from tests.trained import random_tensors, tiny_block_config, tiny_medusa_config
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +27,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("model") / "tiny")
 
 
-@pytest.fixture(scope="module")
-def drafter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random drafter for the model in `folder`."""
-    lm = load(folder)
+def drafter_file(kind: str, lm: LanguageModel, path: Path) -> Path:
+    """Write a random drafter for a model."""
     model = lm.runner.model
-    config = tiny_eagle_config(model)
-    path = tmp_path_factory.mktemp("drafter") / "eagle.gguf"
+    config, tensors = KINDS[kind](model)
+    fields = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in config.items()
+        if isinstance(value, int | str | tuple) and not isinstance(value, bool)
+    }
     entries = {
-        "kind": "eagle",
+        "kind": kind,
         "target.name": "Tiny",
         "target.fingerprint": "ab",
         "target.vocabulary": lm.tokenizer.fingerprint,
@@ -34,34 +45,143 @@ def drafter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "target.vocab_size": model.config.vocab_size,
         "target.width": model.config.width,
         "target.num_layers": model.config.num_layers,
-        **{name: getattr(config, name) for name in ("num_heads", "num_kv_heads", "head_width", "num_fixed")},
-        **{name: list(getattr(config, name)) for name in ("taps", "head_tokens")},
+        **fields,
     }
-    tensors = tiny_eagle_tensors(config, model)
     values = {name: dequantise(tensor).astype(np.float32).reshape(tensor.shape) for name, tensor in tensors.items()}
     write(path, entries, values, quantise=False)
     return path
+
+
+def published(model: Path, path: Path, **changes: Any) -> Path:
+    """A random EAGLE-3 drafter for the model in a folder, in SafeAILab's layout."""
+    config = json.loads((model / "config.json").read_text())
+    width, vocab, rows = config["hidden_size"], config["vocab_size"], 200
+    shapes: dict[str, tuple[int, ...]] = {
+        **{"fc.weight": (width, 3 * width), "norm.weight": (width,), "lm_head.weight": (rows, width)},
+        **{f"midlayer.{name}.weight": (width,) for name in ("input_layernorm", "hidden_norm")},
+        "midlayer.post_attention_layernorm.weight": (width,),
+        **{f"midlayer.self_attn.{n}_proj.weight": (h * 12, 2 * width) for n, h in (("q", 4), ("k", 2), ("v", 2))},
+        "midlayer.self_attn.o_proj.weight": (width, 48),
+        **{f"midlayer.mlp.{name}_proj.weight": (64, width) for name in ("gate", "up")},
+        "midlayer.mlp.down_proj.weight": (width, 64),
+    }
+    rng = np.random.default_rng(0)
+    tensors: dict[str, NDArray[Any]] = {
+        name: rng.standard_normal(shape, np.float32) * np.float32(1.5 / shape[-1] ** 0.5) if len(shape) == 2
+        else np.ones(shape, np.float32)
+        for name, shape in shapes.items()
+    }  # fmt: skip
+    tokens = np.sort(rng.permutation(vocab)[:rows])
+    tensors |= {"d2t": tokens - np.arange(rows), "t2d": np.isin(np.arange(vocab), tokens)}
+    stated = {**config, "num_hidden_layers": 1, "draft_vocab_size": rows, "intermediate_size": 64}
+    taps = {"eagle_aux_hidden_state_layer_ids": [0, 1, 2]}
+    return write_folder(path, stated | taps | changes, tensors)
+
+
+def eagle_parts(model: Transformer) -> tuple[dict[str, Any], dict[str, RawTensor]]:
+    config = tiny_eagle_config(model)
+    names = ("num_heads", "num_kv_heads", "head_width", "num_fixed", "taps", "head_tokens")
+    return {name: getattr(config, name) for name in names}, tiny_eagle_tensors(config, model)
+
+
+def medusa_parts(model: Transformer) -> tuple[dict[str, Any], dict[str, RawTensor]]:
+    config = tiny_medusa_config(model, unembedding="target")
+    flat = tuple(accuracy for head in config.accuracies for accuracy in head)
+    fields = {"num_heads": config.num_heads, **asdict(config), "accuracies": flat}
+    return fields, random_tensors(config.shapes(model.config.width), 0)
+
+
+def block_parts(model: Transformer) -> tuple[dict[str, Any], dict[str, RawTensor]]:
+    config = tiny_block_config(model)
+    return asdict(config), random_tensors(config.shapes(model.config.width, 64), 0)
+
+
+KINDS = {"eagle": eagle_parts, "medusa": medusa_parts, "block": block_parts}
+
+
+@pytest.fixture(scope="module")
+def files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random drafters of every kind for the model in `folder`."""
+    lm, path = load(folder), tmp_path_factory.mktemp("drafter")
+    return {kind: drafter_file(kind, lm, path / f"{kind}.gguf") for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def drafter(files: dict[str, Path]) -> Path:
+    return files["eagle"]
 
 
 def load(folder: Path, drafter: Path | None = None) -> LanguageModel:
     return outpace.load(folder, ops="reference", threads=1, drafter=drafter)
 
 
-@pytest.mark.parametrize("strategy", ["eagle", "auto", "eagle+suffix"])
-def test_a_trained_drafter_leaves_the_text_as_it_is(folder: Path, drafter: Path, strategy: str) -> None:
-    lm = load(folder, drafter)
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("strategy", ["{}", "auto", "{}+suffix"])
+def test_a_trained_drafter_leaves_the_text_as_it_is(
+    folder: Path, files: dict[str, Path], kind: str, strategy: str
+) -> None:
+    lm = load(folder, files[kind])
+    name = strategy.format(kind)
+    plain = lm.generate("the cat sat on the", max_new_tokens=40, strategy="none", ignore_eos=True)
+    drafted = lm.generate("the cat sat on the", max_new_tokens=40, strategy=name, ignore_eos=True)
+    assert drafted.tokens == plain.tokens
+    assert not drafted.stats.warnings
+    if name == kind:
+        assert drafted.stats.proposed.keys() <= {kind}
+    lm.runner.cache.check()
+    assert lm.runner.cache.num_available == lm.runner.cache.capacity
+
+
+@pytest.mark.parametrize("strategy", ["eagle", "auto"])
+def test_a_published_drafter_leaves_the_text_as_it_is(folder: Path, tmp_path: Path, strategy: str) -> None:
+    lm = load(folder, published(folder, tmp_path / "d"))
     plain = lm.generate("the cat sat on the", max_new_tokens=40, strategy="none", ignore_eos=True)
     drafted = lm.generate("the cat sat on the", max_new_tokens=40, strategy=strategy, ignore_eos=True)
     assert drafted.tokens == plain.tokens
     assert not drafted.stats.warnings
     if strategy == "eagle":
-        assert drafted.stats.proposed.keys() <= {"eagle"}
-    lm.runner.cache.check()
-    assert lm.runner.cache.num_available == lm.runner.cache.capacity
+        assert drafted.stats.proposed["eagle"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"vocab_size": 330}, "its vocab size is 320, must be 330|'t2d' has shape"),
+        ({"target_hidden_size": 64}, "its width is 48, must be 64"),
+        ({"eagle_aux_hidden_state_layer_ids": [0, 1, 3]}, r"taps must be different layers in \[0, 2\]"),
+        ({"eagle_aux_hidden_state_layer_ids": None}, "the usual ones, .*, are no three layers of a target with 2"),
+    ],
+)
+def test_a_published_drafter_of_another_model_is_refused_by_its_config(
+    changes: Any, reason: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises((UsageError, WeightsError), match=reason):
+        load(folder, published(folder, tmp_path / "d", **changes))
+
+
+def test_a_published_drafter_is_refused_by_the_vocabulary_that_lies_beside_it(folder: Path, tmp_path: Path) -> None:
+    path = published(folder, tmp_path / "d")
+    shutil.copy(folder / "tokenizer.json", path)
+    load(folder, path)
+    other = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = other["model"]["vocab"]
+    a, b = list(vocabulary)[10:12]
+    vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
+    (path / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(UsageError, match="its token ids stand for other tokens"):
+        load(folder, path)
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("medusa", "eagle"), ("eagle", "block"), ("block", "medusa")])
+def test_a_drafter_of_another_kind_than_asked_for_is_named(
+    folder: Path, files: dict[str, Path], kind: str, asked: str
+) -> None:
+    with pytest.raises(UsageError, match=rf'"{asked}" needs a drafter of that kind .*it has now is \'{kind}\''):
+        load(folder, files[kind]).generate("hi", strategy=asked)
 
 
 def test_a_model_without_a_trained_drafter_says_how_to_give_one(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"needs a drafter that was trained for .*drafter=PATH"):
+    with pytest.raises(UsageError, match=r"needs a drafter of that kind that was trained for .*drafter=PATH"):
         load(folder).generate("hi", strategy="eagle")
 
 

@@ -130,3 +130,82 @@ def test_a_config_that_no_network_can_have_is_refused_with_the_key(change: dict[
     assert (read.taps, read.num_heads, read.head_tokens) == ((1, 2), 4, (5, 3, 96))
     with pytest.raises(WeightsError, match=f"a file: .*{message}"):
         EagleConfig.read(Entries(stated | change, "a file"), target)
+
+
+STATED = {
+    **{"num_heads": 4, "num_kv_heads": 2, "head_width": 8, "num_fixed": 3, "head_tokens": [5, 3, 96]},
+    **{"tap_norm": "none", "tap_residual": False, "rope_theta": 10000.0, "context": 64},
+}
+
+
+def test_without_taps_the_low_the_middle_and_the_high_layer_are_read() -> None:
+    target = DrafterTarget(None, None, 97, 48, 32)
+    assert EagleConfig.read(Entries(STATED, "a file"), target).taps == (2, 16, 29)
+    for num_layers in (3, 5):
+        with pytest.raises(
+            WeightsError, match=rf"the usual ones, .* are no three layers of a target with {num_layers}"
+        ):
+            EagleConfig.read(Entries(STATED, "a file"), replace(target, num_layers=num_layers))
+    with pytest.raises(WeightsError, match="taps are not stated, and depend on how many layers the target has"):
+        EagleConfig.read(Entries(STATED, "a file"), replace(target, num_layers=None))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_width": 7}, "head_width must be even"),
+        ({"head_width": 0}, "head_width must be even"),
+        ({"rope_scaling": "linear"}, "head_width must be even|rope_scaling"),
+        ({"rope_theta": 0}, "rope_theta must be a number above 0"),
+        ({"eps": -1.0}, "eps must be a number above 0"),
+        ({"tap_norm": "some"}, "tap_norm must be one of unit, none, each, joint"),
+        ({"tap_norm": "unit", "taps": [0, 1]}, r"taps must be different layers in \[1, 32\]"),
+        ({"taps": [0, 33]}, r"taps must be different layers in \[0, 32\]"),
+        ({"head": False}, "head is the target's, so its rows must be the target's too"),
+        ({"width": 16}, "width is 16 beside a target's of 48"),
+        ({"width": 16, "embedding": True, "tap_residual": True}, "width is 16 beside a target's of 48"),
+    ],
+)
+def test_a_form_that_no_network_has_is_refused_with_the_key(change: dict[str, Any], message: str) -> None:
+    target = DrafterTarget(None, None, 97, 48, 32)
+    EagleConfig.read(Entries(STATED, "a file"), target)
+    with pytest.raises(WeightsError, match=f"a file: ({message})"):
+        EagleConfig.read(Entries(STATED | change, "a file"), target)
+
+
+def test_tensors_of_a_form_are_asked_for_and_only_those() -> None:
+    target = tiny_model(MAKERS["reference"](1))
+    plain = tiny_eagle_config(target)
+    tensors = tiny_eagle_tensors(plain, target)
+    for change, missing in (
+        ({"has_biases": True}, "bk"),
+        ({"has_head_norms": True}, "k_norm"),
+        ({"tap_norm": "each"}, r"tap_norm\.0"),
+        ({"tap_norm": "joint"}, "tap_norm"),
+        ({"has_embedding": True}, "embedding"),
+    ):
+        with pytest.raises(WeightsError, match=f"look at .*'{missing}'"):
+            eagle.build(replace(plain, **change), tensors, target)
+
+
+def test_an_embedding_with_fewer_rows_than_the_vocabulary_is_refused() -> None:
+    target = tiny_model(MAKERS["reference"](1))
+    config = replace(tiny_eagle_config(target), has_embedding=True)
+    short = {"embedding": raw_tensor("embedding", np.zeros((96, 48), np.float32))}
+    with pytest.raises(WeightsError, match=r"'embedding' of the drafter must have shape \(97, 48\), has \(96, 48\)"):
+        eagle.build(config, tiny_eagle_tensors(config, target) | short, target)
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
+def test_a_head_that_is_the_targets_gives_the_logits_of_its_output_matrix(make: Any) -> None:
+    ops: Ops = make(1)
+    target = tiny_model(ops)
+    config = replace(tiny_eagle_config(target), has_head=False, num_fixed=97, head_tokens=tuple(range(97)))
+    tensors = {name: t for name, t in tiny_eagle_tensors(tiny_eagle_config(target), target).items() if name != "head"}
+    network = eagle.build(config, tensors, target)
+    states = ops.array(np.random.default_rng(0).standard_normal((1, 48), np.float32))
+    plan = ops.plan([Segment([0], 1, [5])], 4)
+    guesses = network.guess(states, ops.kv_alloc(network.spec("f32", 4), 1), plan, [None], SamplingBatch.greedy(1), 97)
+    normed = ops.rms_norm(guesses.states, network.layer.head_norm, network.layer.layer.eps)
+    logits = ops.numpy(ops.linear(normed, target.output))[0]
+    assert guesses.tokens[0] == np.argsort(-logits, kind="stable").tolist()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.convert_eagle import write
+from benchmarks.convert_drafter import write
 from outpace.errors import UsageError, WeightsError
 from outpace.models.trained import DrafterTarget
 from outpace.weights.drafter import open_drafter

@@ -20,6 +20,14 @@ ONE = [info("w", [4, 2], 0, 0)]  # one tensor [2, 4] F32, 32 bytes
 HUGE = 1 << 62
 
 
+def test_integers_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(gguf_bytes([], [info("d2t", [4], 27, 0)], struct.pack("<4q", 3, -1, 5, 0)))
+    with pytest.raises(WeightsError, match=r"tensor 'd2t' has type I64, supported are"):
+        read_gguf(tmp_path / "x.gguf")
+    found = read_gguf(tmp_path / "x.gguf", indices=True).tensors["d2t"]
+    assert (found.format, found.shape, found.data.view("<i8").tolist()) == ("I64", (4,), [[3, -1, 5, 0]])
+
+
 def test_metadata_of_every_type_is_read(tmp_path: Path) -> None:
     entries = [
         *(

@@ -38,6 +38,19 @@ def test_what_the_library_writes_is_read_as_rows_of_the_file(tmp_path: Path) -> 
     assert not tensors["wide"].data.flags.writeable
 
 
+def test_integers_and_booleans_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    values = {"d2t": np.array([3, -1, 5]), "t2d": np.array([True, False]), "few": np.array([7], np.int32)}
+    save_file(values, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"dtype is '(I64|BOOL|I32)', supported are F32, F16, BF16$"):
+        read_safetensors(tmp_path / "model.safetensors")
+    found = read_folder(tmp_path, indices=True)
+    assert {name: (x.format, x.shape) for name, x in found.items()} == {
+        **{"d2t": ("I64", (3,)), "t2d": ("BOOL", (2,)), "few": ("I32", (1,))},
+    }
+    assert found["d2t"].data.view("<i8").tolist() == [[3, -1, 5]]
+    assert found["t2d"].data.tolist() == [[1, 0]]
+
+
 def test_bfloat16_is_read_as_it_is_stored(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", {"b": ("BF16", (2, 2), bytes(range(8)))})
     tensor = read_safetensors(tmp_path / "a.safetensors")["b"]

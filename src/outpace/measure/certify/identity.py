@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from outpace.api import LanguageModel, Result
-from outpace.api.strategies import STRATEGIES
+from outpace.api.strategies import STRATEGIES, TRAINED
 from outpace.measure.certify import effort
 from outpace.measure.certify.divergence import Divergence, find_divergence
 
@@ -180,7 +180,9 @@ def _prefixes(strategy: str) -> tuple[str, ...]:
 
 def default_strategies(lm: LanguageModel) -> list[str]:
     """Return every strategy that the model has, but plain decoding itself."""
-    return [name for name in STRATEGIES if name != PLAIN and (name != "eagle" or lm.loaded.trained is not None)]
+    trained = lm.loaded.trained
+    missing = set(TRAINED) - ({trained.name} if trained is not None else set())
+    return [name for name in STRATEGIES if name != PLAIN and name not in missing]
 
 
 def wrong_token(identity: Identity, sampling: str) -> Divergence | None:

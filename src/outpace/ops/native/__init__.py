@@ -145,6 +145,9 @@ class NativeOps:
         stacked: Array = _native.stack(parts)
         return stacked
 
+    def silu(self, x: Array) -> Array:
+        return _native.silu(x)
+
     def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
         return self._context.linear(x, weight, bias)
 

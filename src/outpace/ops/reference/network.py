@@ -138,6 +138,9 @@ class ReferenceOps:
     def add(self, a: Array, b: Array) -> Array:
         return Array(_floats(a) + _floats(b))
 
+    def silu(self, x: Array) -> Array:
+        return Array(_silu(_floats(x)))
+
     def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
         result = self._product(_floats(x), weight)
         return Array(result if bias is None else result + _floats(bias))
@@ -164,8 +167,7 @@ class ReferenceOps:
     def gated_mlp(self, x: Array, layer: Layer) -> Array:
         own, rows = _own(layer), _floats(x)
         gate, up = self._product(rows, own.gate), self._product(rows, own.up)
-        with np.errstate(over="ignore"):  # exp(-gate) may be inf: gate / inf is the 0 that it should be
-            return Array(self._product(gate / (1 + np.exp(-gate)) * up, own.down))
+        return Array(self._product(_silu(gate) * up, own.down))
 
     def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
         return compose_decoder_layer(self, x, _own(layer), kv, plan)
@@ -257,6 +259,11 @@ class ReferenceOps:
 
     def array(self, x: NDArray[np.float32]) -> Array:
         return Array(x.astype(self.dtype))
+
+
+def _silu(x: Floats) -> Floats:
+    with np.errstate(over="ignore"):  # exp(-x) may be inf: x / inf is the 0 that it should be
+        return np.asarray(x / (1 + np.exp(-x)))
 
 
 def _floats(handle: Array | Weight | Vector) -> Floats:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from outpace.api import LanguageModel
-from outpace.api.strategies import STRATEGIES
+from outpace.api.strategies import STRATEGIES, TRAINED
 from outpace.measure.certify import Certificate, certify
 from outpace.tree import DraftTree
 from tests.unit.measure.certify.conftest import PROMPTS, SMALL
@@ -18,7 +18,7 @@ def test_every_strategy_meets_every_batch_cache_and_sampling(certificate: Certif
     expected = {
         (strategy, batch, kv, prefix, sampling)
         for strategy in STRATEGIES
-        if strategy not in ("none", "eagle")  # this model has no trained drafter
+        if strategy not in ("none", *TRAINED)  # this model has no trained drafter
         for batch in (1, 2)
         for kv in ("f32", "bf16", "int8")
         for prefix in (("fresh",) if strategy == "recompute" else ("fresh", "cached"))
@@ -38,7 +38,7 @@ def test_progress_is_reported_before_every_call_and_ends_at_its_total(
     assert max(b - a for a, b in itertools.pairwise(done)) < done[-1] / 20
     words = "\n".join(what for _, _, what in reports)
     for part in (*STRATEGIES, "plain decoding", "int8", "sampled", "control: biased rejection sampling"):
-        assert part in ("none", "eagle") or part in words
+        assert part in ("none", *TRAINED) or part in words
 
 
 def test_a_true_engine_passes_and_its_controls_are_caught(certificate: Certificate) -> None:

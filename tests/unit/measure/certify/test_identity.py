@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from outpace.api.strategies import STRATEGIES
+from outpace.api.strategies import STRATEGIES, TRAINED
 from outpace.drafters.ngram import NGram
 from outpace.measure.certify.identity import Identity, default_strategies, wrong_token
 from tests.unit.measure.certify.conftest import PROMPTS
@@ -61,6 +61,7 @@ def test_where_not_all_groups_run_cases_take_turns(opener: Any) -> None:
 
 def test_every_strategy_is_examined_but_plain_decoding_and_what_the_model_lacks(opener: Any) -> None:
     lm = identity(opener).lm
-    assert set(default_strategies(lm)) == set(STRATEGIES) - {"none", "eagle"}
+    assert set(default_strategies(lm)) == set(STRATEGIES) - {"none", *TRAINED}
     lm.loaded.trained = NGram()
-    assert set(default_strategies(lm)) == set(STRATEGIES) - {"none"}
+    lm.loaded.trained.name = "medusa"
+    assert set(default_strategies(lm)) == set(STRATEGIES) - {"none", "eagle", "block"}

@@ -216,6 +216,12 @@ Array add(const Array& a, const Array& b) {
   return y;
 }
 
+Array silu(const Array& x) {
+  Array y(x.rows(), x.cols());
+  silu_rows(x.data(), y.data(), x.size());
+  return y;
+}
+
 Array rms_norm(Context& context, const Array& x, const FloatVector& weight, double eps) {
   check(x.cols() == weight.size(),
         "a norm of " + std::to_string(weight.size()) + " numbers does not fit x, which is " + shape_of(x));
@@ -620,6 +626,7 @@ NB_MODULE(_native, m) {
   m.def("concat", concat, "parts"_a);
   m.def("stack", stack, "parts"_a);
   m.def("add", add, "a"_a, "b"_a);
+  m.def("silu", silu, "x"_a);
   m.def("select", select_op, "x"_a, "rows"_a);
   nb::class_<Guesser>(m, "Guesser", "A guess layer, checked.");
   nb::class_<HeadRows>(m, "HeadRows", "Rows of a head, with their tokens.");

@@ -131,6 +131,12 @@ void add_rows(const float* a, const float* b, float* y, int64_t size) {
   row_kernels().add(a, b, y, size);
 }
 
+void silu_rows(const float* x, float* y, int64_t size) {
+  const FloatMode mode;
+  std::fill_n(y, size, 1.0f);
+  row_kernels().silu_mul(x, y, y, size);
+}
+
 void norm_rows(int threads, const float* x, const FloatVector& weight, float eps, float* y, int64_t rows) {
   const int64_t cols = weight.size();
   Pool::get().run(threads_for(threads, rows * cols), [&](Member& m) {

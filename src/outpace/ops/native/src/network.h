@@ -56,6 +56,7 @@ struct Workspace {
 
 // All of these take x of [rows, ...] row after row; x and y do not overlap. Shapes were checked.
 void add_rows(const float* a, const float* b, float* y, int64_t size);
+void silu_rows(const float* x, float* y, int64_t size);
 void norm_rows(int threads, const float* x, const FloatVector& weight, float eps, float* y, int64_t rows);
 void embed_rows(int threads, const Matrix& weight, const Plan& plan, float* y);
 void linear(int threads, Workspace& w, const float* x, int64_t rows, const Matrix& weight, const FloatVector* bias,

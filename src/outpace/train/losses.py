@@ -1,0 +1,108 @@
+"""The loss: cross-entropy of a reduced head against the target's full distribution, summed over the head's rows.
+
+For a guess with target probabilities p (over all V tokens) and head logits z (over the R tokens that it knows):
+
+    loss = - sum over r of p[r] log softmax(z)[r]        d loss / d z = softmax(z) * sum(p) - p
+
+The mass of tokens that the head does not know is left out: it can be lowered by no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outpace.train.batch import Batch
+from outpace.train.networks.network import DraftNetwork
+
+_CHUNK = 1024  # rows whose logits exist at once
+
+
+@torch.no_grad()
+def target_probs(final: Tensor, unembedding: Tensor, head_tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the target's probabilities of the head's tokens, [P, R], from its final states [P, D].
+
+    The softmax runs over all V tokens in float32; products and result are in `dtype`.
+    """
+    rows = []
+    matrix = unembedding.to(dtype)
+    for x in torch.split(final.to(dtype), _CHUNK):
+        logits = (x @ matrix.T).float()
+        total = torch.logsumexp(logits, dim=1, keepdim=True)
+        rows.append((logits[:, head_tokens] - total).exp().to(dtype))
+    return torch.cat(rows)
+
+
+class _HeadLoss(torch.autograd.Function):
+    """The sum of the losses above over n guesses, whose gradients are computed at once, chunk by chunk.
+
+    So no more than a chunk's logits [n, R] ever exist, and none wait for the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, head: Tensor, probs: Tensor, labels: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        grad_states, grad_head = torch.empty_like(states), torch.zeros_like(head)
+        loss = torch.zeros((), dtype=torch.promote_types(states.dtype, torch.float32), device=states.device)
+        choices = torch.empty(len(states), dtype=torch.int64, device=states.device)
+        matrix = head.to(probs.dtype)
+        for first in range(0, len(states), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            x = states[part].to(probs.dtype)
+            logits = (x @ matrix.T).to(loss.dtype)
+            p = probs[labels[part]].to(loss.dtype)
+            log_q = torch.log_softmax(logits, dim=1)
+            choices[part] = logits.argmax(dim=1)
+            loss -= (p * log_q).sum()
+            slope = ((log_q.exp() * p.sum(dim=1, keepdim=True) - p) * scale).to(probs.dtype)
+            grad_states[part] = (slope @ matrix).to(states.dtype)
+            grad_head += (slope.T @ x).to(head.dtype)
+        ctx.save_for_backward(grad_states, grad_head)
+        ctx.mark_non_differentiable(choices)
+        return loss * scale, choices
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_states, grad_head = ctx.saved_tensors
+        slope = grads[0]
+        return grad_states * slope, grad_head * slope, None, None, None
+
+
+def head_loss(states: Tensor, head: Tensor, probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of n guesses, and the row of the head that each of them would choose, [n].
+
+    states: [n, D], what the head [R, D] multiplies. probs: [P, R] (`target_probs`); labels: [n], rows of it.
+    Products are computed in the dtype of `probs`.
+    """
+    loss, choices = _HeadLoss.apply(states, head, probs, labels, 1 / len(states))  # type: ignore[no-untyped-call]
+    return loss, choices
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """A step's loss, and what goes into it: for each depth, the mean loss and how often the text's token was first."""
+
+    total: Tensor
+    by_depth: Sequence[Tensor]
+    accuracy: Sequence[Tensor]
+
+
+def draft_loss(network: DraftNetwork, batch: Batch, probs: Tensor, head_tokens: Tensor) -> Losses:
+    """Return the loss of a batch: the depths' means, each weighted by decay^(depth - 1)."""
+    total = torch.zeros((), device=batch.final.device)
+    by_depth, accuracy = [], []
+    for k, (states, depth) in enumerate(
+        zip(network.states(batch, network.num_depths), batch.depths[: network.num_depths], strict=True)
+    ):
+        if not len(depth.rows):
+            continue  # no conversation is as long as that
+        loss, choices = head_loss(states.flatten(0, 1)[depth.rows], network.head, probs, depth.labels)
+        total = total + network.decay**k * loss
+        by_depth.append(loss.detach())
+        accuracy.append((head_tokens[choices] == depth.tokens).float().mean())
+    return Losses(total, by_depth, accuracy)

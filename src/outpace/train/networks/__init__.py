@@ -1,0 +1,1 @@
+"""The drafter networks in PyTorch: the mathematics of `outpace.models`, with gradients."""

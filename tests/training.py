@@ -1,0 +1,74 @@
+"""Text that a tiny model wrote, and that model frozen: what the tests of training learn from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor
+
+import outpace
+from outpace import LanguageModel
+from outpace.train.corpus import Conversation
+from outpace.train.target import EngineTarget, Tokens
+from outpace.types import KVFormat
+from tests.folder import make_folder
+from tests.tiny import tiny_values
+
+
+def tiny_lm(
+    folder: Path,
+    model_type: str = "llama",
+    *,
+    ops: str | None = None,
+    kv: KVFormat = "bf16",
+    spread: float = 0.3,
+    sharpness: float = 8.0,
+) -> LanguageModel:
+    """Return a tiny model that was written into a folder.
+
+    spread: of its layers; small, so that the next token depends on the last one most of all, and can be learned.
+    sharpness: of its distributions.
+    """
+    path = make_folder(folder / model_type, model_type)
+    config = json.loads((path / "config.json").read_text())
+    values = tiny_values(config, spread=spread)
+    values["lm_head.weight"] = values["lm_head.weight"] * np.float32(sharpness / spread)
+    save_file(values, path / "model.safetensors")
+    return outpace.load(path, ops=ops, kv=kv, threads=1)
+
+
+def written_by(
+    lm: LanguageModel, count: int, length: int = 40, seed: int = 0, temperature: float = 0.0
+) -> list[Conversation]:
+    """Return conversations that begin with a few random tokens and go on as the model does."""
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(0, lm.config.vocab_size, rng.integers(2, 7)).tolist() for _ in range(count)]
+    results = lm.generate(
+        prompts, max_new_tokens=length, ignore_eos=True, strategy="none", temperature=temperature, seed=seed
+    )
+    return [
+        Conversation(np.array([*prompt, *result.tokens], np.int32), len(prompt), temperature > 0, "tiny", temperature)
+        for prompt, result in zip(prompts, results, strict=True)
+    ]
+
+
+class Confused:
+    """A target whose final states stand in random order: its labels belong to other positions."""
+
+    def __init__(self, target: EngineTarget) -> None:
+        self._target, self._rng = target, np.random.default_rng(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+    def states(self, sequences: Sequence[Tokens], taps: Sequence[int]) -> dict[int, list[Tensor]]:
+        found = self._target.states(sequences, taps)
+        last = self._target.config.num_layers
+        found[last] = [x[torch.from_numpy(self._rng.permutation(len(x)))] for x in found[last]]
+        return found

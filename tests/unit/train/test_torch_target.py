@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from outpace.train.target import EngineTarget
+from outpace.train.torch_target import TorchTarget
+from tests.training import tiny_lm, written_by
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+def test_it_computes_what_the_engine_computes(model_type: str, tmp_path: Path) -> None:
+    """On the reference ops both are float32; mistral's window of 24 is shorter than the texts."""
+    lm = tiny_lm(tmp_path, model_type, ops="reference", kv="f32", spread=1.0)
+    engine, network = EngineTarget(lm), TorchTarget(lm, torch.device("cpu"))
+    sequences = [own.tokens for own in written_by(lm, 4, 40)]
+    taps = tuple(range(lm.config.num_layers + 2))
+    expected, found = engine.states(sequences, taps), network.states(sequences, taps)
+    for tap in taps:
+        for x, y in zip(expected[tap], found[tap], strict=True):
+            assert torch.allclose(x, y, atol=2e-4, rtol=1e-3), tap
+    assert engine.identity == network.identity
+    for name in ("embedding", "unembedding", "final_norm", "inv_freq"):
+        assert torch.equal(getattr(engine, name), getattr(network, name))
+
+
+def test_lower_precision_is_close(tmp_path: Path) -> None:
+    lm = tiny_lm(tmp_path, ops="reference")
+    sequences = [own.tokens for own in written_by(lm, 2, 20)]
+    exact = TorchTarget(lm, torch.device("cpu")).states(sequences, (2,))[2]
+    rough = TorchTarget(lm, torch.device("cpu"), torch.bfloat16).states(sequences, (2,))[2]
+    for x, y in zip(exact, rough, strict=True):
+        assert y.dtype == torch.float32
+        assert torch.cosine_similarity(x, y, dim=-1).min() > 0.999
+        assert not torch.equal(x, y)

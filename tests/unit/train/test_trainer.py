@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from outpace.errors import UsageError
+from outpace.train import trainer as module
+from outpace.train.corpus import Conversation
+from outpace.train.export import read_network
+from outpace.train.settings import TrainSettings
+from outpace.train.simulate import num_steps, simulate
+from outpace.train.state import load_state
+from outpace.train.target import EngineTarget
+from outpace.train.trainer import Outcome, StepReport, train
+from tests.training import Confused
+from tests.unit.train.conftest import FAST
+
+
+def by_last_token(own: Conversation) -> int:
+    """Return the steps of a chain of 4 that looks up what followed the last token's latest occurrence."""
+    tokens = own.tokens.tolist()
+    hits = np.zeros((len(tokens) - 1 - own.num_prompt, 4), np.bool_)
+    for row, anchor in enumerate(range(own.num_prompt, len(tokens) - 1)):
+        before = [i for i in range(anchor) if tokens[i] == tokens[anchor]]
+        if before:
+            guesses = (tokens[before[-1] + 1 : anchor + 1] * 4)[:4]
+            for k, guess in enumerate(guesses):
+                hits[row, k] = anchor + 1 + k < len(tokens) and tokens[anchor + 1 + k] == guess
+    return num_steps(hits, np.full(len(hits), 4), 4)
+
+
+def test_a_tiny_drafter_learns_far_more_than_repetition_gives(trained: Outcome, held_out: list[Conversation]) -> None:
+    tokens = sum(len(own.tokens) - own.num_prompt for own in held_out)
+    floor = tokens / sum(map(by_last_token, held_out))
+    score = trained.tokens_per_step.mean(4)
+    assert floor < 1.5
+    assert score > floor + 0.5
+    assert score == trained.score == max(entry["score"] for entry in trained.log)
+    assert trained.log[-1]["step"] == trained.steps == 80
+
+
+def test_shuffled_labels_teach_nothing(
+    target: EngineTarget, text: list[Conversation], held_out: list[Conversation], trained: Outcome, tmp_path: Path
+) -> None:
+    """The negative control: the same run on the labels of other positions, measured by the true ones."""
+    settings = TrainSettings(steps=40, evaluations=1, min_confidence=0.0, **FAST)
+    path = train("eagle", settings, text, held_out, Confused(target), tmp_path).path  # type: ignore[arg-type]
+    score = simulate(read_network(path, "eagle", target), target, held_out, min_confidence=0.0).mean(4)
+    assert score < 1.1 < trained.score - 0.5
+
+
+def short(**changes: Any) -> TrainSettings:
+    return replace(TrainSettings(steps=8, evaluations=2, **FAST), **changes)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def whole(
+    target: EngineTarget,
+    text: list[Conversation],
+    held_out: list[Conversation],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Outcome:
+    """A short run that nobody interrupts."""
+    return train("eagle", short(save_every_s=0.0), text, held_out[:4], target, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("at", [3, 4])
+def test_a_run_that_is_stopped_goes_on_bit_for_bit(
+    target: EngineTarget,
+    text: list[Conversation],
+    held_out: list[Conversation],
+    whole: Outcome,
+    tmp_path: Path,
+    at: int,
+) -> None:
+    """Before and after its first evaluation."""
+
+    def stop(step: StepReport) -> None:
+        if step.step == at:
+            raise Stop
+
+    settings = short(save_every_s=0.0)  # a checkpoint after every step
+    with pytest.raises(Stop):
+        train("eagle", settings, text, held_out[:4], target, tmp_path / "parts", report=stop)
+    seen: list[int] = []
+    parts = train(
+        "eagle", settings, text, held_out[:4], target, tmp_path / "parts", report=lambda step: seen.append(step.step)
+    )
+    assert seen == list(range(at + 1, 9))
+    assert parts.path.read_bytes() == whole.path.read_bytes()
+    assert [entry["score"] for entry in parts.log] == [entry["score"] for entry in whole.log]
+    one, other = (load_state(outcome.path.with_name(module.STATE), {}) for outcome in (whole, parts))
+    assert all(torch.equal(one.network[name], other.network[name]) for name in one.network)
+    assert str(one.optimisers) == str(other.optimisers)
+
+
+def test_a_run_that_was_killed_goes_on(
+    target: EngineTarget, text: list[Conversation], held_out: list[Conversation], whole: Outcome, tmp_path: Path
+) -> None:
+    """Kill -9 in the middle of it, from within: the process has no chance to tidy up."""
+    script = """
+        import os, signal, sys
+        from pathlib import Path
+        import torch
+        from outpace import load
+        from outpace.train.settings import TrainSettings
+        from outpace.train.target import EngineTarget
+        from outpace.train.trainer import train
+        from tests.training import written_by
+        from tests.unit.train.conftest import FAST
+
+        torch.set_num_threads(1)
+        lm = load(sys.argv[1], threads=1)
+        text, held_out = written_by(lm, 256, seed=0, temperature=1.0), written_by(lm, 24, seed=1, temperature=1.0)
+        settings = TrainSettings(steps=8, evaluations=2, **(FAST | {"save_every_s": 0.0}))
+
+        def kill(step):
+            if step.step == 6:
+                (Path(sys.argv[2]) / "step-0000099.gguf").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        train("eagle", settings, text, held_out[:4], EngineTarget(lm, "Tiny"), Path(sys.argv[2]), report=kill)
+    """
+    path = target._model.path
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), path, tmp_path / "run"], cwd=Path(__file__).parents[3]
+    )
+    assert done.returncode == -signal.SIGKILL
+    settings = short(save_every_s=0.0)
+    killed = train("eagle", settings, text, held_out[:4], target, tmp_path / "run")
+    assert killed.path.read_bytes() == whole.path.read_bytes()
+    names = {file.name for file in (tmp_path / "run").iterdir()}
+    assert names == {file.name for file in whole.path.parent.iterdir()}, "what a kill left behind is gone"
+
+
+def test_a_drafter_that_is_continued_never_ends_worse_than_it_began(
+    target: EngineTarget, text: list[Conversation], held_out: list[Conversation], trained: Outcome, tmp_path: Path
+) -> None:
+    """Learning from other positions' labels at high rates spoils it: then the start itself is the outcome."""
+    settings = TrainSettings(steps=10, evaluations=2, peak=1.0, **FAST)
+    confused: Any = Confused(target)
+    worse = train("eagle", settings, text, held_out, confused, tmp_path / "worse", trained.path)
+    assert worse.started_at is not None
+    assert worse.score == worse.started_at > worse.log[-1]["score"]
+    assert worse.path.read_bytes() == trained.path.read_bytes()
+    better = train("eagle", replace(settings, peak=None), text, held_out, target, tmp_path / "better", trained.path)
+    assert better.started_at == trained.score <= better.score
+
+
+def test_a_folder_of_another_run_is_refused_with_the_difference(
+    target: EngineTarget, text: list[Conversation], held_out: list[Conversation], tmp_path: Path
+) -> None:
+    train("eagle", short(steps=1, evaluations=1), text, held_out[:2], target, tmp_path)
+    with pytest.raises(UsageError, match=r"begun with seed = 0, now it is 1"):
+        train("eagle", short(steps=1, evaluations=1, seed=1), text, held_out[:2], target, tmp_path)
+    with pytest.raises(UsageError, match="begun with text ="):
+        train("eagle", short(steps=1, evaluations=1), text[:-1], held_out[:2], target, tmp_path)
+    again = train("eagle", short(steps=1, evaluations=1), text, held_out[:2], target, tmp_path)
+    assert again.steps == 1
+
+
+def test_a_budget_in_seconds_ends_a_run_by_the_clock(
+    target: EngineTarget, text: list[Conversation], held_out: list[Conversation], tmp_path: Path
+) -> None:
+    """A clock that moves by a second each time it is asked: a step takes one."""
+    now = iter(range(10**6))
+    seen: list[StepReport] = []
+    settings = short(steps=None, budget_s=8.0, evaluations=2)
+    outcome = train(
+        "eagle", settings, text, held_out[:2], target, tmp_path, report=seen.append, clock=lambda: float(next(now))
+    )
+    assert outcome.steps == len(seen) == 8
+    assert [step.step for step in seen if step.simulated is not None] == [4, 8]
+    assert seen[-1].learning_rate < seen[3].learning_rate
+    assert all(np.isfinite(step.loss) and len(step.accuracy_by_depth) == 6 for step in seen)
+
+
+@pytest.mark.parametrize(("kind", "message"), [("eagel", "did you mean 'eagle'"), ("eagle", "no held-out text")])
+def test_what_cannot_work_is_refused(
+    target: EngineTarget, text: list[Conversation], tmp_path: Path, kind: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(kind, short(), text, [], target, tmp_path)
