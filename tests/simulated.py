@@ -27,6 +27,10 @@ class SimulatedView:
     request: Request
     tokens: list[int]
     table: None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
     @classmethod
     def start(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from outpace.cache import BlockTable
@@ -31,6 +32,20 @@ class SequenceView(Protocol):
     def table(self) -> BlockTable | None:
         """Where its keys and values are: while it is asked for a draft, with slots reserved for the whole budget."""
 
+    def warn(self, message: str) -> None:
+        """Tell the user what went wrong while it was drafted for: `stats.warnings` of its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedCost:
+    """What a drafter is known to take before it was ever timed, in plain passes of the target.
+
+    A drafter may have one as `expected_cost`; the router begins with it. question: being asked; node: each node.
+    """
+
+    question: float
+    node: float
+
 
 class Drafter(Protocol):
     """Who guesses. Guesses never change the output, only how many steps it takes.
@@ -57,3 +72,8 @@ class Drafter(Protocol):
 
     def forget(self, request: int) -> None:
         """Drop all state of a request: it has ended. May be called for an unknown id."""
+
+
+def switched_off(drafter: Drafter, error: BaseException) -> str:
+    """Return the warning that a drafter is no longer asked for a request, because it failed."""
+    return f"drafter {drafter.name!r} failed and was switched off: {type(error).__name__}: {error}"

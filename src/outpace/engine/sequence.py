@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 
 from outpace.cache import BlockTable
-from outpace.drafters.protocol import Drafter
+from outpace.drafters.protocol import Drafter, switched_off
 from outpace.engine.stop import Output
 from outpace.engine.verify import EXACT_MATCH, Verifier
 from outpace.runner import ScheduledSequence
@@ -75,10 +75,12 @@ class SequenceState:
     def switch_drafter_off(self, error: BaseException) -> None:
         """Go on without a drafter that failed: a draft may cost time, never a text."""
         assert self.drafter is not None
-        self.stats.warnings.append(
-            f"drafter {self.drafter.name!r} failed and was switched off: {type(error).__name__}: {error}"
-        )
+        self.warn(switched_off(self.drafter, error))
         self.drafter = None
+
+    def warn(self, message: str) -> None:
+        """Add to what the result says went wrong."""
+        self.stats.warnings.append(message)
 
     def write(self, tokens: list[int], sources: list[tuple[str, ...]], logprobs: list[TokenLogprob]) -> list[int]:
         """Append what a step wrote, up to where the output ends; return what stayed of it."""

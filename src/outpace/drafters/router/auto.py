@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from outpace.drafters.protocol import Drafter, SequenceView
+from outpace.drafters.protocol import Drafter, ExpectedCost, SequenceView
 from outpace.drafters.router.acceptance import Acceptance, OpenProposal
 from outpace.drafters.router.averages import Gain
 from outpace.drafters.router.experience import DrafterCost, DrafterRecord, Experience, sampling_kind
+from outpace.drafters.router.questions import Questions
 from outpace.drafters.router.selection import Proposals, select
-from outpace.errors import DrafterError, UsageError
+from outpace.errors import UsageError
 from outpace.runner import Pass
 from outpace.trace import Forecast, Step
 from outpace.tree import EMPTY, DraftTree
@@ -25,6 +26,7 @@ _INHERITED = 2.0  # questions that what earlier requests brought counts for
 _EXPLORING = 0.0075  # of the time may be lost to questions that are not expected to pay
 _ADVANCE = 0.5  # plain passes that may be lost to them before anything is earned
 _PLAIN_STEPS = 4  # for which one prediction of the plain pass serves
+_NEVER = 1 << 62  # no sequence is that long
 
 
 @dataclass(slots=True)
@@ -65,7 +67,8 @@ class Auto:
 
     experience: what earlier requests have taught (a loaded model's is `lm.experience`).
     Proposals are judged by the sequence, verified or not. Each question brings tokens and costs time, both known as
-    moving averages; a drafter that would not pay is asked as often as the time for exploring allows.
+    moving averages; a drafter that would not pay is asked as often as the time for exploring allows. One that fails is
+    switched off for its request, with a warning; the others go on.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Auto:
             raise UsageError(f"auto needs at least one drafter, and different names for several; got {names}")
         self.name = "auto"
         self.drafters = tuple(drafters)
+        self._questions = [Questions(drafter) for drafter in drafters]
         self.taps = tuple(sorted({tap for drafter in drafters for tap in drafter.taps}))
         self._experience = experience
         self._clock = clock
@@ -124,6 +128,7 @@ class Auto:
         self._learn_costs(due, states, seconds, self._clock() - started - spent)
         for i in due:
             self._plan(states[i], len(sequences[i].tokens), sequences[i].request.max_draft)
+            self._leave_out(states[i], sequences[i].id)
         return drafts
 
     def observe(self, steps: Sequence[Step], passed: Pass) -> None:
@@ -136,8 +141,8 @@ class Auto:
                 kind |= state.kind
         if steps:
             self._experience.observe(steps, kind)
-        for drafter in self.drafters:
-            drafter.observe(steps, passed)
+        for questions in self._questions:
+            questions.observe(steps, passed)
 
     def forget(self, request: int) -> None:
         """Forget a request; what it taught stays in the experience."""
@@ -149,8 +154,8 @@ class Auto:
                     record.alone, record.extra = use.alone, use.extra
             if not self._states:
                 self._experience.save()
-        for drafter in self.drafters:
-            drafter.forget(request)
+        for questions in self._questions:
+            questions.forget(request)
 
     def _record(self, drafter: Drafter, greedy: bool) -> DrafterRecord:
         return self._experience.records.setdefault((drafter.name, greedy), DrafterRecord())
@@ -162,8 +167,9 @@ class Auto:
             _Use(Acceptance(r.counts), r.alone.inherited(_INHERITED), r.extra.inherited(_INHERITED)) for r in records
         ]
         state = self._states[sequence.id] = _State(uses, sampling_kind(sequence.request), greedy)
-        for use in uses:
+        for use, questions in zip(uses, self._questions, strict=True):
             use.credit, use.credited_at = _ADVANCE / len(uses), len(sequence.tokens)
+            questions.begin(sequence)
         return state
 
     def _predict_plain(self, sequences: Sequence[SequenceView], states: Sequence[_State]) -> None:
@@ -177,6 +183,10 @@ class Auto:
         if cost.is_known:
             self._plain = cost.seconds([(1, len(s.tokens)) for s in sequences]) + sampling.at(self._size)
             self._row_seconds = sampling.per_item
+            for drafter, known in zip(self.drafters, self._costs, strict=True):
+                expected: ExpectedCost | None = getattr(drafter, "expected_cost", None)
+                if expected is not None and not known.question.is_known:
+                    known.question.expect(expected.question * cost.plain, expected.node * cost.plain)
         self._undrafted.clear()
 
     def _without_draft(self, reason: str) -> Forecast:
@@ -199,8 +209,11 @@ class Auto:
             states[i].unit = self._plain / self._size
             states[i].proposals = Proposals(len(sequences[i].tokens), budgets[i])
             states[i].asked.clear()
-        for d, drafter in enumerate(self.drafters):
-            whom = [i for i in due if len(sequences[i].tokens) >= states[i].uses[d].ask_at]
+        for d, questions in enumerate(self._questions):
+            failed = questions.failed
+            whom = [
+                i for i in due if len(sequences[i].tokens) >= states[i].uses[d].ask_at and sequences[i].id not in failed
+            ]
             if not whom:
                 continue
             nodes = []
@@ -208,13 +221,13 @@ class Auto:
                 use = states[i].uses[d]
                 use.num_nodes = min(use.num_nodes, budgets[i])
                 nodes.append(use.num_nodes)
-                states[i].asked.append(d)
             started = self._clock()
-            trees = drafter.propose([sequences[i] for i in whom], nodes)
+            trees = questions.propose([sequences[i] for i in whom], nodes)
             seconds[d] = self._clock() - started
-            if len(trees) != len(whom):
-                raise DrafterError(f"drafter {drafter.name!r} returned {len(trees)} drafts for {len(whom)} requests")
             for i, tree in zip(whom, trees, strict=True):
+                if sequences[i].id in failed:
+                    continue
+                states[i].asked.append(d)
                 if tree.tokens:
                     state, length = states[i], len(sequences[i].tokens)
                     use = state.uses[d]
@@ -272,7 +285,7 @@ class Auto:
         self, due: Sequence[int], states: Sequence[_State], seconds: Sequence[float], overhead: float
     ) -> None:
         """Learn what questions cost. The router's own time belongs to whoever made it necessary by being asked."""
-        overhead /= sum([len(states[i].asked) for i in due])
+        overhead /= max(sum([len(states[i].asked) for i in due]), 1)
         for d, cost in enumerate(self._costs):
             whom = [states[i] for i in due if d in states[i].asked]
             if not whom:
@@ -326,6 +339,16 @@ class Auto:
                     continue
             self._explore(use, d, length, limit, unit)
         state.ask_at = min([use.ask_at for use in state.uses])
+
+    def _leave_out(self, state: _State, request: int) -> None:
+        """Ask nobody who has failed for the request."""
+        off = [d for d, questions in enumerate(self._questions) if request in questions.failed]
+        for d in off:
+            state.uses[d].ask_at = _NEVER
+            if d == state.leader:
+                state.leader = -1
+        if off:
+            state.ask_at = min([use.ask_at for use in state.uses])
 
     def _use(self, use: _Use, num_nodes: int) -> None:
         use.num_nodes, use.ask_at, use.exploring, use.credit = num_nodes, 0, False, _ADVANCE / len(self.drafters)

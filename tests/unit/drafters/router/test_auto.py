@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from outpace.drafters import NGram, Prediction, Suffix
-from outpace.drafters.protocol import Drafter
+from outpace.drafters.protocol import Drafter, ExpectedCost
 from outpace.drafters.router import Auto, Experience
-from outpace.errors import DrafterError, UsageError
+from outpace.errors import UsageError
 from outpace.trace import Step, Times
 from outpace.tree import EMPTY, DraftTree
 from tests.decoding import decode, request, tiny_runner
@@ -318,11 +318,37 @@ def test_drafters_that_could_not_be_told_apart_are_refused() -> None:
         Auto([], Experience())
 
 
-def test_a_drafter_that_answers_for_others_is_an_error() -> None:
+def test_a_drafter_that_answers_for_others_is_switched_off_with_a_warning() -> None:
     drafter = NGram()
     drafter.propose = lambda views, budgets: []  # type: ignore[method-assign]
-    with pytest.raises(DrafterError, match="'ngram' returned 0 drafts for 1 requests"):
-        Auto([drafter], settled(Machine())).propose([SimulatedView.start(1, PASSAGE)], [8])
+    view = SimulatedView.start(1, PASSAGE)
+    assert Auto([drafter], settled(Machine())).propose([view], [8]) == [EMPTY]
+    assert view.warnings == [
+        "drafter 'ngram' failed and was switched off: DrafterError: returned 0 drafts for 1 requests"
+    ]
+
+
+class Stumbling(Costly):
+    """A drafter whose second question takes as long as twenty passes: another process had the core."""
+
+    def propose(self, views: Any, budgets: Any) -> list[DraftTree]:
+        trees = super().propose(views, budgets)
+        if len(self.budgets) == 2:
+            self.machine.now += 20 * PLAIN
+        return trees
+
+
+@pytest.mark.parametrize("is_expected", [True, False])
+def test_with_a_cost_that_is_expected_a_drafter_is_in_full_use_within_64_tokens(is_expected: bool) -> None:
+    """In a new process, whatever its first timings say."""
+    machine = Machine(slope=0.05)
+    drafter = Stumbling(machine, [*PROSE[0], *PROSE[1]], 0.05 * PLAIN)
+    if is_expected:
+        drafter.expected_cost = ExpectedCost(question=0.08, node=0.04)  # type: ignore[attr-defined]
+    outcome = run(machine, Auto([drafter], machine.experience(), machine.clock), [(PROSE[0], PROSE[1][:128])])
+    late = [step for step in outcome.steps if step.position >= len(PROSE[0]) + 64]
+    tokens_per_step = sum(len(step.tokens) for step in late) / len(late)
+    assert (tokens_per_step > 2.2) == is_expected, "without, it is not asked again for hundreds of tokens"
 
 
 class Moody:
