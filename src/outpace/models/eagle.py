@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from outpace.errors import WeightsError
 from outpace.models.rope import frequencies
-from outpace.models.trained import DrafterTarget, Entries, check_shapes
 from outpace.models.transformer import Transformer
 from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor
+from outpace.weights.trained import DrafterTarget, Entries, check_shapes
 
 _MATRICES = ("fc", "wq", "wk", "wv", "wo", "gate", "up", "down")
 _NORMS = ("token_norm", "feature_norm", "mlp_norm", "head_norm")
@@ -220,11 +220,12 @@ class Eagle:
 
     def states(self, plan: Plan, queries: Array, features: Array, kv: KV) -> Array:
         """Return the layer's output for tokens whose keys and values are stored, [T, D]: their guesses' features."""
-        ops = self.ops
+        ops, norm = self.ops, self.layer.mlp_norm
+        assert norm is not None, "`build` gives the layer one"
         if self.config.is_residual_normed:
             features = ops.rms_norm(features, self.feature_norm, self.eps)
         x = ops.add(features, ops.linear(ops.attend(queries, self.handle, kv, plan), self.layer.wo, self.bo))
-        return ops.add(x, ops.gated_mlp(ops.rms_norm(x, self.layer.mlp_norm, self.eps), self.handle))
+        return ops.add(x, ops.gated_mlp(ops.rms_norm(x, norm, self.eps), self.handle))
 
     def carry(self, states: Array) -> Array:
         """Return what the next guess goes on from: its features."""
@@ -274,7 +275,11 @@ def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transfo
         gate=matrix["gate"],
         up=matrix["up"],
         down=matrix["down"],
-        **{name: vector.get(name) for name in ("bq", "bk", "bv", "q_norm", "k_norm")},
+        bq=vector.get("bq"),
+        bk=vector.get("bk"),
+        bv=vector.get("bv"),
+        q_norm=vector.get("q_norm"),
+        k_norm=vector.get("k_norm"),
     )
     return Eagle(
         config,
