@@ -20,13 +20,13 @@ from outpace.engine.decode import Decoder
 from outpace.engine.engine import Engine
 from outpace.engine.loaded import LoadedModel
 from outpace.errors import UsageError, instance, integer, one_of, shown
+from outpace.models.checkpoint import open_checkpoint
 from outpace.ops.machine import physical_cores
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
 from outpace.types import KVFormat, KVSpec, OptionKeywords, Options
 from outpace.weights.catalog import DEFAULT, cache_folder, resolve
-from outpace.weights.checkpoint import open_checkpoint
 
 Quantize = Literal["q8_0", "q4_0"]
 Message = Mapping[str, Any]

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from outpace.errors import WeightsError
 from outpace.models.reduced_head import ReducedHead, read_head
-from outpace.models.trained import DrafterTarget, Entries, check_shapes
 from outpace.models.transformer import Transformer
 from outpace.ops.formats import dequantise
 from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor
+from outpace.weights.trained import DrafterTarget, Entries, check_shapes
 
 _PARTS = ("attn_norm", "wq", "wk", "wv", "wo", "mlp_norm", "gate", "up", "down")
 

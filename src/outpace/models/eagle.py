@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from outpace.errors import WeightsError
 from outpace.models.rope import frequencies
-from outpace.models.trained import DrafterTarget, Entries, check_shapes
 from outpace.models.transformer import Transformer
 from outpace.ops.protocol import (
     KV,
@@ -44,6 +43,7 @@ from outpace.ops.protocol import (
 )
 from outpace.ops.sampling import SamplingBatch
 from outpace.types import KVFormat, KVSpec, RawTensor
+from outpace.weights.trained import DrafterTarget, Entries, check_shapes
 
 _MATRICES = ("fc", "wq", "wk", "wv", "wo", "gate", "up", "down")
 _NORMS = ("token_norm", "feature_norm", "mlp_norm", "head_norm")
@@ -252,7 +252,11 @@ def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transfo
         gate=matrix["gate"],
         up=matrix["up"],
         down=matrix["down"],
-        **{name: vector.get(name) for name in ("bq", "bk", "bv", "q_norm", "k_norm")},
+        bq=vector.get("bq"),
+        bk=vector.get("bk"),
+        bv=vector.get("bv"),
+        q_norm=vector.get("q_norm"),
+        k_norm=vector.get("k_norm"),
     )
     head = ops.pack(_first_rows(tensors["head"], config.num_fixed)) if config.has_head else target.output
     norms = _tap_norms(config, vector, target)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from outpace.errors import WeightsError
 from outpace.models.reduced_head import ReducedHead, read_head, rows_of
-from outpace.models.trained import DrafterTarget, Entries, check_shapes
 from outpace.models.transformer import Transformer
 from outpace.ops.protocol import Array, Ops, Vector, Weight
 from outpace.types import RawTensor
+from outpace.weights.trained import DrafterTarget, Entries, check_shapes
 
 UNEMBEDDINGS = ("target", "shared", "own")
 

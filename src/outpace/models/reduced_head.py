@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outpace.models.trained import Entries
 from outpace.ops.protocol import Ops, Weight
 from outpace.types import RawTensor
+from outpace.weights.trained import Entries
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from outpace.errors import WeightsError
 from outpace.models import block
 from outpace.models.block import BlockConfig
-from outpace.models.trained import DrafterTarget, Entries
 from outpace.ops.formats import dequantise
 from outpace.ops.protocol import Ops
 from outpace.types import Segment
+from outpace.weights.trained import DrafterTarget, Entries
 from tests.implementations import MAKERS
 from tests.tiny import raw_tensor, tiny_model
 from tests.trained import random_tensors, tiny_block_config

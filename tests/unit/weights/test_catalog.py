@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from outpace.errors import DownloadError, UsageError
-from outpace.weights import DEFAULT, cache_folder, catalog, known_models, open_checkpoint, pull, resolve
+from outpace.models import open_checkpoint
+from outpace.weights import DEFAULT, cache_folder, catalog, known_models, pull, resolve
 from outpace.weights.catalog import KnownModel
 from tests.unit.weights.conftest import CONTENT, SOURCE, Pip
 
