@@ -224,13 +224,31 @@ class Eagle:
         return self.ops.pack(RawTensor(whole.name, data, whole.format, (len(rows), whole.shape[1])))
 
 
+def check_tensors(config: EagleConfig, tensors: Mapping[str, RawTensor], width: int, vocab_size: int) -> None:
+    """Raise WeightsError for tensors that do not fit the config, for a target of that width and vocabulary."""
+    gate, embedding = tensors.get("gate"), tensors.get("embedding")
+    rows = max(embedding.shape[0], vocab_size) if embedding is not None else 0
+    check_shapes("eagle", tensors, config.shapes(width, rows, gate.shape[0] if gate is not None else 0))
+
+
+def level_bytes(config: EagleConfig, tensors: Mapping[str, RawTensor]) -> tuple[int, int]:
+    """Return how many bytes of weights the first level of a draft reads, and each further one.
+
+    Without further rows of the head, and without the head where it is the target's.
+    """
+    num_bytes = {name: tensor.data.nbytes for name, tensor in tensors.items() if name != "embedding"}
+    if "head" in num_bytes:
+        num_bytes["head"] = num_bytes["head"] * config.num_fixed // len(config.head_tokens)
+    first = sum(num_bytes.values())
+    return first, first - sum(size for name, size in num_bytes.items() if name == "fc" or name.startswith("tap_norm"))
+
+
 def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transformer) -> Eagle:
     """Return the network on the target's ops; raises WeightsError for tensors that do not fit the config."""
     ops, sizes = target.ops, target.config
     rope = _rope(config, target)
-    gate, embedding = tensors.get("gate"), tensors.get("embedding")
-    rows = max(embedding.shape[0], sizes.vocab_size) if embedding is not None else 0
-    check_shapes("eagle", tensors, config.shapes(sizes.width, rows, gate.shape[0] if gate is not None else 0))
+    embedding = tensors.get("embedding")
+    check_tensors(config, tensors, sizes.width, sizes.vocab_size)
     matrix = {name: ops.pack(tensors[name]) for name in _MATRICES}
     vector = {name: ops.vector(tensor) for name, tensor in tensors.items() if len(tensor.shape) == 1}
     eps = sizes.eps if config.eps is None else config.eps
