@@ -62,6 +62,7 @@ class BlockDrafter:
     """
 
     name = "block"
+    is_one_pass = True
 
     def __init__(self, network: Block, runner: Runner, *, min_confidence: float = 0.02) -> None:
         if not 0.0 <= min_confidence <= 1.0:

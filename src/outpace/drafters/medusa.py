@@ -29,6 +29,7 @@ class MedusaDrafter:
     """
 
     name = "medusa"
+    is_one_pass = True
 
     def __init__(self, network: Medusa, runner: Runner, *, min_confidence: float = 0.02) -> None:
         if not 0.0 <= min_confidence <= 1.0:
