@@ -23,8 +23,8 @@ from outpace.tree import DraftTree, TreeBuilder
 from outpace.types import Request
 
 # Where target and drafter add the same noise, the token that scores best is the target's with a chance of about
-# 0.1 + 0.8 q, q the network's probability of it, and each further one is 0.6 times as often right: measured with `block`
-# on the default model at temperature 0.8, top-p 0.95, for ranks 0 to 4 (4,656 guesses).
+# 0.1 + 0.8 q, q the network's probability of it, and each further one is 0.6 times as often right: measured with
+# `block` on the default model at temperature 0.8, top-p 0.95, for ranks 0 to 4 (4,656 guesses).
 _AGREED, _BELIEVED, _NEXT = 0.1, 0.8, 0.6
 
 Choice = tuple[int, float]  # a token, and the chance that it comes given that the position is reached
