@@ -142,9 +142,9 @@ class Chooser:
 def _choices(guess: Guess, depth: int, columns: Sequence[int], is_processed: bool) -> list[Choice]:
     """Return columns as choices, with what the network thinks of them; their order is kept, so chances never rise."""
     temperature = guess.request.options.sampling.temperature
-    scores = guess.logits[depth].astype(np.float64)
-    scores = (scores - scores.max()) / (temperature or 1.0)
-    chances = np.exp(scores[list(columns)]) / np.exp(scores).sum()
+    row = guess.logits[depth]
+    weights = np.exp((row - row.max()) / np.float32(temperature or 1.0))
+    chances = (weights[list(columns)] / weights.sum()).astype(np.float64)
     if is_processed and temperature:
         chances = (_AGREED + _BELIEVED * chances) * _NEXT ** np.arange(len(chances))
     chances = np.minimum.accumulate(chances)
