@@ -95,7 +95,7 @@ _DRAFTERS: dict[str, Callable[[_Drafters], Drafter]] = {
 }
 TRAINED = ("eagle", "medusa", "block")  # of which a loaded model has one at most
 PLAIN = ("none", "recompute")  # no drafter; recompute: not even a cache
-_EPSILON = 0.09  # of typical acceptance; delta is its root (Medusa, arXiv:2401.10774, section 2.3.1)
+_EPSILON = 0.09  # of typical acceptance; delta is its root (Medusa, arXiv:2401.10774, "typical acceptance")
 STRATEGIES = (*PLAIN, *_DRAFTERS)
 
 

@@ -2,7 +2,7 @@
 
 What a position's guess does not know is what the other positions take. So the chance of a path is taken to be the
 product of its tokens' chances, and the best tree of n nodes is found one node after another, the likeliest next
-(Medusa, arXiv:2401.10774, section 2.3.3 and appendix C).
+(Medusa, arXiv:2401.10774, "optimized tree construction").
 """
 
 from __future__ import annotations
