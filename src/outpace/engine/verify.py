@@ -89,9 +89,9 @@ class RejectionSampling:
 class Typical:
     """Accept what is typical of the target, whether it would have written it or not: lossy, on request only.
 
-    "Typical acceptance" of Medusa (arXiv:2401.10774): a guess x is kept where p(x) > min(epsilon, delta * exp(-H(p))), p the
-    target's distribution there and H its entropy: in a certain context only the likely, in an open one any that is
-    not too unlikely. The longest such path wins, and the target's own token follows it. Greedy requests get plain
+    "Typical acceptance" of Medusa (arXiv:2401.10774): a guess x is kept where p(x) > min(epsilon, delta * exp(-H(p))),
+    p the target's distribution there and H its entropy: in a certain context only the likely, in an open one any that
+    is not too unlikely. The longest such path wins, and the target's own token follows it. Greedy requests get plain
     decoding's text all the same: their p is one token's, whose mass, 1, is above epsilon. epsilon: in (0, 1).
     """
 
