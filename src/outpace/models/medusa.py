@@ -1,7 +1,7 @@
 """The network of the trained drafter `medusa` (Medusa, arXiv:2401.10774): heads on the target's last hidden state.
 
     h           the output of the target's final norm at the position before the last token                 [D]
-    head k      x = h + silu(w.k h + b.k)      (k = 0, 1, ...; section 2.1.1 with one residual block)        [D]
+    head k      x = h + silu(w.k h + b.k)      (k = 0, 1, ..., one residual block)                     [D]
     guess       of the token k + 1 places behind the last one: rows x
 
 So a head sees neither the last token nor what the other heads guess: its guesses are a position's, not a path's. The
