@@ -52,8 +52,8 @@ def load(
     model's own limit). cache_tokens: most tokens that the KV cache may hold, over all texts and the shared
     prefixes it remembers (None: a quarter of the machine's memory; taken as needed). quantize: pack F32, F16 and
     BF16 weights as "q8_0" or "q4_0" (native ops; another, smaller model as it were). drafter: one that was
-    trained for this model, for the strategy of its kind and auto: its file, its folder or its hub id (None: the one that
-    the package brings for the default model). progress(done, total): bytes while a known model is fetched.
+    trained for this model, for the strategy of its kind and auto: its file, folder or hub id (None: the one that the
+    package brings for the default model). progress(done, total): bytes while a known model is fetched.
 
     Raises UsageError for a name or option that cannot work, WeightsError for a malformed file, DownloadError.
     """

@@ -17,7 +17,7 @@ from outpace.models.config import ModelConfig
 from outpace.ops.formats import dequantise
 from outpace.runner import Runner, ScheduledSequence
 from outpace.types import Options, Request
-from outpace.weights.drafter import DrafterTarget
+from outpace.weights.trained import DrafterTarget
 
 Tokens = NDArray[np.int32]
 

@@ -29,6 +29,7 @@ from outpace.train.settings import TrainSettings
 from outpace.train.simulate import Simulation, simulate
 from outpace.train.state import RunState, load_state, save_state
 from outpace.train.target import FrozenTarget
+from outpace.weights.trained import Entries
 
 STATE, RESULT = "state.pt", "drafter.gguf"
 _CONTINUED_PEAK = 0.3  # of the recipe's learning rates: more would first undo what the drafter knows
@@ -133,7 +134,9 @@ class _Run:
         path = self._folder / STATE
         if path.exists():
             self._state = load_state(path, made_with)
-            self._network = build_network(self._kind, self._state.numbers, self._state.network, self._target)
+            self._network = build_network(
+                self._kind, Entries(self._state.numbers, str(path)), self._state.network, self._target
+            )
             self._optimisers = _optimisers(self._network, self._settings)
             for optimiser, saved in zip(self._optimisers, self._state.optimisers, strict=True):
                 optimiser.load_state_dict(saved)

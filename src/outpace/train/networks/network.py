@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from outpace.train.batch import Batch
 from outpace.train.target import FrozenTarget
+from outpace.weights.trained import Entries
 
 
 class DraftNetwork(nn.Module, ABC):
@@ -45,7 +46,7 @@ class DraftNetwork(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], target: FrozenTarget) -> Self:
+    def of(cls, entries: Entries, tensors: Mapping[str, Tensor], target: FrozenTarget) -> Self:
         """Return the network that these entries and tensors of a drafter's file are."""
 
     @abstractmethod
