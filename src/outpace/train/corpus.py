@@ -83,7 +83,6 @@ class Shard:
     conversations: int
     tokens: int
     num_sources: int
-    seconds: float
 
 
 class Corpus(Sequence[Conversation]):
@@ -133,9 +132,8 @@ class Corpus(Sequence[Conversation]):
         *,
         keys: Sequence[int] | None = None,
         num_sources: int | None = None,
-        seconds: float = 0.0,
     ) -> None:
-        """Write a shard. keys: in place of the conversations' own. num_sources, seconds: see `Shard`."""
+        """Write a shard. keys: in place of the conversations' own. num_sources: see `Shard`."""
         name = f"{len(self.shards):05}"
         for kind in dict.fromkeys(conversation.kind for conversation in conversations):
             if kind not in self.kinds:
@@ -149,7 +147,7 @@ class Corpus(Sequence[Conversation]):
         save_array(self.folder / f"{name}.tokens.npy", tokens.astype("<u2" if self.vocab_size <= 1 << 16 else "<i4"))
         save_array(self.folder / f"{name}.index.npy", rows)
         sources = len(conversations) if num_sources is None else num_sources
-        shard = Shard(name, len(conversations), len(tokens), sources, seconds)
+        shard = Shard(name, len(conversations), len(tokens), sources)
         self._take(shard)
         self.shards.append(shard)
         self._save_manifest()
@@ -159,11 +157,6 @@ class Corpus(Sequence[Conversation]):
     def num_sources(self) -> int:
         """The prompts that were answered, those whose responses were dropped included."""
         return sum(shard.num_sources for shard in self.shards)
-
-    @property
-    def seconds(self) -> float:
-        """What writing it took."""
-        return sum(shard.seconds for shard in self.shards)
 
     @property
     def lengths(self) -> NDArray[np.int64]:

@@ -1,0 +1,40 @@
+"""Requests to the target, many at once, their results in the order they were asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from outpace.api import LanguageModel
+
+Job, Answer = TypeVar("Job"), TypeVar("Answer")
+
+
+def in_order(
+    lm: LanguageModel, jobs: Iterable[Job], work: Callable[[Job], Answer], at_once: int, go_on: Callable[[], bool]
+) -> Iterator[Answer]:
+    """Yield `work(job)` for each job, in order, while `go_on` says so; calls from `at_once` threads share passes.
+
+    What was begun is finished and yielded. A caller that leaves early, by an exception or Ctrl-C, closes the model:
+    nothing of what is under way is waited for.
+    """
+    waiting: deque[Future[Answer]] = deque()
+    source = iter(jobs)
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            while True:
+                while len(waiting) < 2 * at_once and go_on():
+                    try:
+                        waiting.append(pool.submit(work, next(source)))
+                    except StopIteration:
+                        break
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        except BaseException:
+            for future in waiting:
+                future.cancel()
+            lm.close()
+            raise
