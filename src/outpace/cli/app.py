@@ -13,6 +13,7 @@ from outpace.cli.explain import explain
 from outpace.cli.generate import generate
 from outpace.cli.models import models, pull, version
 from outpace.cli.streams import put
+from outpace.cli.train import train
 
 app = typer.Typer(
     name="outpace",
@@ -44,6 +45,7 @@ app.command()(chat)
 app.command()(explain)
 app.command()(certify)
 app.add_typer(bench, name="bench")
+app.command()(train)
 app.command()(pull)
 app.command()(models)
 app.command()(version)

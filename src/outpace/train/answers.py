@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from outpace.api import LanguageModel
 
-Job, Answer = TypeVar("Job"), TypeVar("Answer")
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
 
 
 def in_order(
     lm: LanguageModel, jobs: Iterable[Job], work: Callable[[Job], Answer], at_once: int, go_on: Callable[[], bool]
-) -> Iterator[Answer]:
+) -> Generator[Answer, None, None]:
     """Yield `work(job)` for each job, in order, while `go_on` says so; calls from `at_once` threads share passes.
 
     What was begun is finished and yielded. A caller that leaves early, by an exception or Ctrl-C, closes the model:

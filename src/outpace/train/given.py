@@ -1,4 +1,4 @@
-"""What a run is given, read and checked before any work: files, the drafter to start from, and what tells runs apart."""
+"""What a run is given, read and checked before any work: files, a drafter to continue, what tells runs apart."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
+from outpace.models.trained import DrafterTarget
 from outpace.tokenizer import Tokenizer
 from outpace.train import prompts, texts
 from outpace.train.corpus import MANIFEST, Corpus, key_of
@@ -17,7 +18,7 @@ from outpace.train.options import TrainOptions
 from outpace.train.prompts import Prompt
 from outpace.train.texts import Text
 from outpace.version import VERSION
-from outpace.weights.drafter import DrafterTarget, open_drafter
+from outpace.weights.drafter import open_drafter
 
 DRAFTER = "drafter.gguf"  # in the folder of a finished run
 

@@ -31,9 +31,7 @@ class Ledger:
         self._stages: dict[str, dict[str, Any]] = {}
 
     @classmethod
-    def open(
-        cls, folder: Path, made_with: Mapping[str, Any], clock: Callable[[], float] = time.monotonic
-    ) -> Ledger:
+    def open(cls, folder: Path, made_with: Mapping[str, Any], clock: Callable[[], float] = time.monotonic) -> Ledger:
         """Return the ledger of a folder, a new one where it has none.
 
         made_with: plain JSON values. Raises UsageError where the folder's run was made with others, naming them.

@@ -24,8 +24,10 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is said to the target: messages, the last of them a user's, then further user messages, one after each
-    response."""
+    """What is said to the target.
+
+    messages: the last of them a user's. turns: further user messages, each said after a response.
+    """
 
     messages: tuple[Message, ...]
     turns: tuple[str, ...] = ()

@@ -59,7 +59,7 @@ def jobs_of(sources: Sequence[Source], count: int, seed: int, start: int = 0) ->
 
 
 class Responder:
-    """Answers jobs on one model. max_tokens: of a response. max_prompt_tokens: a longer conversation is not answered."""
+    """Answers jobs on one model. max_tokens: of a response. max_prompt_tokens: of a conversation that is answered."""
 
     def __init__(self, lm: LanguageModel, max_tokens: int, max_prompt_tokens: int) -> None:
         self._lm, self._max_tokens = lm, max_tokens
@@ -86,7 +86,9 @@ class Responder:
         """Return what the target writes to `ids`, if it is worth learning, and its text, if one can go on from it."""
         if len(ids) > self._max_prompt:
             return [], None
-        result = self._lm.generate(ids, max_new_tokens=self._max_tokens, seed=seed, strategy="none", **drawn(job.temperature))
+        result = self._lm.generate(
+            ids, max_new_tokens=self._max_tokens, seed=seed, strategy="none", **drawn(job.temperature)
+        )
         end = cut_loop(result.tokens)
         text = result.text if end == len(result.tokens) else None
         if end < SHORTEST:

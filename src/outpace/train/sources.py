@@ -49,7 +49,7 @@ class Writer:
             self._take([None if not line else prompts.parse([line], str(path))[0] for line in _lines(path)])
 
     def write(self, count: int | None, go_on: Callable[[], bool], at_once: int) -> Iterator[int]:
-        """Write until there are `count` prompts, and while `go_on` says so; yield how many there are, shard by shard."""
+        """Write until there are `count` prompts, and while `go_on` says so; yield how many there are now and then."""
 
         def enough() -> bool:
             return self._barren >= _BARREN or (count is not None and len(self.prompts) >= count)

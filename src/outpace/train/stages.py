@@ -6,14 +6,14 @@
     training     training/       checkpoints; log.jsonl
     check        check.jsonl     held-out conversations, decoded with the new drafter
 
-Files appear whole or not at all, and `run.json` says what is finished (`ledger.py`). A run that was killed goes on where
-it was; what depends on counts, and not on time, becomes the same as without the kill, bit for bit.
+Files appear whole or not at all, and `run.json` says what is finished (`ledger.py`). A run that was killed goes on
+where it was; what depends on counts, and not on time, becomes the same as without the kill, bit for bit.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,7 +161,9 @@ class Run:
         jobs = jobs_of(sources, total, self.options.seed, corpus.num_sources)
         go_on = (lambda: timer.is_left) if count is None else (lambda: True)
         pending: list[tuple[Job, list[Conversation]]] = []
-        with closing(in_order(self.lm, jobs, lambda job: (job, responder.answer(job)), self.options.batch, go_on)) as results:
+        with closing(
+            in_order(self.lm, jobs, lambda job: (job, responder.answer(job)), self.options.batch, go_on)
+        ) as results:
             for result in results:
                 pending.append(result)
                 if len(pending) == _PER_SHARD:
@@ -194,13 +196,15 @@ class Run:
         if not self.ledger.is_done("training"):
             self._train(text, held_out)
         facts = self.ledger.facts("training")
-        return Trained(self.folder / facts["path"], {
-            (row["kind"], row["sampled"]): _of_chain(row["chains"], self.options.chain) for row in facts["rows"]
-        })
+        return Trained(
+            self.folder / facts["path"],
+            {(row["kind"], row["sampled"]): _of_chain(row["chains"], self.options.chain) for row in facts["rows"]},
+        )
 
     def _train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> None:
-        from outpace.train.training import train  # brings PyTorch
+        from outpace.train.training import device_of, name_of, train  # they bring PyTorch
 
+        device = device_of(self.options.device)
         timer = self._begin("training")
         log = Log(self.folder / LOG)
 
@@ -208,9 +212,8 @@ class Run:
             log.add(asdict(step))
             self._progress(int(1000 * step.done), 1000, _in_words(step))
 
-        outcome = train(
-            self.options, timer.allowed, text, held_out, self.lm, self.folder / "training", self.given.start, report
-        )
+        folder, start = self.folder / "training", self.given.start
+        outcome = train(self.options, timer.allowed, device, text, held_out, self.lm, folder, start, report)
         timer.keep()
         rows = [asdict(row) for row in outcome.tokens_per_step.rows]
         self.ledger.finish(
@@ -222,6 +225,7 @@ class Run:
             steps=outcome.steps,
             positions=sum(entry["positions"] for entry in log.entries),
             conversations=len(text),
+            device=name_of(device),
         )
         before = "" if outcome.started_at is None else f" ({outcome.started_at:.2f} before)"
         self._tell(f"training: {outcome.steps} steps; {outcome.score:.2f} simulated tokens per step{before}")
@@ -247,7 +251,7 @@ class Run:
 
     def _decode(
         self, drafter: Path, held_out: Sequence[Conversation], opened: Callable[[Path], LanguageModel]
-    ) -> Iterator[Decoded]:
+    ) -> Generator[Decoded, None, None]:
         if held_out:
             lm = opened(drafter)
             yield from decode(lm, held_out, self.options.kind, self.options.chain, self.options.batch)

@@ -70,11 +70,9 @@ def prompt_from(result: Result) -> Prompt | None:
     """
     if cut_loop(result.tokens) < len(result.tokens):
         return None
-    text = result.text
+    text = result.text.replace("\ufffd", "")  # of bytes that are no character
     if result.finish_reason != "stop":
         ends = [match.end() for match in _SENTENCE_END.finditer(text)]
         text = text[: ends[-1]] if ends else ""
     text = text.strip()
-    if len(text) < _SHORTEST or "\ufffd" in text:
-        return None
-    return user_prompt(text, KIND)
+    return user_prompt(text, KIND) if len(text) >= _SHORTEST else None

@@ -24,6 +24,7 @@ _TOKENS = {True: 4096, False: 24576}  # of a step, on the CPU and elsewhere
 def train(
     options: TrainOptions,
     seconds: float,
+    device: torch.device,
     text: Sequence[Conversation],
     held_out: Sequence[Conversation],
     lm: LanguageModel,
@@ -32,7 +33,6 @@ def train(
     report: Callable[[StepReport], None],
 ) -> Outcome:
     """Train a drafter for a loaded model, for so many seconds or the options' number of steps."""
-    device = device_of(options.device)
     settings = settings_of(options, seconds, on_cpu=device.type == "cpu")
     return run(options.kind, settings, text, held_out, target_on(device, lm), folder, start, report)
 
@@ -45,8 +45,15 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"--device: {name!r} is no device of this PyTorch here: {str(error).splitlines()[0]}") from error
+        raise UsageError(
+            f"--device: {name!r} is no device of this PyTorch here: {str(error).splitlines()[0]}"
+        ) from error
     return device
+
+
+def name_of(device: torch.device) -> str:
+    """Return a device as people call it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def target_on(device: torch.device, lm: LanguageModel) -> FrozenTarget:
