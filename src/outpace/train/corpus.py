@@ -29,8 +29,8 @@ INDEX = np.dtype(
         ("num_prompt", "<i4"),
         ("kind", "<i4"),  # into the corpus' list of kinds
         ("sampled", "?"),
-        ("temperature", "<f4"),
-        ("min_p", "<f4"),
+        ("temperature", "<f8"),
+        ("min_p", "<f8"),
         ("seed", "<u8"),
         ("key", "<u8"),  # conversations with one key are on the same side of every split
     ]

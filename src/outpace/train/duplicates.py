@@ -1,8 +1,8 @@
 """Duplicates among prompts, exact and near, and prompts that share words with held-out ones.
 
-Near: at least `SIMILARITY` of the 3-word stretches of two prompts together are in both (Jaccard). Candidates come from
-MinHash bands (Broder 1997), so a pair of that similarity is missed once in 2,000 times, and no pair is called
-near that is not.
+Near: at least `SIMILARITY` of the 3-word stretches of two prompts together are in both (Jaccard); of prompts under
+`SHORT` words only the same ones are duplicates. Candidates come from MinHash bands (Broder 1997), so a pair of that
+similarity is missed less than once in 500,000 times, and no pair is called near that is not.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-SIMILARITY = 0.6
+SIMILARITY = 0.7
+SHORT = 12  # words: "the capital of Italy" is another question than "the capital of France"
 NGRAM = 13  # words that a training prompt must not share with a held-out one
 TEMPLATE = 8  # prompts that share a stretch of words before it counts as a template's
-_STRETCH, _BANDS, _ROWS = 3, 32, 3  # 1 - (1 - 0.6^3)^32 = 0.9996 of the pairs at 0.6
+_STRETCH, _BANDS, _ROWS = 3, 32, 3  # all but (1 - 0.7^3)^32 = 1.4e-6 of the pairs at 0.7
 _WORD = re.compile(r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+")
 _PRIME = np.uint64((1 << 31) - 1)
 
@@ -51,6 +52,9 @@ class Seen:
         whole = _hash(words)
         if whole in self._exact:
             return "exact"
+        if len(words) < SHORT:
+            self._exact.add(whole)
+            return None
         own = stretches(words, _STRETCH)
         bands = list(enumerate(map(bytes, self._signature(own))))
         for place in sorted({place for band in bands for place in self._bands.get(band, ())}):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from outpace.api import LanguageModel
-from outpace.errors import UsageError
+from outpace.errors import UsageError, WeightsError
 from outpace.models.trained import DrafterTarget
 from outpace.tokenizer import Tokenizer
 from outpace.train import prompts, texts
@@ -44,7 +44,9 @@ class Given:
             lm.tokenizer,
             prompts=[] if options.prompts is None else _read("--prompts", options.prompts, prompts.read_prompts),
             excluded=[] if options.exclude is None else _read("--exclude", options.exclude, prompts.read_prompts),
-            texts=[] if options.texts is None or corpus else _read("--texts", options.texts, texts.read_texts),
+            texts=[]
+            if options.texts is None or corpus is not None
+            else _read("--texts", options.texts, texts.read_texts),
             corpus=corpus,
             start=_start(options, lm),
         )
@@ -62,7 +64,7 @@ def _read(option: str, path: Path, read: Callable[[Path], Read]) -> Read:
         return read(path)
     except OSError as error:
         raise UsageError(f"{option}: {str(path)!r} cannot be read ({error.strerror})") from error
-    except UsageError as error:
+    except (UsageError, WeightsError) as error:
         raise UsageError(f"{option}: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class Writer:
         while (path := self._path(self._num_shards)).exists():
             self._take([None if not line else prompts.parse([line], str(path))[0] for line in _lines(path)])
 
-    def write(self, count: int | None, go_on: Callable[[], bool], at_once: int) -> Iterator[int]:
+    def write(self, count: int | None, go_on: Callable[[], bool], at_once: int) -> Generator[int, None, None]:
         """Write until there are `count` prompts, and while `go_on` says so; yield how many there are now and then."""
 
         def enough() -> bool:
@@ -71,7 +71,7 @@ class Writer:
         yield len(self.prompts)
 
     def _attempt(self, number: int) -> Result:
-        return self._lm.generate(
+        result: Result = self._lm.generate(
             list(self._turn.header),
             max_new_tokens=_MAX_USER_TOKENS,
             seed=key_of([self._seed & 0x7FFFFFFF, self._seed >> 31, number]),
@@ -79,6 +79,7 @@ class Writer:
             **synthesis.SAMPLING,
             **self._turn.stop,
         )
+        return result
 
     def _keep(self, found: Sequence[Prompt | None]) -> None:
         """Write a shard: every attempt a line, empty where nothing came of it."""

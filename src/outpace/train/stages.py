@@ -74,26 +74,33 @@ class Run:
 
     def conversations(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
         """Return what to learn from, and what to measure with; whatever is missing of both is made."""
-        if self.options.texts is None:
-            sources = self.sources()
-            held_out = self._answers("held-out", sources.held_out, len(sources.held_out))
-            train: Sequence[Conversation] = self._answers("responses", sources.train, self.options.num_responses)
-        else:
-            corpus = self.given.corpus or self._tokenised()
-            train, aside = corpus.split(self.options.held_out, self.options.seed)
-            chosen = some_of(aside, 8 * self.options.num_checked)
-            beginnings: list[Source] = [
-                (Beginning(tuple(texts.beginning(own, self.options.max_prompt_tokens)), own.kind), own.key)
-                for own in chosen
-            ]
-            chosen_ones = spread(beginnings, self.options.num_checked)
-            held_out = self._answers("held-out", chosen_ones, len(chosen_ones))
-            self.ledger.finish("responses")
+        train, held_out = self._written() if self.options.texts is None else self._given()
         if not len(train) or not len(held_out):
             raise UsageError(
                 f"there are {len(train)} conversations to learn from and {len(held_out)} to measure with: give more "
                 "text, or another --held-out"
             )
+        return train, held_out
+
+    def _written(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+        """Return what the target writes to prompts."""
+        sources = self.sources()
+        held_out = self._answers("held-out", sources.held_out, len(sources.held_out))
+        return self._answers("responses", sources.train, self.options.num_responses), held_out
+
+    def _given(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+        """Return the user's text, and what the target makes of the beginnings of its held-out part."""
+        corpus = self._tokenised() if self.given.corpus is None else self.given.corpus
+        # Another seed than that of prompts: the responses of a run are those whose prompts that one does not hold out.
+        train, aside = corpus.split(self.options.held_out, self.options.seed + 1)
+        limit = self.options.max_prompt_tokens
+        beginnings: list[Source] = [
+            (Beginning(tuple(texts.beginning(own, limit)), own.kind), own.key)
+            for own in some_of(aside, 8 * self.options.num_checked)
+        ]
+        chosen = spread(beginnings, self.options.num_checked)
+        held_out = self._answers("held-out", chosen, len(chosen))
+        self.ledger.finish("responses")
         return train, held_out
 
     def sources(self) -> Sources:

@@ -17,7 +17,7 @@ def conversation(seed: int, length: int | None = None, kind: str = "prose", prom
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, VOCAB, length or int(rng.integers(4, 40)), np.int32)
     return Conversation(
-        tokens, prompt, seed % 2 == 1, kind, temperature=0.5 * (seed % 2), min_p=0.25, seed=2**63 + seed
+        tokens, prompt, seed % 2 == 1, kind, temperature=0.8 * (seed % 2), min_p=0.03, seed=2**63 + seed
     )
 
 
