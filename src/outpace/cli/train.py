@@ -76,9 +76,8 @@ def train(
         return open_model(**target, drafter=drafter)
 
     lm = open_model(**target)
-    with progress_on_stderr() as progress:
-        run = Run(chosen, output, lm, tell=note, progress=progress)
-        finished = finish(run, opened, _command())
+    run = Run(chosen, output, lm, tell=note, shown=progress_on_stderr)
+    finished = finish(run, opened, _command())
     put(check_table(finished.check))
     put(verdict(finished.check))
     put(f"drafter: {finished.drafter} (its card: {output / 'card.md'})")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,8 +52,14 @@ class Trained:
     forecast: dict[tuple[str, bool], float]
 
 
+@contextmanager
+def unseen() -> Generator[Progress, None, None]:
+    """Show nobody how far a stage is."""
+    yield lambda done, total, what: None
+
+
 class Run:
-    """One run of `outpace train` in a folder. tell(line): what a stage has brought. progress: how far a stage is."""
+    """One run of `outpace train` in a folder. tell(line): what a stage has brought. shown: how far each stage is."""
 
     def __init__(
         self,
@@ -62,10 +68,10 @@ class Run:
         lm: LanguageModel,
         *,
         tell: Callable[[str], None] = lambda line: None,
-        progress: Progress = lambda done, total, what: None,
+        shown: Callable[[], AbstractContextManager[Progress]] = unseen,
     ) -> None:
         self.options, self.folder, self.lm = options, folder, lm
-        self._tell, self._progress = tell, progress
+        self._tell, self._shown = tell, shown
         self.given = Given.of(options, lm)
         folder.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger.open(folder, self.given.made_with)
@@ -140,9 +146,10 @@ class Run:
         writer = Writer(self.lm, self.folder / "prompts", self.options.seed)
         count = self.options.num_prompts
         go_on = (lambda: timer.is_left) if count is None else (lambda: True)
-        for number in writer.write(count, go_on, self.options.batch):
-            timer.keep()
-            self._show(timer, number, count, f"writing prompts: {number}")
+        with self._shown() as show, closing(writer.write(count, go_on, self.options.batch)) as numbers:
+            for number in numbers:
+                timer.keep()
+                show(*_state(timer, number, count), f"writing prompts: {number}")
         return writer.prompts, dict(writer.dropped)
 
     def _tokenised(self) -> Corpus:
@@ -150,9 +157,10 @@ class Run:
         corpus = self._corpus("texts")
         if not self.ledger.is_done("prompts"):
             timer = self._begin("prompts")
-            for number in texts.fill(corpus, self.given.texts, self.lm.tokenizer):
-                timer.keep()
-                self._progress(number, len(self.given.texts), f"tokenising texts: {number}")
+            with self._shown() as show:
+                for number in texts.fill(corpus, self.given.texts, self.lm.tokenizer):
+                    timer.keep()
+                    show(number, len(self.given.texts), f"tokenising texts: {number}")
             self.ledger.finish("prompts", texts=len(self.given.texts), sequences=len(corpus))
             self._tell(f"texts: {len(corpus)} sequences, {corpus.num_learned} tokens to learn")
         return corpus
@@ -167,16 +175,15 @@ class Run:
         total = ROUNDS * len(sources) if count is None else count
         jobs = jobs_of(sources, total, self.options.seed, corpus.num_sources)
         go_on = (lambda: timer.is_left) if count is None else (lambda: True)
+        answers = in_order(self.lm, jobs, lambda job: (job, responder.answer(job)), self.options.batch, go_on)
         pending: list[tuple[Job, list[Conversation]]] = []
-        with closing(
-            in_order(self.lm, jobs, lambda job: (job, responder.answer(job)), self.options.batch, go_on)
-        ) as results:
+        with self._shown() as show, closing(answers) as results:
             for result in results:
                 pending.append(result)
                 if len(pending) == _PER_SHARD:
                     self._append(corpus, pending, timer)
                     pending = []
-                self._show(timer, corpus.num_sources + len(pending), count, f"{stage}: {corpus.num_learned} tokens")
+                show(*_state(timer, corpus.num_sources + len(pending), count), f"{stage}: {corpus.num_learned} tokens")
         if pending:
             self._append(corpus, pending, timer)
         self.ledger.finish(stage, conversations=len(corpus), tokens=corpus.num_learned)
@@ -214,13 +221,14 @@ class Run:
         device = device_of(self.options.device)
         timer = self._begin("training")
         log = Log(self.folder / LOG)
-
-        def report(step: StepReport) -> None:
-            log.add(asdict(step))
-            self._progress(int(1000 * step.done), 1000, _in_words(step))
-
         folder, start = self.folder / "training", self.given.start
-        outcome = train(self.options, timer.allowed, device, text, held_out, self.lm, folder, start, report)
+        with self._shown() as show:
+
+            def report(step: StepReport) -> None:
+                log.add(asdict(step))
+                show(int(1000 * step.done), 1000, _in_words(step))
+
+            outcome = train(self.options, timer.allowed, device, text, held_out, self.lm, folder, start, report)
         timer.keep()
         rows = [asdict(row) for row in outcome.tokens_per_step.rows]
         self.ledger.finish(
@@ -247,12 +255,13 @@ class Run:
         decoded = [Decoded(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
         if not self.ledger.is_done("check"):
             timer = self._begin("check")
-            with closing(self._decode(trained.path, held_out[len(decoded) :], opened)) as results:
+            rest = held_out[len(decoded) :]
+            with self._shown() as show, closing(self._decode(trained.path, rest, opened)) as results:
                 for result in results:
                     decoded.append(result)
                     save(path, "".join(f"{json.dumps(asdict(own))}\n" for own in decoded))
                     timer.keep()
-                    self._progress(len(decoded), len(held_out), f"decoding held-out conversations: {len(decoded)}")
+                    show(len(decoded), len(held_out), f"decoding held-out conversations: {len(decoded)}")
             self.ledger.finish("check")
         return compare(trained.forecast, decoded)
 
@@ -269,12 +278,12 @@ class Run:
     def _begin(self, stage: str) -> Timer:
         return self.ledger.begin(stage, budget_seconds(self.options.budget))
 
-    def _show(self, timer: Timer, done: int, count: int | None, what: str) -> None:
-        """Show how far a stage is: by count where there is one, else by time."""
-        if count is None:
-            self._progress(int(min(timer.taken, timer.allowed) * 1000), int(timer.allowed * 1000), what)
-        else:
-            self._progress(min(done, count), count, what)
+
+def _state(timer: Timer, done: int, count: int | None) -> tuple[int, int]:
+    """Return how far a stage is, out of how much: by count where there is one, else by time."""
+    if count is None:
+        return int(min(timer.taken, timer.allowed) * 1000), int(timer.allowed * 1000)
+    return min(done, count), count
 
 
 def _of_chain(chains: dict[str, float], length: int) -> float:

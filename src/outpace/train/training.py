@@ -32,7 +32,12 @@ def train(
     start: Path | None,
     report: Callable[[StepReport], None],
 ) -> Outcome:
-    """Train a drafter for a loaded model, for so many seconds or the options' number of steps."""
+    """Train a drafter for a loaded model, for so many seconds or the options' number of steps.
+
+    On the CPU, PyTorch takes as many threads as the engine.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(lm.runner.ops.threads)
     settings = settings_of(options, seconds, on_cpu=device.type == "cpu")
     return run(options.kind, settings, text, held_out, target_on(device, lm), folder, start, report)
 

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
+from outpace.measure.progress import Progress
 from outpace.train.corpus import Corpus, key_of
 from outpace.train.options import TrainOptions
 from outpace.train.prompts import read_prompts
@@ -98,7 +101,12 @@ def test_what_every_stage_brought_is_told(lm: LanguageModel, tmp_path: Path) -> 
     lines: list[str] = []
     shown: list[tuple[int, int, str]] = []
     options = TrainOptions(kind="eagle", prompts=path, num_responses=10, **SMALL)  # type: ignore[arg-type]
-    Run(options, tmp_path / "out", lm, tell=lines.append, progress=lambda *state: shown.append(state)).conversations()
+
+    @contextmanager
+    def show() -> Iterator[Progress]:
+        yield lambda *state: shown.append(state)
+
+    Run(options, tmp_path / "out", lm, tell=lines.append, shown=show).conversations()
     assert [line.split(":")[0] for line in lines] == ["prompts", "held-out", "responses"]
     assert "1 exact" in lines[0]
     assert shown[-1][:2] == (10, 10)
