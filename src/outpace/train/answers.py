@@ -26,11 +26,14 @@ def in_order(
     with ThreadPoolExecutor(at_once) as pool:
         try:
             while True:
-                while len(waiting) < 2 * at_once and go_on():
+                going = go_on()
+                while going and len(waiting) < 2 * at_once:
                     try:
                         waiting.append(pool.submit(work, next(source)))
                     except StopIteration:
                         break
+                while not going and waiting and waiting[-1].cancel():
+                    waiting.pop()  # not begun yet
                 if not waiting:
                     return
                 yield waiting.popleft().result()

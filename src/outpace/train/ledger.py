@@ -1,7 +1,8 @@
 """What a run has done so far, in one small file: finished stages, their seconds, and what they say for the card.
 
-The budget is shared by these parts of the whole. A stage that takes less leaves the rest to those after it: it may take
-what is left of the budget, by its share among the stages that are still to come.
+The budget is shared by these parts of the whole. What a stage may take is its share, among the stages that are still
+to come, of what is left; so one that takes less leaves the rest to those after it. It may always take half of its share
+of the whole: a slow stage must not leave training without time, so a budget can be overdrawn.
 
     prompts 10 %    held-out 5 %    responses 30 %    training 45 %    check 10 %
 """
@@ -71,13 +72,14 @@ class Ledger:
 
     def begin(self, stage: str, budget: float) -> Timer:
         """Start a stage's clock, or go on with it. budget: seconds of the whole run."""
-        started = self.facts(stage).get("allowed")
-        if started is None:
+        allowed = self.facts(stage).get("allowed")
+        if allowed is None:
             todo = [name for name in SHARES if not self.is_done(name)]
             spent = sum(map(self.seconds, SHARES))
-            started = max(budget - spent, 0.0) * SHARES[stage] / sum(SHARES[name] for name in todo)
-            self.note(stage, allowed=started)
-        return Timer(self, stage, started)
+            left = (budget - spent) * SHARES[stage] / sum(SHARES[name] for name in todo)
+            allowed = max(left, budget * SHARES[stage] / 2)
+            self.note(stage, allowed=allowed)
+        return Timer(self, stage, allowed)
 
     def finish(self, stage: str, **facts: Any) -> None:
         """Note that a stage is done."""

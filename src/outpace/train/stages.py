@@ -183,7 +183,10 @@ class Run:
                 if len(pending) == _PER_SHARD:
                     self._append(corpus, pending, timer)
                     pending = []
-                show(*_state(timer, corpus.num_sources + len(pending), count), f"{stage}: {corpus.num_learned} tokens")
+                show(
+                    *_state(timer, corpus.num_sources + len(pending), count),
+                    f"{stage}: {corpus.num_sources + len(pending)} answered",
+                )
         if pending:
             self._append(corpus, pending, timer)
         self.ledger.finish(stage, conversations=len(corpus), tokens=corpus.num_learned)

@@ -79,8 +79,9 @@ def test_an_interrupted_stage_has_what_it_was_first_given_less_what_it_took(tmp_
     assert again.taken == pytest.approx(70)
 
 
-def test_an_overdrawn_budget_leaves_nothing_and_not_less(tmp_path: Path) -> None:
+def test_an_overdrawn_budget_leaves_half_of_its_share_to_every_stage(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path, {})
-    ledger.add_seconds("prompts", 50)
+    ledger.add_seconds("prompts", 150)
     ledger.finish("prompts")
-    assert ledger.begin("responses", 20).allowed == 0
+    assert ledger.begin("responses", 100).allowed == pytest.approx(15)
+    assert ledger.begin("training", 100).allowed == pytest.approx(22.5)
