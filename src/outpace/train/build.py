@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from outpace.errors import UsageError
+from outpace.models.trained import Entries
 from outpace.train.corpus import Conversation
 from outpace.train.networks.eagle import EagleNetwork
 from outpace.train.networks.network import DraftNetwork
@@ -34,11 +35,9 @@ def fresh_network(
     )
 
 
-def build_network(
-    kind: str, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], target: FrozenTarget
-) -> DraftNetwork:
-    """Return the network of a file's, or a checkpoint's, numbers and tensors."""
-    return NETWORKS[kind].of(numbers, tensors, target)
+def build_network(kind: str, entries: Entries, tensors: Mapping[str, Tensor], target: FrozenTarget) -> DraftNetwork:
+    """Return the network of a file's, or a checkpoint's, entries and tensors."""
+    return NETWORKS[kind].of(entries, tensors, target)
 
 
 def default_taps(num_layers: int) -> tuple[int, ...]:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from outpace.api import LanguageModel
 from outpace.models.config import ModelConfig
+from outpace.models.trained import DrafterTarget
 from outpace.ops.formats import dequantise
 from outpace.runner import Runner, ScheduledSequence
 from outpace.types import Options, Request
 from outpace.weights.checkpoint import Checkpoint, open_checkpoint
-from outpace.weights.drafter import DrafterTarget
 
 Tokens = NDArray[np.int32]
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from outpace.errors import OutpaceError, UsageError, one_of
+from outpace.models.trained import Entries
 from outpace.train.batch import make_batch
 from outpace.train.build import NETWORKS, build_network, fresh_network
 from outpace.train.corpus import Batches, Conversation, lengths_of
@@ -133,7 +134,9 @@ class _Run:
         path = self._folder / STATE
         if path.exists():
             self._state = load_state(path, made_with)
-            self._network = build_network(self._kind, self._state.numbers, self._state.network, self._target)
+            self._network = build_network(
+                self._kind, Entries(self._state.numbers, str(path)), self._state.network, self._target
+            )
             self._optimisers = _optimisers(self._network, self._settings)
             for optimiser, saved in zip(self._optimisers, self._state.optimisers, strict=True):
                 optimiser.load_state_dict(saved)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from outpace.models.trained import Entries
 from outpace.train.batch import Batch
 from outpace.train.target import FrozenTarget
 
@@ -45,7 +46,7 @@ class DraftNetwork(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], target: FrozenTarget) -> Self:
+    def of(cls, entries: Entries, tensors: Mapping[str, Tensor], target: FrozenTarget) -> Self:
         """Return the network that these entries and tensors of a drafter's file are."""
 
     @abstractmethod
