@@ -14,6 +14,7 @@ from outpace.cli.explain import explain
 from outpace.cli.generate import generate
 from outpace.cli.models import models, pull, version
 from outpace.cli.streams import put
+from outpace.cli.train import train
 
 app = typer.Typer(
     name="outpace",
@@ -46,6 +47,7 @@ app.command()(explain)
 app.command()(certify)
 app.add_typer(bench, name="bench")
 app.add_typer(drafter, name="drafter")
+app.command()(train)
 app.command()(pull)
 app.command()(models)
 app.command()(version)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -31,6 +33,12 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     return tiny_lm(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="session")
+def folder(lm: LanguageModel) -> Path:
+    """Where the tiny model lies."""
+    return lm.path
 
 
 @pytest.fixture(scope="session")
