@@ -19,7 +19,7 @@ from outpace.ops.formats import dequantise
 from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
 
 PUBLISHED = Path(__file__).with_name("parity") / "published"
-SPECULATORS = PUBLISHED / "speculators"
+SPECULATORS, DFLASH = PUBLISHED / "speculators", PUBLISHED / "dflash" / "plain"
 VOCAB, WIDTH, TAPS, HEADS, KV_HEADS, HEAD_WIDTH = 31, 16, (1, 2, 3), 4, 2, 8
 
 Arrays = dict[str, NDArray[Any]]
@@ -66,6 +66,29 @@ def copy_speculators(name: str, folder: Path, **changes: Any) -> Path:
     """Write what speculators wrote once more, with other entries in its config; `...` leaves one out."""
     config = json.loads((SPECULATORS / name / "config.json").read_text()) | changes
     return write_folder(folder, {key: v for key, v in config.items() if v is not ...}, tensors_of(name))
+
+
+def dflash_config(**changes: Any) -> dict[str, Any]:
+    """Return the config of the DFlash drafter that z-lab's package wrote; `...` leaves an entry out."""
+    config = json.loads((DFLASH / "config.json").read_text()) | changes
+    return {key: value for key, value in config.items() if value is not ...}
+
+
+def dflash_tensors() -> Arrays:
+    """Return its tensors."""
+    return load_file(DFLASH / "model.safetensors")
+
+
+def nested_dflash_config(**changes: Any) -> dict[str, Any]:
+    """Return the config of the same drafter as speculators writes it."""
+    flat = dflash_config()
+    layer = {key: v for key, v in flat.items() if key not in ("dflash_config", "block_size", "num_target_layers")}
+    config = {
+        **{"speculators_model_type": "dflash", "transformer_layer_config": layer, "block_size": 5},
+        **{"aux_hidden_state_layer_ids": [1, 2, 3], "mask_token_id": 29, "draft_vocab_size": VOCAB},
+        "speculators_config": {"verifier": {"name_or_path": "owner/model", "architectures": ["Qwen3ForCausalLM"]}},
+    }
+    return {key: value for key, value in (config | changes).items() if value is not ...}
 
 
 def gguf_tensors(name: str) -> Arrays:

@@ -11,13 +11,15 @@ from outpace.api.trained import with_vocabulary
 from outpace.drafters.layouts import open_trained
 from outpace.drafters.layouts.export import LAYOUTS, export_speculators
 from outpace.errors import UsageError, one_of
-from outpace.models import eagle
+from outpace.models import block, eagle, medusa
+from outpace.models.block import BlockConfig
 from outpace.models.checkpoint import Checkpoint, open_checkpoint
 from outpace.models.eagle import EagleConfig
+from outpace.models.medusa import MedusaConfig
 from outpace.tokenizer import Tokenizer
 from outpace.weights.catalog import resolve, resolve_drafter
 from outpace.weights.drafter import DrafterCheckpoint
-from outpace.weights.trained import DrafterTarget
+from outpace.weights.trained import DrafterTarget, check_shapes
 
 _ANY_DEPTH = 1 << 16  # layers of a target that nobody named: which taps there are does not change what is checked
 
@@ -146,4 +148,22 @@ def _eagle(file: DrafterCheckpoint, target: DrafterTarget) -> Network:
     return Network(config.taps if is_known else None, len(config.head_tokens), config.num_fixed, first, further)
 
 
-_KINDS: dict[str, Callable[[DrafterCheckpoint, DrafterTarget], Network]] = {"eagle": _eagle}
+def _medusa(file: DrafterCheckpoint, target: DrafterTarget) -> Network:
+    config = MedusaConfig.read(file.entries, target)
+    check_shapes("medusa", file.tensors, config.shapes(target.width))
+    first, further = medusa.level_bytes(config, file.tensors)
+    taps = None if target.num_layers is None else (target.num_layers + 1,)
+    return Network(taps, len(config.head_tokens), config.num_fixed, first, further)
+
+
+def _block(file: DrafterCheckpoint, target: DrafterTarget) -> Network:
+    depth = _ANY_DEPTH if target.num_layers is None else target.num_layers
+    config = BlockConfig.read(file.entries, replace(target, num_layers=depth))
+    block.check_tensors(config, file.tensors, target.width)
+    first, further = block.level_bytes(config, file.tensors)
+    return Network(config.taps, len(config.head_tokens), config.num_fixed, first, further)
+
+
+_KINDS: dict[str, Callable[[DrafterCheckpoint, DrafterTarget], Network]] = {
+    **{"eagle": _eagle, "medusa": _medusa, "block": _block},
+}

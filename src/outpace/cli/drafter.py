@@ -93,6 +93,8 @@ def _target(found: Inspection) -> str:
 
 def _taps(found: Inspection) -> str:
     taps = found.network.taps
+    if found.kind == "medusa":
+        return "the output of the final norm"
     if taps is None:
         return "the outputs of layers 2, n / 2 and n - 3 of a model of n layers (nothing else is stated)"
     return f"the outputs of layers {', '.join(map(str, taps))}"

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import WeightsError
-from outpace.models.rope import frequencies
+from outpace.models.rope import rotary
 from outpace.models.transformer import Transformer
 from outpace.ops.protocol import (
     KV,
@@ -89,7 +89,7 @@ class EagleConfig:
     def read(cls, entries: Entries, target: DrafterTarget) -> EagleConfig:
         """Return what a drafter's file says; raises WeightsError for what no network can be."""
         head_width = entries.count("head_width")
-        inv_freq, rope_scale = _rotary(entries, head_width)
+        inv_freq, rope_scale = rotary(entries, head_width)
         config = cls(
             taps=entries.counts("taps") if "taps" in entries.raw else _usual_taps(entries, target.num_layers),
             num_heads=entries.count("num_heads"),
@@ -171,17 +171,6 @@ def _usual_taps(entries: Entries, num_layers: int | None) -> tuple[int, ...]:
             "taps", f"are not stated, and the usual ones, {taps}, are no three layers of a target with {num_layers}"
         )
     return taps
-
-
-def _rotary(entries: Entries, head_width: int) -> tuple[tuple[float, ...] | None, float]:
-    """Return the frequencies and the factor of cos and sin, if the file states them: rope_theta and the like."""
-    if "rope_theta" not in entries.raw:
-        return None, 1.0
-    scaling = entries.raw.get("rope_scaling") or {}
-    if head_width < 2 or head_width % 2 or not isinstance(scaling, Mapping):
-        raise entries.error("head_width", f"must be even, is {head_width}: rotary embeddings turn pairs")
-    inv_freq, scale = frequencies(entries.number("rope_theta"), head_width, scaling, entries.count("context"))
-    return tuple(inv_freq.tolist()), scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)

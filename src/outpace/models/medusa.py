@@ -101,6 +101,17 @@ class Medusa:
         return self.heads[0].pack(rows)
 
 
+def level_bytes(config: MedusaConfig, tensors: Mapping[str, RawTensor]) -> tuple[int, int]:
+    """Return how many bytes of weights the guess of one position reads, and that of each further one.
+
+    Without further rows of the head, and without the head where it is the target's.
+    """
+    block = sum(tensors[name].data.nbytes for name in ("w.0", "b.0"))
+    head = tensors.get({"shared": "head", "own": "head.0"}.get(config.unembedding, ""))
+    rows = 0 if head is None else head.data.nbytes * config.num_fixed // len(config.head_tokens)
+    return block + rows, block + rows
+
+
 def build(
     config: MedusaConfig, tensors: Mapping[str, RawTensor], target: Transformer, output: RawTensor | None
 ) -> Medusa:

@@ -16,7 +16,7 @@ class ReducedHead:
 
     ops: Ops
     fixed: Weight
-    stored: RawTensor  # all rows
+    stored: RawTensor | None  # all rows; None: all of them are fixed
 
     @staticmethod
     def of(ops: Ops, stored: RawTensor, num_fixed: int) -> ReducedHead:
@@ -25,6 +25,7 @@ class ReducedHead:
 
     def pack(self, rows: Sequence[int]) -> Weight:
         """Return some rows as a matrix."""
+        assert self.stored is not None, "there are no rows but the fixed ones"
         return self.ops.pack(rows_of(self.stored, rows))
 
 

@@ -11,7 +11,7 @@ from outpace import LanguageModel, UsageError, WeightsError
 from outpace.api.inspection import export_drafter, inspect_drafter
 from outpace.ops.formats import dequantise
 from tests.folder import make_folder
-from tests.published import SPECULATORS, copy_speculators, write_ours, write_published
+from tests.published import DFLASH, SPECULATORS, copy_speculators, write_folder, write_ours, write_published
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,22 @@ def test_tensors_that_do_not_fit_are_refused_without_a_model_too(tmp_path: Path)
         inspect_drafter(str(copy_speculators("plain", tmp_path / "e", **config)))
 
 
+def test_the_other_kinds_are_told_with_their_costs(tmp_path: Path) -> None:
+    block = inspect_drafter(str(DFLASH))
+    assert (block.kind, block.layout, block.network.taps) == ("block", "DFlash", (1, 2, 3))
+    assert (block.network.first_level_bytes, block.network.further_level_bytes) == (block.num_bytes, 0)
+    tensors = {"0.0.linear.weight": (48, 48), "0.0.linear.bias": (48,), "0.1.weight": (320, 48)}
+    twice = {name.replace("0.", f"{head}.", 1): shape for name, shape in tensors.items() for head in (0, 1)}
+    values = {name: np.ones(shape, np.float32) for name, shape in twice.items()}
+    folder = write_folder(tmp_path / "m", {"medusa_num_heads": 2}, values)
+    medusa = inspect_drafter(str(folder))
+    assert (medusa.kind, medusa.layout, medusa.network.head_rows) == ("medusa", "Medusa", 320)
+    assert medusa.network.first_level_bytes == medusa.network.further_level_bytes == medusa.num_bytes // 2
+    values["1.1.weight"] = np.ones((319, 48), np.float32)
+    with pytest.raises(WeightsError, match=r"'head\.1' of the drafter must have shape \(320, 48\)"):
+        inspect_drafter(str(write_folder(tmp_path / "n", {"medusa_num_heads": 2}, values)))
+
+
 def test_ours_written_for_others_and_read_back_proposes_the_same(folder: Path, ours: Path, tmp_path: Path) -> None:
     export_drafter(str(ours), str(folder), "speculators", tmp_path / "out", name="owner/tiny")
     trees = []
@@ -95,6 +111,8 @@ def test_only_layouts_and_kinds_that_there_are_can_be_written(folder: Path, ours
     with pytest.raises(UsageError, match="unknown layout 'medusa': allowed: speculators"):
         export_drafter(str(ours), str(folder), "medusa", tmp_path / "out", name="x")
     other = make_folder(tmp_path / "other", num_hidden_layers=3)
+    with pytest.raises(UsageError, match="is of the kind block: only eagle has a place in the layout speculators"):
+        export_drafter(str(DFLASH), str(folder), "speculators", tmp_path / "out", name="x")
     with pytest.raises(UsageError, match="cannot draft for"):
         export_drafter(str(ours), str(other), "speculators", tmp_path / "out", name="x")
 

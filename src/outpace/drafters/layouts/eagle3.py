@@ -19,6 +19,7 @@ from typing import Any
 
 from outpace.drafters.layouts.decoder import Decoder
 from outpace.drafters.layouts.indices import head_tokens
+from outpace.drafters.layouts.verifier import UNNAMED, verifier
 from outpace.errors import WeightsError
 from outpace.types import RawTensor
 from outpace.weights.drafter import DrafterCheckpoint
@@ -45,30 +46,20 @@ _USUAL = {  # of NVIDIA's `eagle_config`: what every network here has
     "use_mtp_layernorm": False,
 }
 FIXED_TOKENS = "outpace_fixed_tokens"
-_SUFFIXES = ("ForCausalLM", "ForConditionalGeneration")
 
 
 def open_flat(folder: Path, raw: Mapping[str, Any], tensors: Mapping[str, RawTensor]) -> DrafterCheckpoint:
     """Return a drafter in SafeAILab's layout: a Llama's config with `draft_vocab_size`."""
     source = Values(raw, str(folder / "config.json"))
-    return _open(folder, "SafeAILab", source, raw, tensors, name="a model that its files do not name", model_type=None)
+    return _open(folder, "SafeAILab", source, raw, tensors, name=UNNAMED, model_type=None)
 
 
 def open_nested(folder: Path, raw: Mapping[str, Any], tensors: Mapping[str, RawTensor]) -> DrafterCheckpoint:
     """Return a drafter in the layout of speculators: `transformer_layer_config` and `speculators_config`."""
     source = Values(raw, str(folder / "config.json"))
-    verifier = source.object("speculators_config").object("verifier")
-    architectures = [name for name in verifier.items("architectures") if isinstance(name, str)]
-    name = verifier.text("name_or_path") or "a model that its files do not name"
-    model_type = _model_type(architectures[0]) if architectures else None
+    name, model_type = verifier(source)
     layer = source.object("transformer_layer_config").raw
     return _open(folder, "speculators", source, layer, tensors, name=name, model_type=model_type)
-
-
-def _model_type(architecture: str) -> str:
-    for suffix in _SUFFIXES:
-        architecture = architecture.removesuffix(suffix)
-    return architecture.lower()
 
 
 def _open(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from outpace.drafters.layouts.verifier import UNNAMED
 from outpace.errors import WeightsError
 from outpace.types import RawTensor
 from outpace.weights.drafter import DrafterCheckpoint
@@ -47,7 +48,7 @@ def open_medusa(folder: Path, raw: Mapping[str, Any], found: Mapping[str, RawTen
         **{"num_fixed": vocab_size, "head_tokens": tuple(range(vocab_size))},
     }
     target = DrafterTarget(None, None, vocab_size, width, None)
-    name = source.text("base_model_name_or_path") or "a model that its files do not name"
+    name = source.text("base_model_name_or_path") or UNNAMED
     return DrafterCheckpoint(
         folder, "medusa", name, "", target, Entries(entries, source.where), tensors, layout="Medusa"
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from outpace.drafters.layouts import eagle3, llama_cpp, medusa
+from outpace.drafters.layouts import dflash, eagle3, llama_cpp, medusa
 from outpace.errors import UsageError, WeightsError
 from outpace.types import RawTensor
 from outpace.weights import drafter
@@ -19,8 +19,12 @@ from outpace.weights.values import shown
 
 Opener = Callable[[Path, Mapping[str, Any], Mapping[str, RawTensor]], DrafterCheckpoint]
 
-_SPECULATORS: dict[str, Opener] = {"eagle3": eagle3.open_nested}
-_BY_KEY: dict[str, Opener] = {"draft_vocab_size": eagle3.open_flat, medusa.KEY: medusa.open_medusa}
+_SPECULATORS: dict[str, Opener] = {"eagle3": eagle3.open_nested, "dflash": dflash.open_nested}
+_BY_KEY: dict[str, Opener] = {
+    dflash.KEY: dflash.open_flat,
+    "draft_vocab_size": eagle3.open_flat,
+    medusa.KEY: medusa.open_medusa,
+}
 _SAFETENSORS, _PICKLES = (SINGLE, medusa.SAFETENSORS), ("pytorch_model.bin", medusa.PICKLE)
 
 

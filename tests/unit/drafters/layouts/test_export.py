@@ -12,14 +12,14 @@ from safetensors.numpy import load_file
 from outpace.drafters.layouts import open_trained
 from outpace.drafters.layouts.export import export_speculators, write_safetensors
 from outpace.errors import UsageError, WeightsError
-from outpace.models import eagle
+from outpace.models import eagle, normalise
 from outpace.models.eagle import EagleConfig
 from outpace.ops.reference import ReferenceOps
+from outpace.ops.sampling import SamplingBatch
 from outpace.types import Segment
-from outpace.weights.config import normalise
 from outpace.weights.drafter import DrafterCheckpoint
 from outpace.weights.trained import DrafterTarget, Entries
-from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
+from tests.eagle import head_logits, tiny_eagle_config, tiny_eagle_tensors
 from tests.published import SPECULATORS
 from tests.tiny import tiny_config, tiny_model
 
@@ -56,11 +56,12 @@ def test_ours_exported_and_read_back_is_the_same_network(tmp_path: Path) -> None
     for network in (eagle.build(config, file.tensors, target), eagle.build(read, back.tensors, target)):
         rows = [network.config.head_tokens.index(token) for token in further]
         plan, kv = ops.plan([Segment([0], 1, tokens, num_scored=6)], 8), ops.kv_alloc(network.spec("f32", 8), 1)
-        features = network.fuse([ops.array(tap) for tap in taps])
-        states = network.states(plan, network.store(plan, features, kv), features, kv)
-        found.append((network.logits(plan, states), network.more_logits(states, network.pack_rows(rows))))
+        features = network.fuse([([ops.array(tap) for tap in taps], range(6))])
+        guesses = network.guess(features, kv, plan, [None], SamplingBatch.greedy(6), 1)
+        normed = ops.rms_norm(guesses.states, network.layer.head_norm, network.layer.layer.eps)
+        found.append((head_logits(network, guesses), ops.numpy(ops.linear(normed, network.pack_rows(rows)))))
     for one, other in zip(*found, strict=True):
-        assert np.allclose(ops.numpy(one), ops.numpy(other), atol=1e-4)
+        assert np.allclose(one, other, atol=1e-4)
 
 
 def test_the_files_say_what_speculators_reads(tmp_path: Path) -> None:
