@@ -11,13 +11,17 @@ from torch import Tensor
 
 from outpace.errors import UsageError
 from outpace.train.corpus import Conversation
+from outpace.train.networks.block import BlockNetwork
 from outpace.train.networks.eagle import EagleNetwork
+from outpace.train.networks.medusa import MedusaNetwork
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.settings import TrainSettings
 from outpace.train.target import FrozenTarget
 from outpace.weights.trained import Entries
 
-NETWORKS: Mapping[str, type[DraftNetwork]] = {"eagle": EagleNetwork}
+NETWORKS: Mapping[str, type[DraftNetwork]] = {
+    network.kind: network for network in (EagleNetwork, MedusaNetwork, BlockNetwork)
+}
 _CHUNK = 1024  # conversations counted at once
 
 

@@ -32,6 +32,7 @@ from outpace.train.target import FrozenTarget
 from outpace.weights.trained import Entries
 
 STATE, RESULT = "state.pt", "drafter.gguf"
+_LISTS = ("head", "masks")  # matrices that are lists of vectors: nothing is multiplied by their columns together
 _CONTINUED_PEAK = 0.3  # of the recipe's learning rates: more would first undo what the drafter knows
 
 
@@ -175,6 +176,7 @@ class _Run:
         due = int(self._done * self._settings.evaluations + 1e-9)
         if state.num_evaluated < due:
             candidate = self._folder / f"step-{state.step:07}.gguf"
+            self._network.calibrate(self._target, self._held_out)
             export(self._network, self._target.identity, candidate, self._settings.format)
             state.num_evaluated = due
             found = replace(found, simulated=self._consider(candidate))
@@ -237,7 +239,7 @@ class _Run:
 
     def _measure(self, path: Path) -> Simulation:
         network = read_network(path, self._kind, self._target)
-        return simulate(network, self._target, self._held_out, min_confidence=self._settings.min_confidence)
+        return simulate(network, self._target, self._held_out)
 
     def _save(self) -> None:
         """Write the checkpoint; drafters that it does not name are in nobody's way any more."""
@@ -264,8 +266,8 @@ class _Run:
 def _optimisers(network: DraftNetwork, settings: TrainSettings) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices, AdamW for vectors and head: every group remembers the rate at its peak."""
     named = list(network.named_parameters())
-    matrices = [x for name, x in named if x.ndim == 2 and name != "head"]
-    vectors = [x for name, x in named if x.ndim == 1]
+    matrices = [x for name, x in named if x.ndim == 2 and name not in _LISTS]
+    vectors = [x for name, x in named if x.ndim == 1 or name == "masks"]
     adam: list[dict[str, Any]] = [{"params": vectors, "lr": settings.vector_rate}]
     if network.head.requires_grad:
         adam.append({"params": [network.head], "lr": settings.head_rate})

@@ -120,8 +120,9 @@ class EagleNetwork(DraftNetwork):
         keys, values = self._keys_values(u, slots)
         is_visible = slots <= batch.anchors[..., None]
         start = batch.anchors - 1
-        a = self._layer(u[which, start], g[which, start], batch.anchors, keys, values, is_visible, [])
-        found, own = [norm(a, self.head_norm, self.eps)], []
+        own: list[tuple[Tensor, Tensor]] = []
+        a = self._layer(u[which, start], g[which, start], batch.anchors, keys, values, is_visible, own)
+        found = [norm(a, self.head_norm, self.eps)]
         for k in range(1, num_depths):
             slot = batch.anchors + k
             guesses = batch.tokens[which, slot.clamp(max=batch.tokens.shape[1] - 1)]
@@ -150,6 +151,9 @@ class EagleNetwork(DraftNetwork):
         own: Sequence[tuple[Tensor, Tensor]],
     ) -> Tensor:
         q = rotate(heads(F.linear(u, self.wq), self.head_width), *self._rope(slots))
-        a = features + F.linear(attend(q, keys, values, is_visible, own), self.wo)
+        none = q.new_zeros(*q.shape[:2], 0, *keys.shape[2:])
+        own_keys, own_values = (torch.stack(x, dim=2) for x in zip(*own, strict=True)) if own else (none, none)
+        attended = attend(q[:, :, None], keys, values, is_visible, own_keys, own_values)[:, :, 0]
+        a = features + F.linear(attended, self.wo)
         h = norm(a, self.mlp_norm, self.eps)
         return a + F.linear(F.silu(F.linear(h, self.gate)) * F.linear(h, self.up), self.down)
