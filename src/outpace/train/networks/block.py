@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from outpace.errors import UsageError
 from outpace.models.block import BlockConfig
-from outpace.models.trained import Entries
 from outpace.train.batch import Batch
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.networks.parts import RotaryTable, attend, heads, norm, rotate
 from outpace.train.target import FrozenTarget
+from outpace.weights.trained import Entries
 
 _NUM_LAYERS, _NUM_MASKS = 2, 7
 _FUSION = 0.2  # of 1 / sqrt(inputs), as for `eagle`

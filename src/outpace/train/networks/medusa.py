@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from outpace.errors import UsageError
 from outpace.models.medusa import MedusaConfig
-from outpace.models.trained import Entries
 from outpace.train.batch import Batch
 from outpace.train.corpus import Conversation
 from outpace.train.guesses import guesses_of
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget
+from outpace.weights.trained import Entries
 
 _NUM_HEADS = 4
 NUM_RANKS = 10  # of which accuracies are measured: a tree branches no wider

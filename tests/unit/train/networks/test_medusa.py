@@ -11,7 +11,6 @@ import torch
 import outpace
 from outpace.drafters.medusa import MedusaDrafter
 from outpace.errors import UsageError
-from outpace.models.trained import Entries
 from outpace.train.batch import make_batch
 from outpace.train.build import build_network, fresh_network
 from outpace.train.corpus import Conversation
@@ -19,6 +18,7 @@ from outpace.train.export import export, read_network
 from outpace.train.networks.medusa import MedusaNetwork
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
+from outpace.weights.trained import Entries
 from tests.training import tiny_lm, written_by
 
 
