@@ -26,10 +26,10 @@ from safetensors.numpy import load_file
 import outpace
 from outpace import LanguageModel
 from outpace.api.language_model import Message
+from outpace.models.checkpoint import open_checkpoint
 from outpace.ops.formats import dequantise
 from outpace.runner import ScheduledSequence
 from outpace.types import Options, Request
-from outpace.weights.checkpoint import open_checkpoint
 from outpace.weights.drafter import ARCHITECTURE
 
 TAPS, NUM_HEADS, NUM_KV_HEADS, HEAD_WIDTH, NUM_FIXED = (6, 14, 22, 30), 9, 3, 64, 4096

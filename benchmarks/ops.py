@@ -14,16 +14,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from outpace import models
-from outpace.models import Transformer
+from outpace.models import Transformer, normalise
+from outpace.models.select import tensors
 from outpace.ops.formats import BLOCKS, row_bytes
 from outpace.ops.native import NativeOps
 from outpace.ops.sampling import SamplingRows
 from outpace.types import KVFormat, RawTensor, SamplingParams, Segment
-from outpace.weights.config import normalise
 
 BLOCK = 32
 
@@ -74,10 +75,10 @@ class Bench:
 
     def __init__(self, model: str, format: str, kv: KVFormat, ops: NativeOps, num_blocks: int, repeats: int) -> None:
         config = normalise(MODELS[model] | COMMON, model)
-        tensors = {t.name: t for t in _tensors(config, format)}
-        self.bytes = sum(t.data.nbytes for t in tensors.values())
+        packed = {tensor.name: tensor for tensor in _tensors(config, format)}
+        self.bytes = sum(t.data.nbytes for t in packed.values())
         self.ops, self.repeats = ops, repeats
-        self.model: Transformer = models.build(config, tensors, ops)
+        self.model: Transformer = models.build(config, packed, ops)
         self.spec = self.model.spec(kv)
         self.kv = ops.kv_alloc(self.spec, num_blocks)
 
@@ -105,23 +106,11 @@ class Bench:
         )
 
 
-def _tensors(config: dict[str, object], format: str) -> Iterator[RawTensor]:
-    sizes = models.ModelConfig.from_hf(config)
-    width, ffn, head = sizes.width, sizes.feed_forward_width, sizes.head_width
-    q, kv = sizes.num_heads * head, sizes.num_kv_heads * head
-    shapes = {"self_attn.q_proj": (q, width), "self_attn.k_proj": (kv, width), "self_attn.v_proj": (kv, width)}
-    shapes |= {"self_attn.o_proj": (width, q), "mlp.gate_proj": (ffn, width), "mlp.up_proj": (ffn, width)}
-    shapes |= {"mlp.down_proj": (width, ffn)}
-    norms = ["input_layernorm", "post_attention_layernorm"]
-    yield random_tensor("model.embed_tokens.weight", OUTPUT_FORMAT.get(format, format), (sizes.vocab_size, width))
-    yield random_tensor("model.norm.weight", "F32", (width,))
-    for layer in range(sizes.num_layers):
-        for name, shape in shapes.items():
-            yield random_tensor(f"model.layers.{layer}.{name}.weight", format, shape)
-            if sizes.model_type == "qwen2" and name[-6:] in ("q_proj", "k_proj", "v_proj"):
-                yield random_tensor(f"model.layers.{layer}.{name}.bias", "F32", shape[:1])
-        for name in norms:
-            yield random_tensor(f"model.layers.{layer}.{name}.weight", "F32", (width,))
+def _tensors(config: dict[str, Any], format: str) -> Iterator[RawTensor]:
+    for tensor in tensors(config):
+        of_vocabulary = tensor.shape == (config["vocab_size"], config["hidden_size"])
+        kind = "F32" if len(tensor.shape) == 1 else OUTPUT_FORMAT.get(format, format) if of_vocabulary else format
+        yield random_tensor(tensor.name, kind, tensor.shape)
 
 
 def draft(table: list[int], context: int, rows: int) -> Segment:

@@ -13,8 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.convert_drafter import write
+from outpace import LanguageModel
+from outpace.ops.formats import dequantise
+from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
+
 PUBLISHED = Path(__file__).with_name("parity") / "published"
-SPECULATORS = PUBLISHED / "speculators"
+SPECULATORS, DFLASH = PUBLISHED / "speculators", PUBLISHED / "dflash" / "plain"
 VOCAB, WIDTH, TAPS, HEADS, KV_HEADS, HEAD_WIDTH = 31, 16, (1, 2, 3), 4, 2, 8
 
 Arrays = dict[str, NDArray[Any]]
@@ -63,6 +68,29 @@ def copy_speculators(name: str, folder: Path, **changes: Any) -> Path:
     return write_folder(folder, {key: v for key, v in config.items() if v is not ...}, tensors_of(name))
 
 
+def dflash_config(**changes: Any) -> dict[str, Any]:
+    """Return the config of the DFlash drafter that z-lab's package wrote; `...` leaves an entry out."""
+    config = json.loads((DFLASH / "config.json").read_text()) | changes
+    return {key: value for key, value in config.items() if value is not ...}
+
+
+def dflash_tensors() -> Arrays:
+    """Return its tensors."""
+    return load_file(DFLASH / "model.safetensors")
+
+
+def nested_dflash_config(**changes: Any) -> dict[str, Any]:
+    """Return the config of the same drafter as speculators writes it."""
+    flat = dflash_config()
+    layer = {key: v for key, v in flat.items() if key not in ("dflash_config", "block_size", "num_target_layers")}
+    config = {
+        **{"speculators_model_type": "dflash", "transformer_layer_config": layer, "block_size": 5},
+        **{"aux_hidden_state_layer_ids": [1, 2, 3], "mask_token_id": 29, "draft_vocab_size": VOCAB},
+        "speculators_config": {"verifier": {"name_or_path": "owner/model", "architectures": ["Qwen3ForCausalLM"]}},
+    }
+    return {key: value for key, value in (config | changes).items() if value is not ...}
+
+
 def gguf_tensors(name: str) -> Arrays:
     """Return the tensors as llama.cpp's converter writes them: rows that turn together are neighbours."""
     found, result = tensors_of(name), {}
@@ -104,3 +132,46 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_ours(lm: LanguageModel, path: Path) -> Path:
+    """Write a random eagle drafter for a loaded model in our own layout, its values as they are."""
+    model = lm.runner.model
+    config = tiny_eagle_config(model)
+    entries: dict[str, Any] = {
+        **{"kind": "eagle", "target.name": "Tiny", "target.fingerprint": "ab"},
+        **{"target.vocabulary": lm.tokenizer.fingerprint, "target.model_type": model.config.model_type},
+        **{f"target.{name}": getattr(model.config, name) for name in ("vocab_size", "width", "num_layers")},
+        **{name: getattr(config, name) for name in ("num_heads", "num_kv_heads", "head_width", "num_fixed")},
+        **{name: list(getattr(config, name)) for name in ("taps", "head_tokens")},
+    }
+    tensors = tiny_eagle_tensors(config, model)
+    values = {name: dequantise(tensor).astype(np.float32).reshape(tensor.shape) for name, tensor in tensors.items()}
+    write(path, entries, values, quantise=False)
+    return path
+
+
+def write_published(model: Path, path: Path, **changes: Any) -> Path:
+    """Write a random EAGLE-3 drafter for the model in a folder, in SafeAILab's layout."""
+    config = json.loads((model / "config.json").read_text())
+    width, vocab, rows = config["hidden_size"], config["vocab_size"], 200
+    shapes: dict[str, tuple[int, ...]] = {
+        **{"fc.weight": (width, 3 * width), "norm.weight": (width,), "lm_head.weight": (rows, width)},
+        **{f"midlayer.{name}.weight": (width,) for name in ("input_layernorm", "hidden_norm")},
+        "midlayer.post_attention_layernorm.weight": (width,),
+        **{f"midlayer.self_attn.{n}_proj.weight": (h * 12, 2 * width) for n, h in (("q", 4), ("k", 2), ("v", 2))},
+        "midlayer.self_attn.o_proj.weight": (width, 48),
+        **{f"midlayer.mlp.{name}_proj.weight": (64, width) for name in ("gate", "up")},
+        "midlayer.mlp.down_proj.weight": (width, 64),
+    }
+    rng = np.random.default_rng(0)
+    tensors: dict[str, NDArray[Any]] = {
+        name: rng.standard_normal(shape, np.float32) * np.float32(1.5 / shape[-1] ** 0.5) if len(shape) == 2
+        else np.ones(shape, np.float32)
+        for name, shape in shapes.items()
+    }  # fmt: skip
+    tokens = np.sort(rng.permutation(vocab)[:rows])
+    tensors |= {"d2t": tokens - np.arange(rows), "t2d": np.isin(np.arange(vocab), tokens)}
+    stated = {**config, "num_hidden_layers": 1, "draft_vocab_size": rows, "intermediate_size": 64}
+    taps = {"eagle_aux_hidden_state_layer_ids": [0, 1, 2]}
+    return write_folder(path, stated | taps | changes, tensors)

@@ -11,17 +11,11 @@ from numpy.typing import NDArray
 
 from outpace import models
 from outpace.models import Transformer
-from outpace.models.config import ModelConfig
+from outpace.models.select import select, tensors
 from outpace.ops.protocol import Ops
 from outpace.types import RawTensor
-from outpace.weights.config import normalise
 
-_OWN: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {"sliding_window": 24},
-    "qwen2": {},
-    "qwen3": {"head_dim": 16},
-}
+_OWN: dict[str, dict[str, Any]] = {"mistral": {"sliding_window": 24}, "qwen3": {"head_dim": 16}}
 
 
 def tiny_config(model_type: str = "llama", **overrides: Any) -> dict[str, Any]:
@@ -40,36 +34,12 @@ def tiny_config(model_type: str = "llama", **overrides: Any) -> dict[str, Any]:
         "hidden_act": "silu",
         "tie_word_embeddings": False,
     }
-    return config | _OWN[model_type] | overrides
+    return config | _OWN.get(model_type, {}) | overrides
 
 
 def tiny_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of each tensor of the model."""
-    sizes = ModelConfig.from_hf(normalise(config, "tiny"))
-    width, ffn, head = sizes.width, sizes.feed_forward_width, sizes.head_width
-    q, kv = sizes.num_heads * head, sizes.num_kv_heads * head
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (sizes.vocab_size, width)}
-    for layer in range(sizes.num_layers):
-        own: dict[str, tuple[int, ...]] = {
-            "input_layernorm.weight": (width,),
-            "self_attn.q_proj.weight": (q, width),
-            "self_attn.k_proj.weight": (kv, width),
-            "self_attn.v_proj.weight": (kv, width),
-            "self_attn.o_proj.weight": (width, q),
-            "post_attention_layernorm.weight": (width,),
-            "mlp.gate_proj.weight": (ffn, width),
-            "mlp.up_proj.weight": (ffn, width),
-            "mlp.down_proj.weight": (width, ffn),
-        }
-        if sizes.model_type == "qwen2":
-            own |= {f"self_attn.{name}_proj.bias": (n,) for name, n in (("q", q), ("k", kv), ("v", kv))}
-        if sizes.model_type == "qwen3":
-            own |= {"self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)}
-        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in own.items()}
-    shapes["model.norm.weight"] = (width,)
-    if not sizes.tied:
-        shapes["lm_head.weight"] = (sizes.vocab_size, width)
-    return shapes
+    """Return the name and shape of each tensor of the model, as a folder holds it."""
+    return {tensor.stored_name("folder"): tensor.stored_shape for tensor in tensors(models.normalise(config, "tiny"))}
 
 
 def tiny_values(config: dict[str, Any], seed: int = 0, spread: float = 2.0) -> dict[str, NDArray[np.float32]]:
@@ -134,5 +104,10 @@ def tiny_model(
     ops: Ops, model_type: str = "llama", seed: int = 0, format: str = "F32", **overrides: Any
 ) -> Transformer:
     """Return a tiny network, packed by `ops`."""
-    config = tiny_config(model_type, **overrides)
-    return models.build(normalise(config, "tiny"), tiny_tensors(config, seed, format), ops)
+    return built(ops, tiny_config(model_type, **overrides), seed, format)
+
+
+def built(ops: Ops, config: dict[str, Any], seed: int = 0, format: str = "F32", spread: float = 2.0) -> Transformer:
+    """Return the network of a config and the tiny model's numbers."""
+    checked = models.normalise(config, "tiny")
+    return models.build(checked, select(tiny_tensors(config, seed, format, spread), checked, "folder", "tiny"), ops)

@@ -49,13 +49,17 @@ def written_by(
     """Return conversations that begin with a few random tokens and go on as the model does."""
     rng = np.random.default_rng(seed)
     prompts = [rng.integers(0, lm.config.vocab_size, rng.integers(2, 7)).tolist() for _ in range(count)]
-    results = lm.generate(
-        prompts, max_new_tokens=length, ignore_eos=True, strategy="none", temperature=temperature, seed=seed
-    )
-    return [
-        Conversation(np.array([*prompt, *result.tokens], np.int32), len(prompt), temperature > 0, "tiny", temperature)
-        for prompt, result in zip(prompts, results, strict=True)
-    ]
+    found = []
+    for first in range(0, count, 16):
+        some, noise = prompts[first : first + 16], 1000 * seed + first + 1
+        results = lm.generate(
+            some, max_new_tokens=length, ignore_eos=True, strategy="none", temperature=temperature, seed=noise
+        )
+        for prompt, result in zip(some, results, strict=True):
+            tokens = np.array([*prompt, *result.tokens], np.int32)
+            own = Conversation(tokens, len(prompt), temperature > 0, "tiny", temperature, seed=noise)
+            found.append(own)
+    return found
 
 
 class Confused:

@@ -276,7 +276,7 @@ def poison(lab: Lab, blocks: Sequence[int]) -> None:
     q = lab.ops.array(np.zeros((tokens, lab.model.config.num_heads * lab.spec.head_width), np.float32))
     for layer in lab.model.layers:
         with np.errstate(invalid="ignore"):
-            lab.ops.rope_store(q, kv, kv, layer, lab.kv, plan)
+            lab.ops.rope_store(q, kv, kv, layer.handle, lab.kv, plan)
 
 
 def test_blocks_below_the_window_may_be_freed(ops: Ops) -> None:
@@ -323,48 +323,12 @@ def test_threads_change_no_bit(implementation: str, case: Case) -> None:
 
 def test_a_fused_layer_has_the_bits_of_the_composed_one(ops: Ops, case: Case) -> None:
     lab = Lab(ops, case)
-    config = tiny_config(case.model_type, **(SIZES if case.format == "Q8_0" else {}))
-    layer = layer_handles(ops, lab, config, case.format)
+    layer = lab.model.layers[0]
     plan = ops.plan([Segment(range(0, 3), 0, [*text(70), *DRAFT], PARENTS), Segment([3], 0, [1])], BLOCK)
     x = ops.embed(lab.model.embedding, plan)
-    composed = ops.numpy(compose_decoder_layer(ops, x, layer, lab.kv, plan))
-    fused = ops.numpy(ops.decoder_layer(x, ops.layer(layer), lab.kv, plan))
+    composed = ops.numpy(compose_decoder_layer(ops, x, layer.parts, layer.handle, lab.kv, plan))
+    fused = ops.numpy(ops.decoder_layer(x, layer.handle, lab.kv, plan))
     assert same(fused, composed)
-
-
-def layer_handles(ops: Ops, lab: Lab, config: dict[str, Any], format: str) -> DecoderLayer:
-    """Return layer 0 of the lab's model as separate handles."""
-    tensors, sizes, name = tiny_tensors(config, format=format), lab.model.config, "model.layers.0."
-
-    def matrix(part: str) -> Any:
-        return ops.pack(tensors[name + part])
-
-    def vector(part: str) -> Any:
-        return ops.vector(tensors[name + part]) if name + part in tensors else None
-
-    return DecoderLayer(
-        index=0,
-        attn_norm=vector("input_layernorm.weight"),
-        wq=matrix("self_attn.q_proj.weight"),
-        wk=matrix("self_attn.k_proj.weight"),
-        wv=matrix("self_attn.v_proj.weight"),
-        wo=matrix("self_attn.o_proj.weight"),
-        mlp_norm=vector("post_attention_layernorm.weight"),
-        gate=matrix("mlp.gate_proj.weight"),
-        up=matrix("mlp.up_proj.weight"),
-        down=matrix("mlp.down_proj.weight"),
-        rope=ops.rope(np.array(sizes.inv_freq), sizes.rope_scale, sizes.context),
-        num_heads=sizes.num_heads,
-        num_kv_heads=sizes.num_kv_heads,
-        head_width=sizes.head_width,
-        eps=sizes.eps,
-        window=sizes.windows[0],
-        bq=vector("self_attn.q_proj.bias"),
-        bk=vector("self_attn.k_proj.bias"),
-        bv=vector("self_attn.v_proj.bias"),
-        q_norm=vector("self_attn.q_norm.weight"),
-        k_norm=vector("self_attn.k_norm.weight"),
-    )
 
 
 # -- right numbers, by plain formulas in float64 -------------------------------------------------------
@@ -414,6 +378,37 @@ def test_an_rms_norm_is_the_formula(ops: Ops) -> None:
     found = ops.numpy(ops.rms_norm(ops.array(x), ops.vector(raw_tensor("w", weight)), 1e-3))
     expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + 1e-3) * weight
     assert close(found, expected, 1e-6)
+
+
+def test_numbers_are_scaled_and_capped_by_the_formulas(ops: Ops) -> None:
+    x = 40 * np.random.default_rng(0).standard_normal((6, 75), np.float32)
+    assert same(ops.numpy(ops.scale(ops.array(x), 0.3)), x * np.float32(0.3))
+    assert close(ops.numpy(ops.soft_cap(ops.array(x), 30.0)), 30 * np.tanh(x.astype(np.float64) / 30), 1e-6)
+    far = ops.numpy(ops.soft_cap(ops.array(np.array([[1e30, -1e30, 0]], np.float32)), 30.0))
+    assert far.tolist() == [[30, -30, 0]]
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_a_gate_is_the_formula(ops: Ops, activation: Any) -> None:
+    rng = np.random.default_rng(0)
+    gate, up = 5 * rng.standard_normal((6, 75), np.float32), rng.standard_normal((6, 75), np.float32)
+    gate[0, :3] = 100, -100, 0
+    x = gate.astype(np.float64)
+    with np.errstate(over="ignore"):
+        tanh = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+        expected = {"silu": x / (1 + np.exp(-x)), "gelu_tanh": x * (1 + tanh) / 2}[activation]
+    assert close(ops.numpy(ops.gate(ops.array(gate), ops.array(up), activation)), expected * up, 1e-6)
+
+
+def test_an_activation_of_a_layer_is_that_of_the_gate(ops: Ops) -> None:
+    rng = np.random.default_rng(0)
+    x, (gate, up, down) = rng.standard_normal((5, 32), np.float32), rng.standard_normal((3, 32, 32), np.float32)
+    one = one_layer(ops, KVSpec(2, 1, 16, "f32", BLOCK), 1)
+    packed = [ops.pack(raw_tensor("w", matrix)) for matrix in (gate, up, down)]
+    layer = replace(one, gate=packed[0], up=packed[1], down=packed[2], activation="gelu_tanh")
+    sides = [ops.linear(ops.array(x), matrix) for matrix in packed[:2]]
+    composed = ops.linear(ops.gate(*sides, "gelu_tanh"), packed[2])
+    assert same(ops.numpy(ops.gated_mlp(ops.array(x), ops.layer(layer))), ops.numpy(composed))
 
 
 def test_arrays_are_put_one_below_another(ops: Ops) -> None:
@@ -553,6 +548,30 @@ def test_attention_is_softmax_of_rotated_products(
     expected = np.einsum("hqm,mhk->qhk", weights / weights.sum(axis=2, keepdims=True), v64)
     assert close(ops.numpy(turned), q64.reshape(length, -1), 1e-6)
     assert close(found, expected, tolerance)
+
+
+def test_products_of_queries_and_keys_have_the_layer_s_scale(ops: Ops) -> None:
+    """Scaling the queries instead is the same."""
+    rng, spec = np.random.default_rng(0), KVSpec(2, 1, 16, "f32", BLOCK)
+    q, k, v = (ops.array(rng.standard_normal((20, 16), np.float32)) for _ in range(3))
+    plan, results = ops.plan([Segment([0], 0, [0] * 20)], BLOCK), []
+    for scale, factor in ((0.5, 1.0), (None, 2.0)):  # 1 / sqrt(16) = 0.5 / 2
+        layer, storage = ops.layer(replace(one_layer(ops, spec, 1), scale=scale)), ops.kv_alloc(spec, 1)
+        turned = ops.rope_store(ops.scale(q, factor), k, v, layer, storage, plan)
+        results.append(ops.numpy(ops.attend(turned, layer, storage, plan)))
+    assert same(*results)
+
+
+def test_a_pair_of_frequency_0_neither_turns_nor_is_scaled(ops: Ops) -> None:
+    spec = KVSpec(2, 1, 8, "f32", BLOCK)
+    rope = ops.rope(np.array([1.0, 0.0, 0.5, 0.0]), 1.5, 100)
+    layer = ops.layer(replace(one_layer(ops, spec, 1), rope=rope))
+    x = np.random.default_rng(0).standard_normal((5, 8), np.float32)
+    plan = ops.plan([Segment([0], 0, [0] * 5)], BLOCK)
+    turned = ops.numpy(ops.rope_store(*[ops.array(x)] * 3, layer, ops.kv_alloc(spec, 1), plan))
+    still = [1, 3, 5, 7]
+    assert same(turned[:, still], x[:, still])
+    assert not same(turned[:, [0, 2, 4, 6]], x[:, [0, 2, 4, 6]])
 
 
 @pytest.mark.parametrize("start", [0, 1000, 2040, 4000])

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from outpace.drafters import Prediction, Suffix
 from outpace.drafters.block import BlockDrafter
 from outpace.drafters.marginals import Chooser, Guess, best_tree, drafted
 from outpace.drafters.medusa import MedusaDrafter
+from outpace.drafters.router import Auto, Experience
 from outpace.engine.decode import Decoder
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner, ScheduledSequence
@@ -227,6 +229,23 @@ def test_proposals_are_the_same_alone_and_in_a_batch(kind: str) -> None:
     together = drafts(prompts(4))
     for prompt in prompts(4):
         assert drafts([prompt])[tuple(prompt)] == together[tuple(prompt)]
+
+
+@both
+@pytest.mark.parametrize("sampling", [{}, SAMPLED], ids=["greedy", "sampled"])
+def test_the_router_asks_it_beside_others_and_merges_what_they_say(kind: str, sampling: dict[str, Any]) -> None:
+    """On a machine where rows are believed to be cheap and asking free."""
+    texts = prompts(4)
+    expected = [plain(text, **sampling) for text in texts]
+    target = runner()
+    experience = Experience()
+    experience.cost.observe([(1, 0)], 0.001)
+    experience.cost.observe_probe(16, 0, [(0.001, 0.0011)])
+    copied = Prediction([t if i % 7 else (t + 1) % VOCAB for i, t in enumerate(expected[3])])
+    drafter = Auto([copied, Suffix(), KINDS[kind][0](target)], experience, lambda: 0.0)
+    found = decode(target, texts, drafter=drafter, max_new_tokens=LENGTH, check=True, **sampling)
+    assert [g.output.tokens for g in found] == expected
+    assert {kind, "prediction"} <= {name for g in found for name in g.stats.proposed}
 
 
 @both

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from outpace.errors import WeightsError
-from outpace.models import ModelConfig
-from outpace.weights.config import normalise
+from outpace.models import normalise, sizes
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -79,7 +78,7 @@ def theirs(model_type: str, raw: dict[str, Any]) -> dict[str, Any] | None:
 
 def ours(model_type: str, raw: dict[str, Any]) -> dict[str, Any] | None:
     try:
-        config = ModelConfig.from_hf(normalise(raw | {"model_type": model_type}, "config.json"))
+        config = sizes(normalise(raw | {"model_type": model_type}, "config.json"))
     except WeightsError:
         return None
     return {

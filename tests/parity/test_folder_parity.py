@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from outpace.weights import open_checkpoint
+from outpace.models import open_checkpoint
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from outpace.models import architectures, open_checkpoint
 from outpace.ops.formats import BLOCKS
-from outpace.weights import open_checkpoint
 from outpace.weights.gguf import read_gguf
 from tests.unit.weights.tiny import CONFIG, Tensors, tensors_of, write_gguf
 
@@ -71,9 +71,10 @@ def test_metadata_is_what_the_gguf_package_reads(tmp_path: Path) -> None:
 
 def test_every_tensor_name_is_the_gguf_packages_own() -> None:
     """Both names of each tensor of a layout must meet in llama.cpp's own name map."""
-    for arch in ("llama", "qwen2", "qwen3"):
-        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[arch.upper()], 2)
-        raw = CONFIG | {"model_type": arch}
+    for architecture in architectures().values():
+        (arch,) = (key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.gguf)
+        names = gguf.get_tensor_name_map(arch, 2)
+        raw = CONFIG | {"model_type": architecture.model_type}
         ours = list(zip(tensors_of(raw), tensors_of(raw, names="gguf"), strict=True))
         assert all(names.get_name(name, (".weight", ".bias")) == theirs for name, theirs in ours)
 

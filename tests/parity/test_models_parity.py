@@ -12,46 +12,13 @@ import transformers
 from numpy.typing import NDArray
 
 from outpace import models
+from outpace.models.checkpoint import open_checkpoint
 from outpace.ops.formats import dequantise
 from outpace.ops.reference import ReferenceOps
 from outpace.tokenizer import Tokenizer
 from outpace.types import KVFormat, Segment
-from outpace.weights.checkpoint import open_checkpoint
-from outpace.weights.config import normalise
-from tests.tiny import tiny_config, tiny_model, tiny_tensors, tiny_values
-
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-SLIDING = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
-
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", {}),
-    "llama, tied": ("llama", {"tie_word_embeddings": True}),
-    "llama, one kv head, wide heads": ("llama", {"num_key_value_heads": 1, "head_dim": 32}),
-    "llama, every head its own": ("llama", {"num_key_value_heads": 4}),
-    "mistral": ("mistral", {}),
-    "mistral, no window": ("mistral", {"sliding_window": None}),
-    "qwen2": ("qwen2", {}),
-    "qwen2, window in one layer": ("qwen2", SLIDING),
-    "qwen3": ("qwen3", {}),
-    "qwen3, window in one layer": ("qwen3", SLIDING),
-    "linear": ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.5}}),
-    "linear, old key": ("llama", {"rope_scaling": {"type": "linear", "factor": 2.5}}),
-    "llama3": ("llama", {"rope_scaling": LLAMA3, "rope_theta": 500000.0}),
-    "yarn": ("qwen2", {"rope_scaling": YARN}),
-    "yarn, attention factor": ("llama", {"rope_scaling": YARN | {"attention_factor": 0.7}}),
-    "yarn, mscale": ("llama", {"rope_scaling": YARN | {"mscale": 0.707, "mscale_all_dim": 1.4}}),
-    "yarn, betas, not truncated": (
-        "llama",
-        {"rope_scaling": YARN | {"beta_fast": 16.0, "beta_slow": 2.0, "truncate": False}},
-    ),
-}
+from tests.networks import LLAMA3, NETWORKS
+from tests.tiny import built, tiny_config, tiny_model, tiny_values
 
 
 def theirs(config: dict[str, Any], values: dict[str, NDArray[np.float32]], tokens: list[int]) -> NDArray[np.float32]:
@@ -84,8 +51,7 @@ def test_logits_are_those_of_transformers(name: str) -> None:
     config = tiny_config(model_type, **overrides)
     tokens = np.random.default_rng(0).integers(0, 97, 150).tolist()
     ops = ReferenceOps()
-    network = models.build(normalise(config, "tiny"), tiny_tensors(config, spread=1.0), ops)
-    found = ours(network, ops, tokens)
+    found = ours(built(ops, config, spread=1.0), ops, tokens)
     expected = theirs(config, tiny_values(config, spread=1.0), tokens)
     assert np.abs(expected).max() > 1
     assert np.abs(found - expected).max() < 1e-4

@@ -12,8 +12,10 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from outpace import models
 from outpace.drafters.layouts import open_trained
-from outpace.models import eagle
+from outpace.models import block, eagle
+from outpace.models.block import BlockConfig
 from outpace.models.eagle import Eagle, EagleConfig
 from outpace.ops.protocol import Array, Ops
 from outpace.ops.reference import ReferenceOps
@@ -22,18 +24,21 @@ from outpace.types import Segment
 from tests.eagle import head_logits
 from tests.implementations import MAKERS
 from tests.published import (
+    DFLASH,
     SPECULATORS,
     TAPS,
     VOCAB,
     WIDTH,
+    dflash_tensors,
     flat_config,
     flat_tensors,
     gguf_entries,
     gguf_tensors,
+    nested_dflash_config,
     write_folder,
     write_gguf,
 )
-from tests.tiny import tiny_config, tiny_model, tiny_values
+from tests.tiny import raw_tensor, tiny_config, tiny_model, tiny_tensors, tiny_values
 
 NAMES = sorted(path.name for path in SPECULATORS.iterdir())
 BLOCKS = [0, 1, 2]
@@ -124,6 +129,46 @@ def test_rotary_factors_and_a_norm_before_fc_come_with_a_gguf_file(tmp_path: Pat
     assert np.allclose(np.array(config.inv_freq) * factors["rope_freqs.weight"], plain.inv_freq)
     joint = write_gguf(tmp_path / "j.gguf", gguf_entries(norm_before_fc=True), gguf_tensors("joint"))
     assert np.allclose(logits_of(joint, "joint"), np.load(SPECULATORS / "joint" / "expected.npz")["logits0"], atol=2e-5)
+
+
+def block_logits(path: Path, ops: Ops) -> NDArray[np.float32]:
+    """Return the logits of every mask of a DFlash drafter, on a target with the embedding and output of the fixture."""
+    expected = np.load(DFLASH / "expected.npz")
+    config = tiny_config(
+        vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=24, num_hidden_layers=4, head_dim=HEAD_WIDTH
+    )
+    own = {"model.embed_tokens.weight": expected["embedding"], "lm_head.weight": expected["output"]}
+    tensors = tiny_tensors(config) | {name: raw_tensor(name, value) for name, value in own.items()}
+    file = open_trained(path)
+    read = BlockConfig.read(file.entries, replace(file.target, num_layers=4))
+    net = block.build(read, file.tensors, models.build(models.normalise(config, "tiny"), tensors, ops))
+    length, kv = len(expected["states"]), ops.kv_alloc(net.spec("f32", 8), 2)
+    taps = [np.ascontiguousarray(part) for part in np.split(expected["states"], len(TAPS), axis=1)]
+    anchor = expected["anchor"].tolist()
+    net.store(ops.plan([Segment([0, 1], 0, [0] * length)], 8), [ops.array(tap) for tap in taps], length, kv)
+    masks = [Segment([0, 1], length, anchor * (1 + read.num_masks), kind="full")]
+    last = [ops.array(tap[-1:]) for tap in taps]
+    anchors = ops.plan([Segment([0, 1], length, anchor)], 8)
+    states = net.fill(anchors, ops.plan(masks, 8), [read.num_masks], last, kv)
+    return ops.numpy(ops.linear(net.normed(states), net.head.fixed))
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
+def test_every_mask_of_a_dflash_drafter_is_what_its_own_package_computes(make: Any) -> None:
+    assert np.allclose(block_logits(DFLASH, make(1)), np.load(DFLASH / "expected.npz")["logits"], atol=2e-5)
+
+
+def test_dflash_in_the_layout_of_speculators_is_the_same_network(tmp_path: Path) -> None:
+    """Also with a head of fewer rows of its own."""
+    folder = write_folder(tmp_path / "d", nested_dflash_config(), dflash_tensors())
+    whole = block_logits(folder, ReferenceOps())
+    assert np.array_equal(whole, block_logits(DFLASH, ReferenceOps()))
+    tokens = np.array([2, 3, 5, 30])
+    rows = np.load(DFLASH / "expected.npz")["output"][tokens]
+    own = dflash_tensors() | {"lm_head.weight": rows, "d2t": tokens - np.arange(4)}
+    reduced = write_folder(tmp_path / "r", nested_dflash_config(draft_vocab_size=4), own)
+    assert open_trained(reduced).entries.counts("head_tokens") == tuple(tokens.tolist())
+    assert np.allclose(block_logits(reduced, ReferenceOps()), whole[:, tokens], atol=1e-6)
 
 
 def test_the_usual_taps_are_the_hidden_states_that_safeailab_takes() -> None:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from outpace.models import architectures
+
 ROOT = Path(__file__).parents[2]
 PACKAGE, TESTS = ROOT / "src" / "outpace", ROOT / "tests" / "unit"
-PARITY = "which parts a network has: tests/parity/test_models_parity.py holds it against transformers"
 COVERED_ELSEWHERE = {
     "ops/protocol.py": "a protocol: tests/contracts/test_ops.py runs it against every implementation",
     "drafters/protocol.py": "a protocol: tests/contracts/test_drafters.py runs it against every drafter",
-    "models/llama.py": PARITY,
-    "models/mistral.py": PARITY,
-    "models/qwen2.py": PARITY,
-    "models/qwen3.py": PARITY,
     "train/networks/network.py": "an interface: every kind's own test runs its network through it",
+    "models/tensors.py": "a table: tests/unit/models/test_select.py and tests/parity hold files against it",
     "version.py": "one constant",
+    # Which parts a network has is what transformers says of it.
+    **{f"models/{model_type}.py": "tests/parity/test_models_parity.py" for model_type in architectures()},
 }
 
 

@@ -25,7 +25,8 @@ class Result:
     """One text that was written.
 
     tokens: its ids, the stop token included. sources[i]: who drafted token i (empty: the target itself).
-    lossless: whether it is, bit for bit, what plain decoding writes with the same seed.
+    lossless: whether it is, bit for bit, what plain decoding writes with the same seed. verification: how drafts were
+    decided on.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Result:
     sources: list[tuple[str, ...]]
     logprobs: list[TokenLogprob] | None = None
     trace: Trace | None = None
+    verification: str = "exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class Call:
             sources=sequence.sources,
             logprobs=sequence.logprobs if sequence.request.options.logprobs is not None else None,
             trace=self._trace(sequence) if self.options.trace else None,
+            verification=self.options.verification,
         )
 
     def _trace(self, sequence: SequenceState) -> Trace:

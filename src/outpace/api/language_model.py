@@ -6,7 +6,6 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Unpack, cast, overload
 
 from outpace import models
@@ -20,13 +19,13 @@ from outpace.engine.decode import Decoder
 from outpace.engine.engine import Engine
 from outpace.engine.loaded import LoadedModel
 from outpace.errors import UsageError, instance, integer, one_of, shown
+from outpace.models.checkpoint import open_checkpoint
 from outpace.ops.machine import physical_cores
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
 from outpace.types import KVFormat, KVSpec, OptionKeywords, Options
-from outpace.weights.catalog import DEFAULT, cache_folder, resolve
-from outpace.weights.checkpoint import open_checkpoint
+from outpace.weights.catalog import DEFAULT, cache_folder, resolve, resolve_drafter
 
 Quantize = Literal["q8_0", "q4_0"]
 Message = Mapping[str, Any]
@@ -52,9 +51,9 @@ def load(
     or None for the best there is. kv: storage of keys and values. context: most tokens of a text (None: the
     model's own limit). cache_tokens: most tokens that the KV cache may hold, over all texts and the shared
     prefixes it remembers (None: a quarter of the machine's memory; taken as needed). quantize: pack F32, F16 and
-    BF16 weights as "q8_0" or "q4_0" (native ops; another, smaller model as it were). drafter: the file of a drafter
-    that was trained for this model, for the strategies eagle and auto (None: the one that the package brings for the
-    default model). progress(done, total): bytes while a known model is fetched.
+    BF16 weights as "q8_0" or "q4_0" (native ops; another, smaller model as it were). drafter: one that was
+    trained for this model, for the strategy of its kind and auto: its file, folder or hub id (None: the one that the
+    package brings for the default model). progress(done, total): bytes while a known model is fetched.
 
     Raises UsageError for a name or option that cannot work, WeightsError for a malformed file, DownloadError.
     """
@@ -75,7 +74,7 @@ def load(
     tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)
     runner, name = Runner(network, chosen, cache, context), os.fspath(model)
     if drafter is not None:
-        drafter = Path(instance("drafter", drafter, str | os.PathLike, "a path")).expanduser()
+        drafter = resolve_drafter(os.fspath(instance("drafter", drafter, str | os.PathLike, "a path or a hub id")))
     return LanguageModel(
         LoadedModel(
             runner,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -15,7 +16,7 @@ from outpace.drafters.protocol import Drafter
 from outpace.drafters.router import Auto
 from outpace.drafters.suffix import Suffix
 from outpace.engine.loaded import LoadedModel
-from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, Verifier
+from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, Typical, Verifier
 from outpace.errors import UsageError, unknown
 from outpace.types import Named, Options
 
@@ -94,6 +95,7 @@ _DRAFTERS: dict[str, Callable[[_Drafters], Drafter]] = {
 }
 TRAINED = ("eagle", "medusa", "block")  # of which a loaded model has one at most
 PLAIN = ("none", "recompute")  # no drafter; recompute: not even a cache
+_EPSILON = 0.09  # of typical acceptance; delta is its root (Medusa, arXiv:2401.10774, "typical acceptance")
 STRATEGIES = (*PLAIN, *_DRAFTERS)
 
 
@@ -106,6 +108,9 @@ def names_of(strategy: str | Sequence[str] | Named) -> tuple[str, ...]:
 
 def verifier_for(options: Options) -> Verifier:
     """Return how drafts are decided on."""
+    if options.verification == "typical":
+        epsilon = _EPSILON if options.typical_epsilon is None else options.typical_epsilon
+        return Typical(epsilon, math.sqrt(epsilon) if options.typical_delta is None else options.typical_delta)
     return REJECTION_SAMPLING if options.verification == "rejection" else EXACT_MATCH
 
 
@@ -144,6 +149,11 @@ def check_strategy(options: Options) -> None:
             )
     if names[0] in PLAIN and options.max_draft is not None:
         raise UsageError(f"max_draft has no effect with strategy {names[0]!r}: name a drafter, or leave it out")
+    if options.verification == "typical" and names[0] in PLAIN:
+        raise UsageError(
+            f"typical acceptance decides on drafts, which strategy {names[0]!r} has none of: name a drafter, or leave "
+            "verification out"
+        )
     if options.verification == "rejection" and names != ("draft_model",):
         raise UsageError(
             "rejection sampling needs the distribution q of one drafter alone, which only 'draft_model' has, but the "

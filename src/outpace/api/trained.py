@@ -14,14 +14,14 @@ from outpace.drafters.medusa import MedusaDrafter
 from outpace.drafters.protocol import Drafter, ExpectedCost
 from outpace.models import block, eagle, medusa
 from outpace.models.block import BlockConfig
+from outpace.models.checkpoint import Checkpoint
 from outpace.models.eagle import EagleConfig
 from outpace.models.medusa import MedusaConfig
-from outpace.models.trained import DrafterTarget
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
-from outpace.weights.checkpoint import Checkpoint
 from outpace.weights.drafter import DrafterCheckpoint, open_drafter
 from outpace.weights.files import present
+from outpace.weights.trained import DrafterTarget
 
 _SHIPPED = Path(drafters.__file__).with_name("weights")
 _NODE_SHARE = 0.6  # of the time of a first read, for one more node: measured with the default model's drafter

@@ -9,10 +9,12 @@ import typer
 from outpace.cli.bench import bench
 from outpace.cli.certify import certify
 from outpace.cli.chat import chat
+from outpace.cli.drafter import drafter
 from outpace.cli.explain import explain
 from outpace.cli.generate import generate
 from outpace.cli.models import models, pull, version
 from outpace.cli.streams import put
+from outpace.cli.train import train
 
 app = typer.Typer(
     name="outpace",
@@ -44,6 +46,8 @@ app.command()(chat)
 app.command()(explain)
 app.command()(certify)
 app.add_typer(bench, name="bench")
+app.add_typer(drafter, name="drafter")
+app.command()(train)
 app.command()(pull)
 app.command()(models)
 app.command()(version)

@@ -118,6 +118,7 @@ def _as_dict(result: Result) -> dict[str, Any]:
         "tokens": result.tokens,
         "finish_reason": result.finish_reason,
         "lossless": result.lossless,
+        "verification": result.verification,
         "seed": result.seed,
         "stats": result.stats.as_dict(),
     }

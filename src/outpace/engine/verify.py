@@ -1,4 +1,4 @@
-"""Verification: `ExactMatch` (identical output) and `RejectionSampling` (identical distribution)."""
+"""Verification: `ExactMatch` (identical output), `RejectionSampling` (identical distribution), `Typical` (neither)."""
 
 from __future__ import annotations
 
@@ -84,6 +84,57 @@ class RejectionSampling:
             target_tokens[(path[-1] if path else -1) + 1] = token
             verifications.append(Verification(path, target_tokens))
         return verifications
+
+
+class Typical:
+    """Accept what is typical of the target, whether it would have written it or not: lossy, on request only.
+
+    "Typical acceptance" of Medusa (arXiv:2401.10774): a guess x is kept where p(x) > min(epsilon, delta * exp(-H(p))),
+    p the target's distribution there and H its entropy: in a certain context only the likely, in an open one any that
+    is not too unlikely. The longest such path wins, and the target's own token follows it. Greedy requests get plain
+    decoding's text all the same: their p is one token's, whose mass, 1, is above epsilon. epsilon: in (0, 1).
+    """
+
+    is_lossless = False
+
+    def __init__(self, epsilon: float, delta: float) -> None:
+        self.epsilon, self.delta = epsilon, delta
+
+    def check(self, tree: DraftTree, vocab_size: int) -> None:
+        """Accept any tree."""
+
+    def verify(self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence]) -> list[Verification]:
+        verifications = []
+        for s, p, own in zip(batch, runner.probs(logits, batch), runner.sample(logits, batch), strict=True):
+            path = typical(s.tree, p, self.epsilon, self.delta)
+            for parent, child in zip([-1, *path], path, strict=False):
+                own[parent + 1] = s.tree.tokens[child]
+            verifications.append(Verification(path, own))
+        return verifications
+
+
+def typical(tree: DraftTree, p: NDArray[np.float64], epsilon: float, delta: float) -> list[int]:
+    """Return the longest path of typical nodes; of several the likeliest.
+
+    p: [N + 1, V], the target's distribution at the root and at every node (zeros where it has none: behind such a node
+    nothing can be sampled, so it is not followed).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.where(p > 0, p * np.log(p), 0.0).sum(axis=1)
+    threshold = np.minimum(epsilon, delta * np.exp(-entropy))
+    best: tuple[int, float, int] = (0, 0.0, -1)  # length, log-probability, node
+    reached: list[tuple[int, float] | None] = []  # the same of each node's path; None: not typical
+    for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
+        before = reached[parent] if parent >= 0 else (0, 0.0)
+        chance = float(p[parent + 1, token])
+        if before is None or chance <= threshold[parent + 1] or not p[node + 1].any():
+            reached.append(None)
+            continue
+        length, likelihood = before[0] + 1, before[1] + float(np.log(chance))
+        reached.append((length, likelihood))
+        if (length, likelihood) > best[:2] or best[2] < 0:
+            best = (length, likelihood, node)
+    return tree.path(best[2])
 
 
 class Chance(Protocol):

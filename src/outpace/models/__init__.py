@@ -1,34 +1,22 @@
-"""Networks, written over ops: one file per `model_type`, and the table that names them."""
+"""Networks, written over ops: one file per `model_type`, and what opens and builds them.
 
-from __future__ import annotations
+A checkpoint speaks one language whatever it came from: the keys of a Hugging Face config, Hugging Face tensor
+names, and tensors as the file stores them. Nothing in a file is trusted.
+"""
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from outpace.errors import WeightsError
-from outpace.models import llama, mistral, qwen2, qwen3
+from outpace.models.architecture import Architecture, architectures, normalise, sizes
+from outpace.models.checkpoint import Checkpoint, open_checkpoint
 from outpace.models.config import ModelConfig
-from outpace.models.transformer import Transformer
-from outpace.ops.protocol import Ops
-from outpace.types import RawTensor
+from outpace.models.transformer import Transformer, build
 
-__all__ = ["ModelConfig", "Transformer", "build"]
-
-_ARCHITECTURES: dict[str, Callable[[Mapping[str, Any], Mapping[str, RawTensor], Ops], Transformer]] = {
-    "llama": llama.build,
-    "mistral": mistral.build,
-    "qwen2": qwen2.build,
-    "qwen3": qwen3.build,
-}
-
-
-def build(config: Mapping[str, Any], tensors: Mapping[str, RawTensor], ops: Ops) -> Transformer:
-    """Return the network that `config` describes, with its tensors packed by `ops`.
-
-    config and tensors: in Hugging Face's words, as `outpace.weights` checked and completed them. Raises WeightsError
-    for a kind of network that there is no code for, and for tensors that do not fit it.
-    """
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
-        raise WeightsError(f"model_type {model_type!r} is not supported; supported are {', '.join(_ARCHITECTURES)}")
-    return _ARCHITECTURES[model_type](config, tensors, ops)
+__all__ = [
+    "Architecture",
+    "Checkpoint",
+    "ModelConfig",
+    "Transformer",
+    "architectures",
+    "build",
+    "normalise",
+    "open_checkpoint",
+    "sizes",
+]

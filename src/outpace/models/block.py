@@ -7,6 +7,9 @@
     layers                       decoder layers in which each place of the block sees the context and the whole block
     guess of token i + 1 + j     head head_norm(x_j)
 
+Published networks (DFlash itself) read the taps as they are, c = context_norm(fc f), and have one mask, a token's
+embedding: x_0 and x_j are embeddings, without a norm and without features. `BlockConfig` says which.
+
 So one pass guesses num_masks tokens, however many are wanted. The context's slots are a function of the tokens up to
 there, as in the target's own cache; the block's are overwritten once the target has come that far.
 """
@@ -21,11 +24,12 @@ from numpy.typing import NDArray
 
 from outpace.errors import WeightsError
 from outpace.models.reduced_head import ReducedHead, read_head
-from outpace.models.trained import DrafterTarget, Entries, check_shapes
+from outpace.models.rope import rotary
 from outpace.models.transformer import Transformer
 from outpace.ops.formats import dequantise
 from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
-from outpace.types import KVFormat, KVSpec, RawTensor
+from outpace.types import KVFormat, KVSpec, RawTensor, Segment
+from outpace.weights.trained import DrafterTarget, Entries, check_shapes
 
 _PARTS = ("attn_norm", "wq", "wk", "wv", "wo", "mlp_norm", "gate", "up", "down")
 
@@ -36,6 +40,10 @@ class BlockConfig:
 
     taps: layers of the target, 1 to the last one, whose outputs it reads; the last is the residual's. num_masks: tokens
     that one pass guesses. num_fixed, head_tokens: as in `EagleConfig`.
+
+    The rest is for published networks. mask_token: whose embedding the masks are; None: ours, as above. eps and
+    inv_freq: None for the target's. has_head_norms: an RMS norm over each head of queries and keys. has_head: else the
+    head is the target's.
     """
 
     taps: tuple[int, ...]
@@ -46,6 +54,12 @@ class BlockConfig:
     head_width: int
     num_fixed: int
     head_tokens: tuple[int, ...]
+    mask_token: int | None = None
+    eps: float | None = None
+    inv_freq: tuple[float, ...] | None = None
+    rope_scale: float = 1.0
+    has_head_norms: bool = False
+    has_head: bool = True
 
     @classmethod
     def read(cls, entries: Entries, target: DrafterTarget) -> BlockConfig:
@@ -61,7 +75,25 @@ class BlockConfig:
             raise entries.error("num_heads", f"must be a multiple of num_kv_heads, is {counts['num_heads']}")
         if not taps or list(taps) != sorted(set(taps)) or not 1 <= taps[0] <= taps[-1] <= last:
             raise entries.error("taps", f"must be different layers in [1, {last}], in order, are {taps}")
-        return cls(taps=taps, num_fixed=num_fixed, head_tokens=head_tokens, **counts)
+        mask_token = entries.count("mask_token") if entries.raw.get("mask_token") is not None else None
+        if mask_token is not None and mask_token >= target.vocab_size:
+            raise entries.error("mask_token", f"must be in [0, {target.vocab_size}), is {mask_token}")
+        has_head = entries.flag("head", True)
+        if not has_head and (num_fixed < len(head_tokens) or head_tokens != tuple(range(target.vocab_size))):
+            raise entries.error("head", "is the target's, so its rows must be the target's too, in order")
+        inv_freq, rope_scale = rotary(entries, counts["head_width"])
+        return cls(
+            taps=taps,
+            num_fixed=num_fixed,
+            head_tokens=head_tokens,
+            mask_token=mask_token,
+            eps=entries.number("eps") if entries.raw.get("eps") is not None else None,
+            inv_freq=inv_freq,
+            rope_scale=rope_scale,
+            has_head_norms=entries.flag("head_norms", False),
+            has_head=has_head,
+            **counts,
+        )
 
     def shapes(self, width: int, feed_forward_width: int) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor for a target of that width."""
@@ -75,12 +107,16 @@ class BlockConfig:
             **{"wq": (queries, width), "wk": (keys, width), "wv": (keys, width), "wo": (width, queries)},
             **{"gate": (feed_forward_width, width), "up": (feed_forward_width, width)},
             **{"down": (width, feed_forward_width)},
+            **({"q_norm": (self.head_width,), "k_norm": (self.head_width,)} if self.has_head_norms else {}),
+        }
+        own: dict[str, tuple[int, ...]] = {
+            **{"mask_fc": (width, features), "masks": (self.num_masks, width), "token_norm": (width,)},
         }
         return {
-            **{"fc": (width, features), "mask_fc": (width, features), "masks": (self.num_masks, width)},
-            **{"context_norm": (width,), "token_norm": (width,), "head_norm": (width,)},
-            **{f"{i}.{part}": layer[part] for i in range(self.num_layers) for part in _PARTS},
-            "head": (len(self.head_tokens), width),
+            **{"fc": (width, features), "context_norm": (width,), "head_norm": (width,)},
+            **(own if self.mask_token is None else {}),
+            **{f"{i}.{part}": shape for i in range(self.num_layers) for part, shape in layer.items()},
+            **({"head": (len(self.head_tokens), width)} if self.has_head else {}),
         }
 
 
@@ -94,11 +130,11 @@ class Block:
     embedding: Weight
     ones: Vector
     fc: Weight
-    mask_fc: Weight
+    mask_fc: Weight | None
     masks: Array
     no_query: Array  # zeros [1, H * K]
     context_norm: Vector
-    token_norm: Vector
+    token_norm: Vector | None
     layers: tuple[DecoderLayer, ...]
     handles: tuple[Layer, ...]
     head_norm: Vector
@@ -126,7 +162,7 @@ class Block:
         slots.
         """
         ops = self.ops
-        x = self._blocks(anchors, sizes, self._mixed(taps, self.mask_fc))
+        x = self._blocks(anchors, sizes, taps)
         for handle in self.handles:
             x = ops.decoder_layer(x, handle, kv, plan)
         first, rows = 0, list[int]()
@@ -135,12 +171,16 @@ class Block:
             first += 1 + size
         return ops.select(x, rows)
 
-    def _blocks(self, anchors: Plan, sizes: Sequence[int], base: Array) -> Array:
-        """Return what goes into the first layer, [sum of (1 + size), D]; base: of each sequence's masks, [S, D]."""
+    def _blocks(self, anchors: Plan, sizes: Sequence[int], taps: Sequence[Array]) -> Array:
+        """Return what goes into the first layer, [sum of (1 + size), D]."""
         ops, count = self.ops, len(sizes)
-        tokens = ops.rms_norm(ops.embed(self.embedding, anchors), self.token_norm, self.eps)
-        own = ops.select(base, [i for i, size in enumerate(sizes) for _ in range(size)])
-        masks = ops.add(ops.select(self.masks, [j for size in sizes for j in range(size)]), own)
+        tokens = ops.embed(self.embedding, anchors)
+        masks = ops.select(self.masks, [j for size in sizes for j in range(size)])
+        if self.token_norm is not None:
+            tokens = ops.rms_norm(tokens, self.token_norm, self.eps)
+        if self.mask_fc is not None:
+            base = self._mixed(taps, self.mask_fc)
+            masks = ops.add(masks, ops.select(base, [i for i, size in enumerate(sizes) for _ in range(size)]))
         first, order = count, []
         for i, size in enumerate(sizes):
             order += [i, *range(first, first + size)]
@@ -148,7 +188,9 @@ class Block:
         return ops.select(ops.stack([tokens, masks]), order)
 
     def _mixed(self, taps: Sequence[Array], weight: Weight) -> Array:
-        """Return the last tap and a product of all of them, each normalised, [T, D]."""
+        """Return the last tap and a product of all of them, each normalised, [T, D]; of published ones the product."""
+        if self.config.mask_token is not None:
+            return self.ops.linear(self.ops.concat(taps), weight)
         normed = [self.ops.rms_norm(tap, self.ones, self.eps) for tap in taps]
         return self.ops.add(normed[-1], self.ops.linear(self.ops.concat(normed), weight))
 
@@ -157,39 +199,73 @@ class Block:
         return self.ops.rms_norm(states, self.head_norm, self.eps)
 
 
+def level_bytes(config: BlockConfig, tensors: Mapping[str, RawTensor]) -> tuple[int, int]:
+    """Return how many bytes of weights the first guess reads, and each further one: the block comes in one pass.
+
+    Without further rows of the head, and without the head where it is the target's.
+    """
+    num_bytes = {name: tensor.data.nbytes for name, tensor in tensors.items()}
+    if config.has_head:
+        num_bytes["head"] = num_bytes["head"] * config.num_fixed // len(config.head_tokens)
+    return sum(num_bytes.values()), 0
+
+
 def build(config: BlockConfig, tensors: Mapping[str, RawTensor], target: Transformer) -> Block:
     """Return the network on the target's ops; raises WeightsError for tensors that do not fit the config."""
     ops, sizes = target.ops, target.config
-    if config.head_width != sizes.head_width:
-        raise WeightsError(f"the drafter's heads are {config.head_width} wide, the target's {sizes.head_width}")
-    gate = tensors.get("0.gate")
-    check_shapes("block", tensors, config.shapes(sizes.width, gate.shape[0] if gate is not None else 0))
-    rope = ops.rope(np.array(sizes.inv_freq, np.float64), sizes.rope_scale, sizes.context)
-    layers = tuple(_layer(config, tensors, target, rope, index) for index in range(config.num_layers))
-    masks = dequantise(tensors["masks"]).astype(np.float32).reshape(tensors["masks"].shape)
+    eps = sizes.eps if config.eps is None else config.eps
+    rope = _rope(config, target)
+    check_tensors(config, tensors, sizes.width)
+    layers = tuple(_layer(config, tensors, ops, rope, eps, index) for index in range(config.num_layers))
+    is_ours = config.mask_token is None
     return Block(
         config,
         ops,
-        sizes.eps,
+        eps,
         target.embedding,
         ops.vector(_ones(sizes.width)),
         ops.pack(tensors["fc"]),
-        ops.pack(tensors["mask_fc"]),
-        ops.array(masks),
+        ops.pack(tensors["mask_fc"]) if is_ours else None,
+        _masks(config, tensors, target),
         ops.array(np.zeros((1, config.num_heads * config.head_width), np.float32)),
         ops.vector(tensors["context_norm"]),
-        ops.vector(tensors["token_norm"]),
+        ops.vector(tensors["token_norm"]) if is_ours else None,
         layers,
         tuple(ops.layer(layer) for layer in layers),
         ops.vector(tensors["head_norm"]),
-        ReducedHead.of(ops, tensors["head"], config.num_fixed),
+        ReducedHead.of(ops, tensors["head"], config.num_fixed)
+        if config.has_head
+        else ReducedHead(ops, target.output, None),
     )
 
 
-def _layer(
-    config: BlockConfig, tensors: Mapping[str, RawTensor], target: Transformer, rope: Rope, index: int
-) -> DecoderLayer:
+def check_tensors(config: BlockConfig, tensors: Mapping[str, RawTensor], width: int) -> None:
+    """Raise WeightsError for tensors that do not fit the config, for a target of that width."""
+    gate = tensors.get("0.gate")
+    check_shapes("block", tensors, config.shapes(width, gate.shape[0] if gate is not None else 0))
+
+
+def _rope(config: BlockConfig, target: Transformer) -> Rope:
+    sizes = target.config
+    if config.inv_freq is not None:
+        return target.ops.rope(np.array(config.inv_freq, np.float64), config.rope_scale, sizes.context)
+    if config.head_width != sizes.head_width:
+        raise WeightsError(f"the drafter's heads are {config.head_width} wide, the target's {sizes.head_width}")
+    return target.ops.rope(np.array(sizes.inv_freq, np.float64), sizes.rope_scale, sizes.context)
+
+
+def _masks(config: BlockConfig, tensors: Mapping[str, RawTensor], target: Transformer) -> Array:
+    """Return the masks, [num_masks, D]."""
     ops = target.ops
+    if config.mask_token is None:
+        return ops.array(dequantise(tensors["masks"]).astype(np.float32).reshape(tensors["masks"].shape))
+    embedded = ops.embed(target.embedding, ops.plan([Segment([0], 0, [config.mask_token])], 1))
+    return ops.select(embedded, [0] * config.num_masks)
+
+
+def _layer(
+    config: BlockConfig, tensors: Mapping[str, RawTensor], ops: Ops, rope: Rope, eps: float, index: int
+) -> DecoderLayer:
     matrix = {name: ops.pack(tensors[f"{index}.{name}"]) for name in _PARTS if not name.endswith("norm")}
     return DecoderLayer(
         index=index,
@@ -199,7 +275,7 @@ def _layer(
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         head_width=config.head_width,
-        eps=target.config.eps,
+        eps=eps,
         wq=matrix["wq"],
         wk=matrix["wk"],
         wv=matrix["wv"],
@@ -207,6 +283,8 @@ def _layer(
         gate=matrix["gate"],
         up=matrix["up"],
         down=matrix["down"],
+        q_norm=ops.vector(tensors[f"{index}.q_norm"]) if config.has_head_norms else None,
+        k_norm=ops.vector(tensors[f"{index}.k_norm"]) if config.has_head_norms else None,
     )
 
 

@@ -1,17 +1,27 @@
-"""What a network needs to know of its config: sizes, in our words."""
+"""What a network needs to know of its config: sizes and numbers, in our words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from outpace.models.rope import frequencies
+from outpace.ops.protocol import Activation
+
+Config = dict[str, Any]  # a checked config, in Hugging Face's words (`outpace.models.keys`)
+
+
+class Rotation(NamedTuple):
+    """How queries and keys turn with their position."""
+
+    inv_freq: tuple[float, ...]  # angle per position of each of a head's K / 2 pairs; 0: it does not turn
+    scale: float  # factor of cos and sin of those that turn
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The sizes of a Llama-like network."""
+    """The sizes of a decoder network, and the numbers of the parts that it is composed of."""
 
     model_type: str
     vocab_size: int  # V
@@ -24,15 +34,27 @@ class ModelConfig:
     eps: float  # of the RMS norms
     context: int  # most positions
     windows: tuple[int | None, ...]  # of each layer: a token sees itself and window - 1 earlier positions
-    inv_freq: tuple[float, ...]  # rotary angle per position, of each pair of a head's channels
-    rope_scale: float  # factor of cos and sin
+    rotary_width: int  # channels of a head that turn, the first ones of a stored head
+    inv_freq: tuple[float, ...]  # see Rotation
+    rope_scale: float
     tied: bool  # the output matrix is the embedding matrix
+    qkv_bias: bool = False
+    output_bias: bool = False  # of attention
+    mlp_bias: bool = False
+    rotations: tuple[Rotation, ...] = ()  # of each layer, where they differ; else inv_freq and rope_scale are all's
+    activation: Activation = "silu"  # of the gated MLP
+    attention_scale: float | None = None  # of the products of queries and keys; None: 1 / sqrt(K)
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0  # of what each half of a layer adds
+    logit_scale: float = 1.0
+    logit_cap: float | None = None  # cap * tanh(logits / cap)
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> ModelConfig:
-        """Return the sizes from a config in Hugging Face's words, as `outpace.weights` checked and completed it."""
+        """Return the sizes of a checked config in Hugging Face's words."""
         width, context = config["head_dim"], config["max_position_embeddings"]
-        inv_freq, rope_scale = frequencies(config["rope_theta"], width, config["rope_scaling"] or {}, context)
+        rotary_width = int(width * config.get("partial_rotary_factor", 1.0))
+        rotation = rotate(config["rope_theta"], config["rope_scaling"], width, rotary_width, context)
         windows = {"full_attention": None, "sliding_attention": config["sliding_window"]}
         return cls(
             model_type=config["model_type"],
@@ -46,8 +68,9 @@ class ModelConfig:
             eps=config["rms_norm_eps"],
             context=context,
             windows=tuple(windows[kind] for kind in config["layer_types"]),
-            inv_freq=tuple(inv_freq.tolist()),
-            rope_scale=rope_scale,
+            rotary_width=rotary_width,
+            inv_freq=rotation.inv_freq,
+            rope_scale=rotation.scale,
             tied=config["tie_word_embeddings"],
         )
 
@@ -56,3 +79,16 @@ class ModelConfig:
         """The largest window, itself included, if every layer has one: older positions are never read again."""
         windows = [window for window in self.windows if window is not None]
         return max(windows) if len(windows) == len(self.windows) else None
+
+    def rotation(self, layer: int) -> Rotation:
+        """Return how a layer's queries and keys turn."""
+        return self.rotations[layer] if self.rotations else Rotation(self.inv_freq, self.rope_scale)
+
+
+def rotate(
+    theta: float, scaling: Mapping[str, Any] | None, head_width: int, rotary_width: int, context: int
+) -> Rotation:
+    """Return the rotation of heads whose first `rotary_width` channels turn."""
+    inv_freq, scale = frequencies(theta, rotary_width, scaling or {}, context)
+    still = (0.0,) * ((head_width - rotary_width) // 2)
+    return Rotation((*inv_freq.tolist(), *still), scale)

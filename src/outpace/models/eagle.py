@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import WeightsError
-from outpace.models.rope import frequencies
-from outpace.models.trained import DrafterTarget, Entries, check_shapes
+from outpace.models.rope import rotary
 from outpace.models.transformer import Transformer
 from outpace.ops.protocol import (
     KV,
@@ -44,6 +43,7 @@ from outpace.ops.protocol import (
 )
 from outpace.ops.sampling import SamplingBatch
 from outpace.types import KVFormat, KVSpec, RawTensor
+from outpace.weights.trained import DrafterTarget, Entries, check_shapes
 
 _MATRICES = ("fc", "wq", "wk", "wv", "wo", "gate", "up", "down")
 _NORMS = ("token_norm", "feature_norm", "mlp_norm", "head_norm")
@@ -89,7 +89,7 @@ class EagleConfig:
     def read(cls, entries: Entries, target: DrafterTarget) -> EagleConfig:
         """Return what a drafter's file says; raises WeightsError for what no network can be."""
         head_width = entries.count("head_width")
-        inv_freq, rope_scale = _rotary(entries, head_width)
+        inv_freq, rope_scale = rotary(entries, head_width)
         config = cls(
             taps=entries.counts("taps") if "taps" in entries.raw else _usual_taps(entries, target.num_layers),
             num_heads=entries.count("num_heads"),
@@ -173,17 +173,6 @@ def _usual_taps(entries: Entries, num_layers: int | None) -> tuple[int, ...]:
     return taps
 
 
-def _rotary(entries: Entries, head_width: int) -> tuple[tuple[float, ...] | None, float]:
-    """Return the frequencies and the factor of cos and sin, if the file states them: rope_theta and the like."""
-    if "rope_theta" not in entries.raw:
-        return None, 1.0
-    scaling = entries.raw.get("rope_scaling") or {}
-    if head_width < 2 or head_width % 2 or not isinstance(scaling, Mapping):
-        raise entries.error("head_width", f"must be even, is {head_width}: rotary embeddings turn pairs")
-    inv_freq, scale = frequencies(entries.number("rope_theta"), head_width, scaling, entries.count("context"))
-    return tuple(inv_freq.tolist()), scale
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Eagle:
     """The network, ready to run on the ops of its target, with the target's embedding and rotary frequencies.
@@ -224,13 +213,31 @@ class Eagle:
         return self.ops.pack(RawTensor(whole.name, data, whole.format, (len(rows), whole.shape[1])))
 
 
+def check_tensors(config: EagleConfig, tensors: Mapping[str, RawTensor], width: int, vocab_size: int) -> None:
+    """Raise WeightsError for tensors that do not fit the config, for a target of that width and vocabulary."""
+    gate, embedding = tensors.get("gate"), tensors.get("embedding")
+    rows = max(embedding.shape[0], vocab_size) if embedding is not None else 0
+    check_shapes("eagle", tensors, config.shapes(width, rows, gate.shape[0] if gate is not None else 0))
+
+
+def level_bytes(config: EagleConfig, tensors: Mapping[str, RawTensor]) -> tuple[int, int]:
+    """Return how many bytes of weights the first level of a draft reads, and each further one.
+
+    Without further rows of the head, and without the head where it is the target's.
+    """
+    num_bytes = {name: tensor.data.nbytes for name, tensor in tensors.items() if name != "embedding"}
+    if "head" in num_bytes:
+        num_bytes["head"] = num_bytes["head"] * config.num_fixed // len(config.head_tokens)
+    first = sum(num_bytes.values())
+    return first, first - sum(size for name, size in num_bytes.items() if name == "fc" or name.startswith("tap_norm"))
+
+
 def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transformer) -> Eagle:
     """Return the network on the target's ops; raises WeightsError for tensors that do not fit the config."""
     ops, sizes = target.ops, target.config
     rope = _rope(config, target)
-    gate, embedding = tensors.get("gate"), tensors.get("embedding")
-    rows = max(embedding.shape[0], sizes.vocab_size) if embedding is not None else 0
-    check_shapes("eagle", tensors, config.shapes(sizes.width, rows, gate.shape[0] if gate is not None else 0))
+    embedding = tensors.get("embedding")
+    check_tensors(config, tensors, sizes.width, sizes.vocab_size)
     matrix = {name: ops.pack(tensors[name]) for name in _MATRICES}
     vector = {name: ops.vector(tensor) for name, tensor in tensors.items() if len(tensor.shape) == 1}
     eps = sizes.eps if config.eps is None else config.eps
@@ -252,7 +259,11 @@ def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transfo
         gate=matrix["gate"],
         up=matrix["up"],
         down=matrix["down"],
-        **{name: vector.get(name) for name in ("bq", "bk", "bv", "q_norm", "k_norm")},
+        bq=vector.get("bq"),
+        bk=vector.get("bk"),
+        bv=vector.get("bv"),
+        q_norm=vector.get("q_norm"),
+        k_norm=vector.get("k_norm"),
     )
     head = ops.pack(_first_rows(tensors["head"], config.num_fixed)) if config.has_head else target.output
     norms = _tap_norms(config, vector, target)

@@ -1,7 +1,7 @@
 """The network of the trained drafter `medusa` (Medusa, arXiv:2401.10774): heads on the target's last hidden state.
 
     h           the output of the target's final norm at the position before the last token                 [D]
-    head k      x = h + silu(w.k h + b.k)      (k = 0, 1, ...; section 2.1.1 with one residual block)        [D]
+    head k      x = h + silu(w.k h + b.k)      (k = 0, 1, ..., one residual block)                     [D]
     guess       of the token k + 1 places behind the last one: rows x
 
 So a head sees neither the last token nor what the other heads guess: its guesses are a position's, not a path's. The
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from outpace.errors import WeightsError
 from outpace.models.reduced_head import ReducedHead, read_head, rows_of
-from outpace.models.trained import DrafterTarget, Entries, check_shapes
 from outpace.models.transformer import Transformer
 from outpace.ops.protocol import Array, Ops, Vector, Weight
 from outpace.types import RawTensor
+from outpace.weights.trained import DrafterTarget, Entries, check_shapes
 
 UNEMBEDDINGS = ("target", "shared", "own")
 
@@ -99,6 +99,17 @@ class Medusa:
     def pack_rows(self, rows: Sequence[int]) -> Weight:
         """Return some rows behind the fixed ones as a matrix: they are the same for all heads."""
         return self.heads[0].pack(rows)
+
+
+def level_bytes(config: MedusaConfig, tensors: Mapping[str, RawTensor]) -> tuple[int, int]:
+    """Return how many bytes of weights the guess of one position reads, and that of each further one.
+
+    Without further rows of the head, and without the head where it is the target's.
+    """
+    block = sum(tensors[name].data.nbytes for name in ("w.0", "b.0"))
+    head = tensors.get({"shared": "head", "own": "head.0"}.get(config.unembedding, ""))
+    rows = 0 if head is None else head.data.nbytes * config.num_fixed // len(config.head_tokens)
+    return block + rows, block + rows
 
 
 def build(

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from outpace.models.config import ModelConfig
-from outpace.models.transformer import Transformer, assemble
-from outpace.ops.protocol import Ops
-from outpace.types import RawTensor
+from outpace.models.architecture import Architecture
+from outpace.models.config import Config, ModelConfig
+from outpace.models.keys import decoder, one_window
+from outpace.models.tensors import Places, attention, gated_mlp, pre_norms
+from outpace.weights.values import Values
 
 
-def build(config: Mapping[str, Any], tensors: Mapping[str, RawTensor], ops: Ops) -> Transformer:
-    """Return the network of a checked config and its tensors."""
-    return assemble(ModelConfig.from_hf(config), tensors, ops)
+def config(source: Values) -> Config:
+    """Return the checked config."""
+    source.only("attention_bias", False, null=True)
+    source.only("mlp_bias", False, null=True)
+    source.only("partial_rotary_factor", 1.0)
+    return decoder(source, context=131072, kv_heads=8) | one_window(source) | {"attention_bias": False}
+
+
+def layer(sizes: ModelConfig) -> Places:
+    """Return the tensors of a layer."""
+    return pre_norms(sizes) | attention(sizes) | gated_mlp(sizes)
+
+
+_WINDOW = "attention.sliding_window"  # what tells its GGUF files from Llama's
+
+ARCHITECTURE = Architecture(
+    "mistral",
+    "llama",
+    config,
+    layer,
+    gguf_mark=_WINDOW,
+    gguf_keys={"sliding_window": _WINDOW},
+    gguf_pairs=True,
+    usual_eos=2,
+)

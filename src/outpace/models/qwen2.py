@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
-from outpace.models.config import ModelConfig
-from outpace.models.transformer import Transformer, assemble
-from outpace.ops.protocol import Ops
-from outpace.types import RawTensor
+from outpace.models.architecture import Architecture
+from outpace.models.config import Config, ModelConfig
+from outpace.models.keys import decoder, windows_from_a_layer_on
+from outpace.models.tensors import Places, attention, gated_mlp, pre_norms
+from outpace.weights.values import Values
 
 
-def build(config: Mapping[str, Any], tensors: Mapping[str, RawTensor], ops: Ops) -> Transformer:
-    """Return the network of a checked config and its tensors."""
-    return assemble(ModelConfig.from_hf(config), tensors, ops, qkv_bias=True)
+def config(source: Values) -> Config:
+    """Return the checked config. Files do not say that it has biases: it always has."""
+    source.only("mlp_bias", False, null=True)
+    source.only("partial_rotary_factor", 1.0)
+    usual = decoder(source, context=32768, kv_heads=32, null_head_width=False)
+    return usual | windows_from_a_layer_on(source) | {"attention_bias": True}
+
+
+def sizes(config: Config) -> ModelConfig:
+    """Return the network's numbers."""
+    return replace(ModelConfig.from_hf(config), qkv_bias=True)
+
+
+def layer(sizes: ModelConfig) -> Places:
+    """Return the tensors of a layer."""
+    return pre_norms(sizes) | attention(sizes) | gated_mlp(sizes)
+
+
+ARCHITECTURE = Architecture("qwen2", "qwen2", config, layer, sizes)

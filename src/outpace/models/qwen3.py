@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from outpace.models.config import ModelConfig
-from outpace.models.transformer import Transformer, assemble
-from outpace.ops.protocol import Ops
-from outpace.types import RawTensor
+from outpace.models.architecture import Architecture
+from outpace.models.config import Config, ModelConfig
+from outpace.models.keys import decoder, windows_from_a_layer_on
+from outpace.models.tensors import Places, attention, gated_mlp, head_norms, pre_norms
+from outpace.weights.values import Values
 
 
-def build(config: Mapping[str, Any], tensors: Mapping[str, RawTensor], ops: Ops) -> Transformer:
-    """Return the network of a checked config and its tensors."""
-    return assemble(ModelConfig.from_hf(config), tensors, ops, qk_norm=True)
+def config(source: Values) -> Config:
+    """Return the checked config."""
+    source.only("attention_bias", False, null=True)
+    source.only("mlp_bias", False, null=True)
+    source.only("partial_rotary_factor", 1.0)
+    usual = decoder(source, context=32768, kv_heads=32, head_width=128, null_head_width=False)
+    return usual | windows_from_a_layer_on(source) | {"attention_bias": False}
+
+
+def layer(sizes: ModelConfig) -> Places:
+    """Return the tensors of a layer."""
+    return pre_norms(sizes) | attention(sizes) | head_norms(sizes) | gated_mlp(sizes)
+
+
+ARCHITECTURE = Architecture("qwen3", "qwen3", config, layer)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outpace.models.trained import Entries
 from outpace.ops.protocol import Ops, Weight
 from outpace.types import RawTensor
+from outpace.weights.trained import Entries
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,7 +16,7 @@ class ReducedHead:
 
     ops: Ops
     fixed: Weight
-    stored: RawTensor  # all rows
+    stored: RawTensor | None  # all rows; None: all of them are fixed
 
     @staticmethod
     def of(ops: Ops, stored: RawTensor, num_fixed: int) -> ReducedHead:
@@ -25,6 +25,7 @@ class ReducedHead:
 
     def pack(self, rows: Sequence[int]) -> Weight:
         """Return some rows as a matrix."""
+        assert self.stored is not None, "there are no rows but the fixed ones"
         return self.ops.pack(rows_of(self.stored, rows))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import WeightsError
+from outpace.weights.trained import Entries
 
 Frequencies = NDArray[np.float64]
 Scaled = tuple[Frequencies, float]  # frequencies, and the factor of cos and sin
@@ -30,6 +31,17 @@ def frequencies(theta: float, head_width: int, scaling: Mapping[str, Any], conte
     if kind not in _KINDS:
         raise WeightsError(f"rope scaling {kind!r} is not supported; supported are {', '.join(_KINDS)}")
     return _KINDS[kind](inv_freq, scaling, theta, context)
+
+
+def rotary(entries: Entries, head_width: int) -> tuple[tuple[float, ...] | None, float]:
+    """Return the frequencies and the factor of cos and sin, if a drafter's file states them."""
+    if "rope_theta" not in entries.raw:
+        return None, 1.0
+    scaling = entries.raw.get("rope_scaling") or {}
+    if head_width < 2 or head_width % 2 or not isinstance(scaling, Mapping):
+        raise entries.error("head_width", f"must be even, is {head_width}: rotary embeddings turn pairs")
+    inv_freq, scale = frequencies(entries.number("rope_theta"), head_width, scaling, entries.count("context"))
+    return tuple(inv_freq.tolist()), scale
 
 
 def _default(inv_freq: Frequencies, scaling: Mapping[str, Any], theta: float, context: int) -> Scaled:

@@ -1,16 +1,36 @@
-"""The network that Llama and its relatives share: embedding, pre-norm decoder layers, final norm, output product."""
+"""The network of all architectures: embedding, decoder layers, final norm, output product; and how it is built.
+
+Which parts a layer has is its architecture's choice; how they follow each other is `compose_decoder_layer`'s.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from outpace.errors import UsageError, WeightsError
-from outpace.models.config import ModelConfig
-from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
+from outpace.models.architecture import architecture_of
+from outpace.models.config import Config, ModelConfig, Rotation
+from outpace.models.tensors import Places, Tensor, embedding, final_norm, output
+from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight, compose_decoder_layer
 from outpace.types import KVFormat, KVSpec, RawTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A decoder layer: its parts, and those of them that ops runs by themselves."""
+
+    parts: DecoderLayer
+    handle: Layer
+
+    def forward(self, ops: Ops, x: Array, kv: KV, plan: Plan) -> Array:
+        """Return x after the layer, [T, D]."""
+        if self.parts.is_plain:
+            return ops.decoder_layer(x, self.handle, kv, plan)
+        return compose_decoder_layer(ops, x, self.parts, self.handle, kv, plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +40,7 @@ class Transformer:
     config: ModelConfig
     ops: Ops
     embedding: Weight
-    layers: tuple[Layer, ...]
+    layers: tuple[Block, ...]
     norm: Vector
     output: Weight
 
@@ -47,106 +67,108 @@ class Transformer:
                     f"tap {tap} is outside [0, {last}]: 0 is the embedding, 1 to {last - 1} are the layers' outputs, "
                     f"{last} is the final norm's"
                 )
-        x = self.ops.embed(self.embedding, plan)
+        x = self.embed(plan)
         hidden = {0: x} if 0 in taps else {}
         for i, layer in enumerate(self.layers, 1):
-            x = self.ops.decoder_layer(x, layer, kv, plan)
+            x = layer.forward(self.ops, x, kv, plan)
             if i in taps:
                 hidden[i] = x
         if last in taps:
             hidden[last] = self.ops.rms_norm(x, self.norm, self.config.eps)
-        return self.ops.logits(x, self.norm, self.config.eps, self.output, plan), hidden
+        return self._logits(x, plan), hidden
+
+    def embed(self, plan: Plan) -> Array:
+        """Return what the first layer reads of the plan's tokens, [T, D]."""
+        x, scale = self.ops.embed(self.embedding, plan), self.config.embedding_scale
+        return x if scale == 1.0 else self.ops.scale(x, scale)
+
+    def _logits(self, x: Array, plan: Plan) -> Array:
+        ops, config = self.ops, self.config
+        logits = ops.logits(x, self.norm, config.eps, self.output, plan)
+        if config.logit_scale != 1.0:
+            logits = ops.scale(logits, config.logit_scale)
+        return logits if config.logit_cap is None else ops.soft_cap(logits, config.logit_cap)
 
 
-def assemble(
-    config: ModelConfig,
-    tensors: Mapping[str, RawTensor],
-    ops: Ops,
-    qkv_bias: bool = False,
-    qk_norm: bool = False,
-) -> Transformer:
-    """Return the network of these tensors (Hugging Face names), packed by `ops`.
+def build(config: Config, tensors: Mapping[str, RawTensor], ops: Ops) -> Transformer:
+    """Return the network that a checked config describes, with its tensors packed by `ops`.
 
     WeightsError for a missing tensor, a wrong shape, or a tensor that the network has no place for: leaving it out
     would change the text.
     """
-    shelf = _Shelf(tensors, ops)
-    rope = ops.rope(np.array(config.inv_freq, np.float64), config.rope_scale, config.context)
-    embedding = shelf.matrix("model.embed_tokens.weight", config.vocab_size, config.width)
+    architecture = architecture_of(config)
+    sizes, shelf = architecture.sizes(config), _Shelf(tensors, ops)
+    places, ropes = architecture.layer(sizes), _Ropes(ops, sizes.context)
+    table = shelf.take(embedding(sizes))
     layers = tuple(
-        ops.layer(_layer(shelf, config, rope, index, qkv_bias, qk_norm)) for index in range(config.num_layers)
+        _block(ops, _parts(shelf, places, sizes, ropes.of(sizes.rotation(index)), index))
+        for index in range(sizes.num_layers)
     )
-    norm = shelf.vector("model.norm.weight", config.width)
-    output = embedding if config.tied else shelf.matrix("lm_head.weight", config.vocab_size, config.width)
-    shelf.refuse_leftovers(config.model_type)
-    return Transformer(config, ops, embedding, layers, norm, output)
+    norm = shelf.take(final_norm(sizes))
+    matrix = table if sizes.tied else shelf.take(output(sizes))
+    shelf.refuse_leftovers(sizes.model_type)
+    return Transformer(sizes, ops, table, layers, norm, matrix)
 
 
-def _layer(
-    shelf: _Shelf,
-    config: ModelConfig,
-    rope: Rope,
-    index: int,
-    qkv_bias: bool,
-    qk_norm: bool,
-) -> DecoderLayer:
-    width, ffn, head = config.width, config.feed_forward_width, config.head_width
-    q_width, kv_width = config.num_heads * head, config.num_kv_heads * head
-    attention, mlp = f"model.layers.{index}.self_attn", f"model.layers.{index}.mlp"
+def _block(ops: Ops, parts: DecoderLayer) -> Block:
+    return Block(parts, ops.layer(parts))
+
+
+def _parts(shelf: _Shelf, places: Places, sizes: ModelConfig, rope: Rope, index: int) -> DecoderLayer:
     return DecoderLayer(
         index=index,
-        attn_norm=shelf.vector(f"model.layers.{index}.input_layernorm.weight", width),
-        wq=shelf.matrix(f"{attention}.q_proj.weight", q_width, width),
-        wk=shelf.matrix(f"{attention}.k_proj.weight", kv_width, width),
-        wv=shelf.matrix(f"{attention}.v_proj.weight", kv_width, width),
-        wo=shelf.matrix(f"{attention}.o_proj.weight", width, q_width),
-        bq=shelf.vector(f"{attention}.q_proj.bias", q_width) if qkv_bias else None,
-        bk=shelf.vector(f"{attention}.k_proj.bias", kv_width) if qkv_bias else None,
-        bv=shelf.vector(f"{attention}.v_proj.bias", kv_width) if qkv_bias else None,
-        q_norm=shelf.vector(f"{attention}.q_norm.weight", head) if qk_norm else None,
-        k_norm=shelf.vector(f"{attention}.k_norm.weight", head) if qk_norm else None,
-        mlp_norm=shelf.vector(f"model.layers.{index}.post_attention_layernorm.weight", width),
-        gate=shelf.matrix(f"{mlp}.gate_proj.weight", ffn, width),
-        up=shelf.matrix(f"{mlp}.up_proj.weight", ffn, width),
-        down=shelf.matrix(f"{mlp}.down_proj.weight", width, ffn),
         rope=rope,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_width=head,
-        eps=config.eps,
-        window=config.windows[index],
+        num_heads=sizes.num_heads,
+        num_kv_heads=sizes.num_kv_heads,
+        head_width=sizes.head_width,
+        eps=sizes.eps,
+        window=sizes.windows[index],
+        scale=sizes.attention_scale,
+        activation=sizes.activation,
+        residual_scale=sizes.residual_scale,
+        **{place: shelf.take(tensor.in_layer(index)) for place, tensor in places.items()},
     )
+
+
+class _Ropes:
+    """The rotary tables of a network, one for each way to turn."""
+
+    def __init__(self, ops: Ops, context: int) -> None:
+        self._ops, self._context = ops, context
+        self._tables: dict[Rotation, Rope] = {}
+
+    def of(self, rotation: Rotation) -> Rope:
+        if rotation not in self._tables:
+            inv_freq = np.array(rotation.inv_freq, np.float64)
+            self._tables[rotation] = self._ops.rope(inv_freq, rotation.scale, self._context)
+        return self._tables[rotation]
 
 
 class _Shelf:
     """The tensors of a file, taken off one by one: raw bytes are let go as soon as they are packed."""
 
     def __init__(self, tensors: Mapping[str, RawTensor], ops: Ops) -> None:
-        self._tensors = dict(tensors)
+        self._tensors, self._left = tensors, set(tensors)
         self._ops = ops
 
-    def matrix(self, name: str, rows: int, columns: int) -> Weight:
-        return self._ops.pack(self._take(name, (rows, columns)))
-
-    def vector(self, name: str, width: int) -> Vector:
-        return self._ops.vector(self._take(name, (width,)))
+    def take(self, wanted: Tensor) -> Any:
+        """Return the handle of a tensor: a packed matrix, or a vector."""
+        if wanted.name not in self._left:
+            raise WeightsError(f"tensor {wanted.name!r} of shape {wanted.shape} is missing")
+        self._left.remove(wanted.name)
+        tensor = self._tensors[wanted.name]
+        if tensor.shape != wanted.shape:
+            raise WeightsError(
+                f"tensor {wanted.name!r} must have the shape {wanted.shape} by the config, the file has {tensor.shape}"
+            )
+        return self._ops.pack(tensor) if len(wanted.shape) == 2 else self._ops.vector(tensor)
 
     def refuse_leftovers(self, model_type: str) -> None:
         """Raise if something is left that changes the network: a bias, a norm or a layer that we would not run."""
         # Old files store the rotary frequencies, which the config gives.
-        left = [name for name in self._tensors if not name.endswith("rotary_emb.inv_freq")]
+        left = [name for name in self._tensors if name in self._left and not name.endswith("rotary_emb.inv_freq")]
         if left:
             raise WeightsError(
                 f"tensor {left[0]!r} has no place in a network of type {model_type!r} with this config "
                 f"({len(left)} such tensors): the file is of another architecture, or damaged"
             )
-
-    def _take(self, name: str, shape: tuple[int, ...]) -> RawTensor:
-        tensor = self._tensors.pop(name, None)
-        if tensor is None:
-            raise WeightsError(f"tensor {name!r} of shape {shape} is missing")
-        if tensor.shape != shape:
-            raise WeightsError(
-                f"tensor {name!r} must have the shape {shape} by the config, the file has {tensor.shape}"
-            )
-        return tensor

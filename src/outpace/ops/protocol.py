@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NewType, Protocol
+from typing import Literal, NewType, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,21 +35,23 @@ Guesser = NewType("Guesser", object)  # a guess layer
 HeadRows = NewType("HeadRows", object)  # rows of a head, with their tokens
 
 
-@dataclass(frozen=True, slots=True)
+Activation = Literal["silu", "gelu_tanh"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderLayer:
-    """The weights and numbers of one pre-norm decoder layer, as handles of one ops implementation.
+    """The weights and numbers of one decoder layer, as handles of one ops implementation.
 
     Heads: wq is [H * K, D], wk and wv are [G * K, D], wo is [D, H * K].
     Rotary pairs are (i, i + K/2) within a head ("rotate half", the Hugging Face order).
+    How the parts follow each other: `compose_decoder_layer`. Parts that are None are left out.
     """
 
     index: int  # its layer in the KV storage
-    attn_norm: Vector
     wq: Weight
     wk: Weight
     wv: Weight
     wo: Weight
-    mlp_norm: Vector
     gate: Weight  # [F, D]
     up: Weight  # [F, D]
     down: Weight  # [D, F]
@@ -60,11 +62,33 @@ class DecoderLayer:
     eps: float  # of every RMS norm
     window: int | None = None  # a token sees itself and window - 1 earlier positions
     first: int = 0  # and none before this one: a token before it cannot be run
+    scale: float | None = None  # of the products of queries and keys; None: 1 / sqrt(K)
+    activation: Activation = "silu"
+    attn_norm: Vector | None = None  # before attention
+    mlp_norm: Vector | None = None  # before the MLP
     bq: Vector | None = None
     bk: Vector | None = None
     bv: Vector | None = None
     q_norm: Vector | None = None  # RMS norm over each head [K], before rope (qwen3)
     k_norm: Vector | None = None
+    # What a fused layer does not have.
+    bo: Vector | None = None
+    gate_bias: Vector | None = None
+    up_bias: Vector | None = None
+    down_bias: Vector | None = None
+    q_wide_norm: Vector | None = None  # RMS norm over all heads together [H * K], before rope
+    k_wide_norm: Vector | None = None  # [G * K]
+    attn_post_norm: Vector | None = None  # of what attention adds
+    mlp_post_norm: Vector | None = None  # of what the MLP adds
+    residual_scale: float = 1.0  # of what each of both adds
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether an implementation's `decoder_layer` runs it: both norms before, none behind, no further parts."""
+        biases = (self.bo, self.gate_bias, self.up_bias, self.down_bias)
+        norms = (self.q_wide_norm, self.k_wide_norm, self.attn_post_norm, self.mlp_post_norm)
+        before = self.attn_norm is not None and self.mlp_norm is not None
+        return before and all(part is None for part in (*biases, *norms)) and self.residual_scale == 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,7 +191,8 @@ class Ops(Protocol):
         """Return the rotary table of positions [0, context).
 
         The angle of pair i at position t is t * inv_freq[i] (float64, rounded to the working precision
-        after cos / sin); cos and sin are multiplied by `scale` (YaRN's attention factor, else 1).
+        after cos / sin); cos and sin are multiplied by `scale` (YaRN's attention factor, else 1). A pair of frequency
+        0 does not turn, nor is it scaled.
         """
 
     def layer(self, layer: DecoderLayer) -> Layer:
@@ -199,6 +224,12 @@ class Ops(Protocol):
     def silu(self, x: Array) -> Array:
         """Return x * sigmoid(x), number by number."""
 
+    def scale(self, x: Array, factor: float) -> Array:
+        """Return x * factor, rounded to the working precision before."""
+
+    def soft_cap(self, x: Array, cap: float) -> Array:
+        """Return cap * tanh(x / cap)."""
+
     def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
         """Return x @ weight.T + bias, [T, out]."""
 
@@ -215,16 +246,22 @@ class Ops(Protocol):
         """
 
     def attend(self, q: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
-        """Return softmax(q k^T / sqrt(K)) v over what each token sees, [T, H * K].
+        """Return softmax(q k^T * scale) v over what each token sees, [T, H * K].
 
         Sums run over logical positions in ascending order, in chunks cut at fixed positions.
         """
 
     def gated_mlp(self, x: Array, layer: Layer) -> Array:
-        """Return down(silu(gate(x)) * up(x)), [T, D]."""
+        """Return down(activation(gate(x)) * up(x)), [T, D], of a layer without biases there."""
+
+    def gate(self, gate: Array, up: Array, activation: Activation) -> Array:
+        """Return activation(gate) * up, [T, F].
+
+        silu(x) = x / (1 + exp(-x)); gelu_tanh(x) = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+        """
 
     def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
-        """Return x after one layer; bitwise equal to `compose_decoder_layer` on the same ops."""
+        """Return x after one plain layer; bitwise equal to `compose_decoder_layer` on the same ops."""
 
     def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
         """Return the final norm and output product of the plan's scored rows, [R, V] float32."""
@@ -313,16 +350,40 @@ class Ops(Protocol):
         """Return a NumPy array as this implementation's array (the inverse of `numpy`)."""
 
 
-def compose_decoder_layer(ops: Ops, x: Array, layer: DecoderLayer, kv: KV, plan: Plan) -> Array:
-    """Return x after one pre-norm layer: the specification that a fused `decoder_layer` must equal, bit for bit."""
-    handle = ops.layer(layer)
-    h = ops.rms_norm(x, layer.attn_norm, layer.eps)
-    q = ops.linear(h, layer.wq, layer.bq)
-    k = ops.linear(h, layer.wk, layer.bk)
+def compose_decoder_layer(ops: Ops, x: Array, layer: DecoderLayer, handle: Layer, kv: KV, plan: Plan) -> Array:
+    """Return x after one layer: how all networks run one, and what a fused `decoder_layer` must equal, bit for bit."""
+    x = _added(
+        ops,
+        x,
+        _attended(ops, _normed(ops, x, layer.attn_norm, layer), layer, handle, kv, plan),
+        layer.attn_post_norm,
+        layer,
+    )
+    return _added(ops, x, _mlp(ops, _normed(ops, x, layer.mlp_norm, layer), layer, handle), layer.mlp_post_norm, layer)
+
+
+def _attended(ops: Ops, h: Array, layer: DecoderLayer, handle: Layer, kv: KV, plan: Plan) -> Array:
+    q = _normed(ops, ops.linear(h, layer.wq, layer.bq), layer.q_wide_norm, layer)
+    k = _normed(ops, ops.linear(h, layer.wk, layer.bk), layer.k_wide_norm, layer)
     v = ops.linear(h, layer.wv, layer.bv)
     q = ops.rope_store(q, k, v, handle, kv, plan)
-    x = ops.add(x, ops.linear(ops.attend(q, handle, kv, plan), layer.wo))
-    return ops.add(x, ops.gated_mlp(ops.rms_norm(x, layer.mlp_norm, layer.eps), handle))
+    return ops.linear(ops.attend(q, handle, kv, plan), layer.wo, layer.bo)
+
+
+def _mlp(ops: Ops, h: Array, layer: DecoderLayer, handle: Layer) -> Array:
+    if layer.gate_bias is None and layer.up_bias is None and layer.down_bias is None:
+        return ops.gated_mlp(h, handle)
+    gate, up = ops.linear(h, layer.gate, layer.gate_bias), ops.linear(h, layer.up, layer.up_bias)
+    return ops.linear(ops.gate(gate, up, layer.activation), layer.down, layer.down_bias)
+
+
+def _normed(ops: Ops, x: Array, norm: Vector | None, layer: DecoderLayer) -> Array:
+    return x if norm is None else ops.rms_norm(x, norm, layer.eps)
+
+
+def _added(ops: Ops, x: Array, change: Array, norm: Vector | None, layer: DecoderLayer) -> Array:
+    change = _normed(ops, change, norm, layer)
+    return ops.add(x, change if layer.residual_scale == 1.0 else ops.scale(change, layer.residual_scale))
 
 
 def compose_fuse(ops: Ops, fusion: FusionParts, parts: Sequence[TapRows]) -> Array:
@@ -341,6 +402,7 @@ def compose_fuse(ops: Ops, fusion: FusionParts, parts: Sequence[TapRows]) -> Arr
 def compose_store(ops: Ops, features: Array, layer: GuessLayer, kv: KV, plan: Plan) -> Array:
     """Write the keys and values of all tokens; return their queries, [T, H * K]: the first third of `guess`."""
     own = layer.layer
+    assert own.attn_norm is not None, "a guess layer norms its token"
     tokens = ops.rms_norm(ops.embed(layer.embedding, plan), own.attn_norm, own.eps)
     u = ops.concat([tokens, ops.rms_norm(features, layer.feature_norm, own.eps)])
     products = ((own.wq, own.bq), (own.wk, own.bk), (own.wv, own.bv))
@@ -351,6 +413,7 @@ def compose_store(ops: Ops, features: Array, layer: GuessLayer, kv: KV, plan: Pl
 def compose_states(ops: Ops, queries: Array, features: Array, layer: GuessLayer, kv: KV, plan: Plan) -> Array:
     """Return what comes out of the layer at the scored rows, [S, D], their keys and values stored: the second third."""
     own = layer.layer
+    assert own.mlp_norm is not None, "a guess layer norms what its MLP reads"
     handle = ops.layer(own)
     residual = ops.scored(features, plan)
     if layer.residual_is_normed:

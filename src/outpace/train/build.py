@@ -11,12 +11,17 @@ from torch import Tensor
 
 from outpace.errors import UsageError
 from outpace.train.corpus import Conversation
+from outpace.train.networks.block import BlockNetwork
 from outpace.train.networks.eagle import EagleNetwork
+from outpace.train.networks.medusa import MedusaNetwork
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.settings import TrainSettings
 from outpace.train.target import FrozenTarget
+from outpace.weights.trained import Entries
 
-NETWORKS: Mapping[str, type[DraftNetwork]] = {"eagle": EagleNetwork}
+NETWORKS: Mapping[str, type[DraftNetwork]] = {
+    network.kind: network for network in (EagleNetwork, MedusaNetwork, BlockNetwork)
+}
 _CHUNK = 1024  # conversations counted at once
 
 
@@ -34,11 +39,9 @@ def fresh_network(
     )
 
 
-def build_network(
-    kind: str, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], target: FrozenTarget
-) -> DraftNetwork:
-    """Return the network of a file's, or a checkpoint's, numbers and tensors."""
-    return NETWORKS[kind].of(numbers, tensors, target)
+def build_network(kind: str, entries: Entries, tensors: Mapping[str, Tensor], target: FrozenTarget) -> DraftNetwork:
+    """Return the network of a file's, or a checkpoint's, entries and tensors."""
+    return NETWORKS[kind].of(entries, tensors, target)
 
 
 def default_taps(num_layers: int) -> tuple[int, ...]:

@@ -99,4 +99,4 @@ def read_network(path: Path, kind: str, target: FrozenTarget) -> DraftNetwork:
         name: torch.from_numpy(dequantise(tensor).astype(np.float32)).reshape(tensor.shape).to(target.device)
         for name, tensor in file.tensors.items()
     }
-    return build_network(kind, file.numbers, tensors, target)
+    return build_network(kind, file.entries, tensors, target)

@@ -47,7 +47,8 @@ class _HeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, head: Tensor, probs: Tensor, labels: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
-        grad_states, grad_head = torch.empty_like(states), torch.zeros_like(head)
+        grad_states = torch.empty_like(states)
+        grad_head = torch.zeros_like(head) if head.requires_grad else None
         loss = torch.zeros((), dtype=torch.promote_types(states.dtype, torch.float32), device=states.device)
         choices = torch.empty(len(states), dtype=torch.int64, device=states.device)
         matrix = head.to(probs.dtype)
@@ -61,7 +62,8 @@ class _HeadLoss(torch.autograd.Function):
             loss -= (p * log_q).sum()
             slope = ((log_q.exp() * p.sum(dim=1, keepdim=True) - p) * scale).to(probs.dtype)
             grad_states[part] = (slope @ matrix).to(states.dtype)
-            grad_head += (slope.T @ x).to(head.dtype)
+            if grad_head is not None:
+                grad_head += (slope.T @ x).to(head.dtype)
         ctx.save_for_backward(grad_states, grad_head)
         ctx.mark_non_differentiable(choices)
         return loss * scale, choices
@@ -70,7 +72,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_states, grad_head = ctx.saved_tensors
         slope = grads[0]
-        return grad_states * slope, grad_head * slope, None, None, None
+        return grad_states * slope, None if grad_head is None else grad_head * slope, None, None, None
 
 
 def head_loss(states: Tensor, head: Tensor, probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

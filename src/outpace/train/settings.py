@@ -19,7 +19,6 @@ class TrainSettings:
     head_rows: tokens that the head knows, the most frequent ones of the text; num_fixed: those it always looks at.
     taps: layers whose outputs are read (None: four, spread over the target). evaluations: how often the run measures
     itself on held-out text, the end included. save_every_s: seconds between checkpoints. format: of the drafter's file.
-    min_confidence: where chains end, in simulation.
     """
 
     steps: int | None = None
@@ -38,7 +37,6 @@ class TrainSettings:
     evaluations: int = 4
     save_every_s: float = 30.0
     format: str = "Q8_0"
-    min_confidence: float = 0.1
 
     def __post_init__(self) -> None:
         if self.steps is None and self.budget_s is None:
@@ -51,7 +49,6 @@ class TrainSettings:
         for name in ("budget_s", "matrix_rate", "vector_rate", "head_rate", "peak", "clip", "save_every_s"):
             if getattr(self, name) is not None:
                 real(name, getattr(self, name), 0.0, 1e9)
-        real("min_confidence", self.min_confidence, 0.0, 1.0)
         one_of("format", self.format, ("Q8_0", "Q4_1", "F16", "F32"))
 
     def as_dict(self) -> dict[str, Any]:

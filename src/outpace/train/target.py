@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.api import LanguageModel
+from outpace.models.checkpoint import Checkpoint, open_checkpoint
 from outpace.models.config import ModelConfig
 from outpace.ops.formats import dequantise
 from outpace.runner import Runner, ScheduledSequence
 from outpace.types import Options, Request
-from outpace.weights.checkpoint import Checkpoint, open_checkpoint
-from outpace.weights.drafter import DrafterTarget
+from outpace.weights.trained import DrafterTarget
 
 Tokens = NDArray[np.int32]
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from outpace.api import LanguageModel
+from outpace.models.checkpoint import open_checkpoint
 from outpace.models.config import ModelConfig
 from outpace.ops.formats import dequantise
 from outpace.train.networks.parts import RotaryTable, heads, rotate
 from outpace.train.target import SharedMatrices, Tokens, identity_of, split_by_tokens
-from outpace.weights.checkpoint import open_checkpoint
 
 _PASS_TOKENS = 32768
 

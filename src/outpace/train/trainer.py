@@ -29,8 +29,10 @@ from outpace.train.settings import TrainSettings
 from outpace.train.simulate import Simulation, simulate
 from outpace.train.state import RunState, load_state, save_state
 from outpace.train.target import FrozenTarget
+from outpace.weights.trained import Entries
 
 STATE, RESULT = "state.pt", "drafter.gguf"
+_LISTS = ("head", "masks")  # matrices that are lists of vectors: nothing is multiplied by their columns together
 _CONTINUED_PEAK = 0.3  # of the recipe's learning rates: more would first undo what the drafter knows
 
 
@@ -133,7 +135,9 @@ class _Run:
         path = self._folder / STATE
         if path.exists():
             self._state = load_state(path, made_with)
-            self._network = build_network(self._kind, self._state.numbers, self._state.network, self._target)
+            self._network = build_network(
+                self._kind, Entries(self._state.numbers, str(path)), self._state.network, self._target
+            )
             self._optimisers = _optimisers(self._network, self._settings)
             for optimiser, saved in zip(self._optimisers, self._state.optimisers, strict=True):
                 optimiser.load_state_dict(saved)
@@ -172,6 +176,7 @@ class _Run:
         due = int(self._done * self._settings.evaluations + 1e-9)
         if state.num_evaluated < due:
             candidate = self._folder / f"step-{state.step:07}.gguf"
+            self._network.calibrate(self._target, self._held_out)
             export(self._network, self._target.identity, candidate, self._settings.format)
             state.num_evaluated = due
             found = replace(found, simulated=self._consider(candidate))
@@ -234,7 +239,7 @@ class _Run:
 
     def _measure(self, path: Path) -> Simulation:
         network = read_network(path, self._kind, self._target)
-        return simulate(network, self._target, self._held_out, min_confidence=self._settings.min_confidence)
+        return simulate(network, self._target, self._held_out)
 
     def _save(self) -> None:
         """Write the checkpoint; drafters that it does not name are in nobody's way any more."""
@@ -261,8 +266,8 @@ class _Run:
 def _optimisers(network: DraftNetwork, settings: TrainSettings) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices, AdamW for vectors and head: every group remembers the rate at its peak."""
     named = list(network.named_parameters())
-    matrices = [x for name, x in named if x.ndim == 2 and name != "head"]
-    vectors = [x for name, x in named if x.ndim == 1]
+    matrices = [x for name, x in named if x.ndim == 2 and name not in _LISTS]
+    vectors = [x for name, x in named if x.ndim == 1 or name == "masks"]
     adam: list[dict[str, Any]] = [{"params": vectors, "lr": settings.vector_rate}]
     if network.head.requires_grad:
         adam.append({"params": [network.head], "lr": settings.head_rate})

@@ -229,7 +229,14 @@ def _model(name: str, value: Any) -> Any:
 
 
 def _verification(name: str, value: Any) -> str:
-    return one_of(name, value, ("exact", "rejection"))
+    return one_of(name, value, ("exact", "rejection", "typical"))
+
+
+def _threshold(name: str, value: Any) -> float:
+    found = real(name, value, 0.0, 1.0)
+    if not 0.0 < found < 1.0:
+        raise UsageError(f"{name} must be between 0 and 1, got {shown(value)}")
+    return found
 
 
 def _salt(name: str, value: Any) -> Any:
@@ -313,9 +320,20 @@ class Options:
         default=None,
         metadata=_about("A cheaper model of the same vocabulary, for the strategies auto and draft_model.", _model),
     )
-    verification: Literal["exact", "rejection"] = field(
+    verification: Literal["exact", "rejection", "typical"] = field(
         default="exact",
-        metadata=_about("exact: the text of plain decoding; rejection: its distribution.", _verification),
+        metadata=_about(
+            "exact: the text of plain decoding; rejection: its distribution; typical: neither (lossy).", _verification
+        ),
+    )
+    typical_epsilon: float | None = field(
+        default=None,
+        metadata=_about(
+            "Typical verification keeps guesses above min(epsilon, delta * exp(-entropy)); None: 0.09.", _threshold
+        ),
+    )
+    typical_delta: float | None = field(
+        default=None, metadata=_about("Delta of typical verification; None: the root of epsilon.", _threshold)
     )
     trace: bool = field(default=False, metadata=_about("Record every step in the result's trace.", flag))
     salt: bytes = field(default=b"", metadata=_about("Requests with different salts never share cached blocks.", _salt))
@@ -332,6 +350,9 @@ class Options:
             value = getattr(self, option.name)
             if value is not option.default:
                 object.__setattr__(self, option.name, option.metadata["read"](option.name, value))
+        for name in ("typical_epsilon", "typical_delta"):
+            if getattr(self, name) is not None and self.verification != "typical":
+                raise UsageError(f'{name} belongs to verification="typical", but it is {self.verification!r}')
 
     @staticmethod
     def of(keywords: Mapping[str, Any]) -> Options:
@@ -384,7 +405,9 @@ class OptionKeywords(TypedDict, total=False):
     max_draft: int | None
     prediction: str | Sequence[int] | None
     draft_model: str | os.PathLike[str] | Named | None
-    verification: Literal["exact", "rejection"] | None
+    verification: Literal["exact", "rejection", "typical"] | None
+    typical_epsilon: float | None
+    typical_delta: float | None
     trace: bool | None
     salt: bytes | None
     tools: Sequence[Mapping[str, Any]] | None

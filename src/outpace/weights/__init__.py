@@ -1,19 +1,18 @@
-"""Model files: find and fetch them (`resolve`, `pull`), open them (`open_checkpoint`).
+"""Model files: find and fetch them (`resolve`, `pull`), read them (`read_model`).
 
-A checkpoint speaks one language whatever it came from: the keys of a Hugging Face config, Hugging Face tensor
-names, and tensors as the file stores them. Nothing here computes; nothing here trusts a file.
+Nothing here computes, nothing here knows a network, and nothing here trusts a file.
 """
 
 from outpace.weights.catalog import DEFAULT, KnownModel, cache_folder, known_models, pull, resolve
-from outpace.weights.checkpoint import Checkpoint, open_checkpoint
+from outpace.weights.model_file import FolderFiles, read_model
 
 __all__ = [
     "DEFAULT",
-    "Checkpoint",
+    "FolderFiles",
     "KnownModel",
     "cache_folder",
     "known_models",
-    "open_checkpoint",
     "pull",
+    "read_model",
     "resolve",
 ]

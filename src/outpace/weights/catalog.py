@@ -18,6 +18,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # errors of the disk, not of the connection
 _HUB_FILES = ["config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"]
 _HUB_FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template*"]
+_HUB_PICKLES = ["pytorch_model.bin", "medusa_lm_head.pt"]  # of drafters: `weights/pickles` reads them as data
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +104,26 @@ def resolve(name_or_path: str, progress: Progress | None = None, pip: Sequence[s
     raise unknown("model", name_or_path, [*KNOWN, "a path", "a hub id (owner/name)"])
 
 
+def resolve_drafter(name_or_path: str) -> Path:
+    """Return where a drafter lies: an existing path, or a hub id `owner/name`, fetched."""
+    path = Path(name_or_path).expanduser()
+    if name_or_path and path.exists():
+        return path
+    if _looks_like_path(name_or_path) or not _HUB_ID.fullmatch(name_or_path):
+        raise UsageError(
+            f"{name_or_path}: no such file or folder: give a drafter's GGUF file, its folder, or a hub id (owner/name)"
+        )
+    folder = _from_hub(name_or_path)
+    if any(folder.glob("*.safetensors")):
+        return folder
+    return _from_hub(name_or_path, _HUB_PICKLES)
+
+
 def _looks_like_path(text: str) -> bool:
     return text.startswith((".", "~", "/")) or "\\" in text or text.endswith((".gguf", ".safetensors", "/"))
 
 
-def _from_hub(model_id: str) -> Path:
+def _from_hub(model_id: str, files: Sequence[str] = _HUB_FILES) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
@@ -115,7 +131,7 @@ def _from_hub(model_id: str) -> Path:
             f"{model_id}: no such path, and hub models need an extra: pip install 'outpace[hub]', or give a path"
         ) from None
     try:
-        return Path(snapshot_download(model_id, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(model_id, allow_patterns=list(files)))
     except (OSError, ValueError) as error:  # everything the hub's client raises: connection, not found, gated
         if isinstance(error, OSError) and error.errno in _STORAGE:
             raise DownloadError(

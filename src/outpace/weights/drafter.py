@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from outpace.errors import UsageError
-from outpace.models.trained import DrafterTarget, Entries
 from outpace.types import RawTensor
 from outpace.weights.gguf import GGUFFile, read_gguf
+from outpace.weights.trained import DrafterTarget, Entries
 
 ARCHITECTURE = "outpace-drafter"
 _PREFIX = "drafter."

@@ -29,6 +29,11 @@ def is_positive(value: Any, maximum: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= maximum
 
 
+def _same(value: Any, allowed: Any) -> bool:
+    number = isinstance(allowed, float) and type(value) in (int, float)
+    return (number or type(value) is type(allowed)) and bool(value == allowed)
+
+
 @dataclass(frozen=True, slots=True)
 class Values:
     """A mapping's values, taken out one by one with their type and range checked.
@@ -58,6 +63,12 @@ class Values:
     def is_null(self, key: str) -> bool:
         """Whether the key is there and null."""
         return key in self.raw and self.raw[key] is None
+
+    def only(self, key: str, allowed: Any, *, null: bool = False) -> None:
+        """Raise unless the key is absent or has the only value that is supported (null: or is null)."""
+        value = self.raw.get(key, allowed)
+        if not (_same(value, allowed) or (null and value is None)):
+            raise self.error(key, f"is {shown(value)}, only {allowed!r} is supported")
 
     def count(
         self, key: str, maximum: int, *, minimum: int = 1, absent: int | None = None, null: int | None = None

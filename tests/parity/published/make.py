@@ -1,4 +1,4 @@
-"""Write tiny drafters with `speculators`, and what its own networks make of random hidden states: see README.md."""
+"""Write tiny drafters with `speculators` and `dflash`, and what their networks make of hidden states: see README.md."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dflash.model import DFlashDraftModel
 from speculators.config import SpeculatorsConfig, VerifierConfig
 from speculators.models.eagle3 import Eagle3SpeculatorConfig
 from speculators.models.eagle3.core import Eagle3DraftModel
@@ -78,7 +79,32 @@ def eagle3(folder: Path, layer: dict[str, Any] | None = None, draft_vocab_size: 
     np.savez(folder / "expected.npz", tokens=tokens[0].numpy(), states=states[0].numpy(), **levels)
 
 
+def dflash(folder: Path) -> None:
+    """Write one DFlash drafter of two layers; logits of every mask behind a random context."""
+    config = Qwen3Config(
+        vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=2, max_position_embeddings=64, rms_norm_eps=1e-5,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=24, num_target_layers=4,
+        rope_theta=1000.0, block_size=5, dflash_config={"mask_token_id": 29, "target_layer_ids": [0, 1, 2]},
+    )  # fmt: skip
+    model = DFlashDraftModel(config)
+    randomise(model)
+    model.eval().save_pretrained(folder)
+    embedding, output = torch.randn(VOCAB, WIDTH), torch.randn(VOCAB, WIDTH)
+    states, block = torch.randn(1, TOKENS, TAPS * WIDTH), torch.tensor([[3, 29, 29, 29, 29]])
+    with torch.no_grad():
+        hidden = model(
+            position_ids=torch.arange(TOKENS + 5)[None], noise_embedding=embedding[block], target_hidden=states
+        )
+    given = {"states": states[0], "anchor": block[0, :1], "embedding": embedding, "output": output}
+    np.savez(
+        folder / "expected.npz",
+        logits=(hidden[0, 1:] @ output.T).numpy(),
+        **{name: value.numpy() for name, value in given.items()},
+    )
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
+    dflash(Path(sys.argv[1]) / "dflash" / "plain")
     for name, options in EAGLE3.items():
         eagle3(Path(sys.argv[1]) / "speculators" / name, **options)

@@ -56,6 +56,13 @@ def test_rejection_is_not_called_lossless_unless_greedy(lm: LanguageModel, folde
     assert not lm.generate("hi", temperature=1.0, **options).lossless
 
 
+def test_typical_acceptance_is_not_called_lossless_unless_greedy(lm: LanguageModel) -> None:
+    options: dict[str, Any] = {"strategy": "ngram", "verification": "typical", "max_new_tokens": 8}
+    greedy, sampled = lm.generate("hi hi", **options), lm.generate("hi hi", temperature=1.0, **options)
+    assert (greedy.lossless, greedy.verification) == (True, "typical")
+    assert (sampled.lossless, sampled.verification) == (False, "typical")
+
+
 def test_a_stop_string_ends_the_text_and_everything_beside_it(lm: LanguageModel) -> None:
     plain = lm.generate("the cat", max_new_tokens=60, strategy="none", ignore_eos=True)
     stop = plain.text[20:24]

@@ -8,7 +8,7 @@ import outpace
 from outpace import UsageError
 from outpace.api.strategies import STRATEGIES, TRAINED, check_strategy, drafter_for, names_of, verifier_for
 from outpace.drafters.ngram import NGram
-from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING
+from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, Typical
 from outpace.types import Options
 from tests.folder import make_folder
 
@@ -35,6 +35,7 @@ def test_a_strategy_is_a_name_several_or_a_drafter() -> None:
         ({"strategy": "ngram", "prediction": "x"}, r"prediction=\.\.\. is used by strategy 'prediction' only"),
         ({"strategy": "none", "draft_model": "x"}, r"draft_model=\.\.\. is used by strategy 'draft_model' only"),
         ({"strategy": NGram(), "prediction": "x"}, r"but the strategy is 'ngram'"),
+        ({"strategy": "none", "verification": "typical"}, "which strategy 'none' has none of"),
         ({"strategy": "ngram", "verification": "rejection"}, "needs the distribution q of one drafter alone"),
         (
             {"strategy": "draft_model+ngram", "verification": "rejection"},
@@ -70,3 +71,11 @@ def test_a_strategy_that_needs_an_option_asks_for_it(lm: outpace.LanguageModel, 
 def test_drafts_are_verified_as_the_options_say() -> None:
     assert verifier_for(Options()) is EXACT_MATCH
     assert verifier_for(Options(verification="rejection")) is REJECTION_SAMPLING
+    for given, expected in (
+        ({}, (0.09, 0.3)),
+        ({"typical_epsilon": 0.25}, (0.25, 0.5)),
+        ({"typical_epsilon": 0.25, "typical_delta": 0.1}, (0.25, 0.1)),
+    ):
+        typical = verifier_for(Options(verification="typical", **given))
+        assert isinstance(typical, Typical)
+        assert (typical.epsilon, typical.delta) == pytest.approx(expected)

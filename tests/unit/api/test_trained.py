@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import outpace
 from benchmarks.convert_drafter import write
@@ -18,7 +19,7 @@ from outpace.ops.formats import dequantise
 from outpace.types import RawTensor
 from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
 from tests.folder import make_folder
-from tests.published import write_folder
+from tests.published import write_published
 from tests.trained import random_tensors, tiny_block_config, tiny_medusa_config
 
 
@@ -50,32 +51,6 @@ def drafter_file(kind: str, lm: LanguageModel, path: Path) -> Path:
     values = {name: dequantise(tensor).astype(np.float32).reshape(tensor.shape) for name, tensor in tensors.items()}
     write(path, entries, values, quantise=False)
     return path
-
-
-def published(model: Path, path: Path, **changes: Any) -> Path:
-    """A random EAGLE-3 drafter for the model in a folder, in SafeAILab's layout."""
-    config = json.loads((model / "config.json").read_text())
-    width, vocab, rows = config["hidden_size"], config["vocab_size"], 200
-    shapes: dict[str, tuple[int, ...]] = {
-        **{"fc.weight": (width, 3 * width), "norm.weight": (width,), "lm_head.weight": (rows, width)},
-        **{f"midlayer.{name}.weight": (width,) for name in ("input_layernorm", "hidden_norm")},
-        "midlayer.post_attention_layernorm.weight": (width,),
-        **{f"midlayer.self_attn.{n}_proj.weight": (h * 12, 2 * width) for n, h in (("q", 4), ("k", 2), ("v", 2))},
-        "midlayer.self_attn.o_proj.weight": (width, 48),
-        **{f"midlayer.mlp.{name}_proj.weight": (64, width) for name in ("gate", "up")},
-        "midlayer.mlp.down_proj.weight": (width, 64),
-    }
-    rng = np.random.default_rng(0)
-    tensors: dict[str, NDArray[Any]] = {
-        name: rng.standard_normal(shape, np.float32) * np.float32(1.5 / shape[-1] ** 0.5) if len(shape) == 2
-        else np.ones(shape, np.float32)
-        for name, shape in shapes.items()
-    }  # fmt: skip
-    tokens = np.sort(rng.permutation(vocab)[:rows])
-    tensors |= {"d2t": tokens - np.arange(rows), "t2d": np.isin(np.arange(vocab), tokens)}
-    stated = {**config, "num_hidden_layers": 1, "draft_vocab_size": rows, "intermediate_size": 64}
-    taps = {"eagle_aux_hidden_state_layer_ids": [0, 1, 2]}
-    return write_folder(path, stated | taps | changes, tensors)
 
 
 def eagle_parts(model: Transformer) -> tuple[dict[str, Any], dict[str, RawTensor]]:
@@ -134,7 +109,7 @@ def test_a_trained_drafter_leaves_the_text_as_it_is(
 
 @pytest.mark.parametrize("strategy", ["eagle", "auto"])
 def test_a_published_drafter_leaves_the_text_as_it_is(folder: Path, tmp_path: Path, strategy: str) -> None:
-    lm = load(folder, published(folder, tmp_path / "d"))
+    lm = load(folder, write_published(folder, tmp_path / "d"))
     plain = lm.generate("the cat sat on the", max_new_tokens=40, strategy="none", ignore_eos=True)
     drafted = lm.generate("the cat sat on the", max_new_tokens=40, strategy=strategy, ignore_eos=True)
     assert drafted.tokens == plain.tokens
@@ -156,11 +131,24 @@ def test_a_published_drafter_of_another_model_is_refused_by_its_config(
     changes: Any, reason: str, folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises((UsageError, WeightsError), match=reason):
-        load(folder, published(folder, tmp_path / "d", **changes))
+        load(folder, write_published(folder, tmp_path / "d", **changes))
+
+
+def test_a_drafter_is_loaded_by_its_hub_id(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        asked.append(repo_id)
+        return str(write_published(folder, tmp_path / "d"))
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    lm = outpace.load(folder, ops="reference", threads=1, drafter="owner/tiny-eagle3")
+    assert asked == ["owner/tiny-eagle3"]
+    assert lm.loaded.trained is not None
 
 
 def test_a_published_drafter_is_refused_by_the_vocabulary_that_lies_beside_it(folder: Path, tmp_path: Path) -> None:
-    path = published(folder, tmp_path / "d")
+    path = write_published(folder, tmp_path / "d")
     shutil.copy(folder / "tokenizer.json", path)
     load(folder, path)
     other = json.loads((folder / "tokenizer.json").read_text())

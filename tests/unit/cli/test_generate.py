@@ -25,7 +25,7 @@ def test_generate_prints_the_text_alone_on_stdout(folder: str, capsys: pytest.Ca
 def test_json_is_one_object_with_everything_a_script_needs(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     run("generate", "the cat", "-m", folder, "-n", "20", "-s", "ngram", "--seed", "5", "-t", "0.5", "--json", *SMALL)
     answer = json.loads(capsys.readouterr().out)
-    assert {"text", "tokens", "finish_reason", "lossless", "seed", "stats"} == set(answer)
+    assert {"text", "tokens", "finish_reason", "lossless", "verification", "seed", "stats"} == set(answer)
     assert (answer["lossless"], answer["seed"], answer["stats"]["tokens"]) == (True, 5, len(answer["tokens"]))
 
 

@@ -40,6 +40,18 @@ def test_files_are_read_with_their_option_in_every_error(tmp_path: Path) -> None
         spellings["prediction"].read("--prediction", tmp_path)
 
 
+def test_the_summary_says_that_a_text_is_lossy(capsys: pytest.CaptureFixture[str]) -> None:
+    stats = Stats(steps=2, tokens=3)
+    for lossless, words in ((True, "; length]"), (False, "; length; lossy: typical acceptance]")):
+        summarise(
+            Result(
+                text="", tokens=[1], finish_reason="length", seed=0, lossless=lossless, stats=stats, sources=[],
+                verification="typical",
+            )
+        )  # fmt: skip
+        assert capsys.readouterr().err.strip().endswith(words)
+
+
 def test_the_summary_tells_what_went_wrong_without_changing_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     stats = Stats(steps=2, tokens=3, decode_seconds=0.5, first_step_tokens=1, warnings=["drafter x failed"])
     summarise(Result(text="", tokens=[1, 2, 3], finish_reason="length", seed=0, lossless=True, stats=stats, sources=[]))

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from outpace.errors import WeightsError
 from outpace.models import block
 from outpace.models.block import BlockConfig
-from outpace.models.trained import DrafterTarget, Entries
 from outpace.ops.formats import dequantise
 from outpace.ops.protocol import Ops
 from outpace.types import Segment
+from outpace.weights.trained import DrafterTarget, Entries
 from tests.implementations import MAKERS
 from tests.tiny import raw_tensor, tiny_model
 from tests.trained import random_tensors, tiny_block_config
@@ -141,3 +141,20 @@ def test_a_file_gives_the_config() -> None:
 def test_what_is_no_block_is_refused_with_file_and_key(change: dict[str, Any], message: str) -> None:
     with pytest.raises(WeightsError, match=f"a file: .*{message}"):
         BlockConfig.read(Entries(asdict(CONFIG) | change, "a file"), TARGET)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask_token": 97}, r"mask_token must be in \[0, 97\), is 97"),
+        ({"mask_token": "x"}, "mask_token must be an integer"),
+        ({"eps": 0}, "eps must be a number above 0"),
+        ({"head": False}, "head is the target's, so its rows must be the target's too"),
+        ({"head_norms": 1}, "head_norms must be true or false"),
+        ({"rope_theta": -1.0, "context": 8}, "rope_theta must be a number above 0"),
+    ],
+)
+def test_a_published_form_that_no_network_has_is_refused_with_the_key(change: dict[str, Any], message: str) -> None:
+    target = DrafterTarget(None, None, 97, 48, 2)
+    with pytest.raises(WeightsError, match=f"a file: {message}"):
+        BlockConfig.read(Entries(asdict(CONFIG) | change, "a file"), target)

@@ -4,15 +4,14 @@ from typing import Any
 
 import pytest
 
-from outpace.models.config import ModelConfig
-from outpace.weights.config import normalise
+from outpace.models import ModelConfig, normalise, sizes
 from tests.tiny import tiny_config
 
 SLIDING = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
 
 
 def config(model_type: str = "llama", **overrides: Any) -> ModelConfig:
-    return ModelConfig.from_hf(normalise(tiny_config(model_type, **overrides), "tiny"))
+    return sizes(normalise(tiny_config(model_type, **overrides), "tiny"))
 
 
 def test_every_size_is_read_under_our_name() -> None:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from outpace.errors import WeightsError
 from outpace.models import eagle
 from outpace.models.eagle import EagleConfig
-from outpace.models.trained import DrafterTarget, Entries
 from outpace.ops.formats import dequantise
 from outpace.ops.protocol import HeadPart, Ops
 from outpace.ops.sampling import SamplingBatch
 from outpace.types import Segment
+from outpace.weights.trained import DrafterTarget, Entries
 from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
 from tests.implementations import MAKERS
 from tests.tiny import raw_tensor, tiny_model

@@ -8,9 +8,9 @@ import pytest
 from outpace.errors import WeightsError
 from outpace.models import medusa
 from outpace.models.medusa import MedusaConfig
-from outpace.models.trained import DrafterTarget, Entries
 from outpace.ops.formats import dequantise
 from outpace.ops.protocol import Ops
+from outpace.weights.trained import DrafterTarget, Entries
 from tests.implementations import MAKERS
 from tests.tiny import raw_tensor, tiny_model
 from tests.trained import random_tensors, tiny_medusa_config

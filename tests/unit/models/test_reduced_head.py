@@ -8,8 +8,8 @@ import pytest
 
 from outpace.errors import WeightsError
 from outpace.models.reduced_head import ReducedHead, read_head, rows_of
-from outpace.models.trained import Entries
 from outpace.ops.formats import dequantise
+from outpace.weights.trained import Entries
 from tests.implementations import MAKERS
 from tests.tiny import raw_tensor
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from outpace.errors import WeightsError
-from outpace.models.rope import frequencies
+from outpace.models.rope import frequencies, rotary
+from outpace.weights.trained import Entries
 
 
 def test_without_scaling_frequencies_fall_geometrically() -> None:
@@ -54,3 +55,14 @@ def test_yarn_scales_attention_by_the_logarithm_of_its_factor() -> None:
 def test_an_unknown_scaling_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(WeightsError, match=r"'longrope'.*linear, llama3, yarn"):
         frequencies(10_000.0, 64, {"rope_type": "longrope"}, 2048)
+
+
+def test_rotary_frequencies_are_those_of_the_file_where_it_states_them() -> None:
+    assert rotary(Entries({}, "a file"), 8) == (None, 1.0)
+    stated = {"rope_theta": 16.0, "context": 64}
+    assert rotary(Entries(stated, "a file"), 8) == ((1.0, 0.5, 0.25, 0.125), 1.0)
+    halved = stated | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    assert rotary(Entries(halved, "a file"), 8) == ((0.5, 0.25, 0.125, 0.0625), 1.0)
+    for head_width in (0, 1, 7):
+        with pytest.raises(WeightsError, match="head_width must be even"):
+            rotary(Entries(stated, "a file"), head_width)

@@ -6,9 +6,9 @@ import pytest
 
 from outpace import models
 from outpace.errors import WeightsError
+from outpace.models import normalise
 from outpace.ops.reference import ReferenceOps
 from outpace.types import RawTensor
-from outpace.weights.config import normalise
 from tests.tiny import raw_tensor, tiny_config, tiny_model, tiny_tensors
 
 
@@ -85,7 +85,7 @@ def test_windows_are_each_layer_s_own(
     model_type: str, overrides: dict[str, Any], windows: tuple[int | None, ...], max_window: int | None
 ) -> None:
     model = tiny_model(ReferenceOps(), model_type, **overrides)
-    assert tuple(layer.window for layer in model.layers) == windows
+    assert tuple(layer.parts.window for layer in model.layers) == windows
     assert model.max_window == max_window
 
 

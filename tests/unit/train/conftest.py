@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -34,6 +38,12 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
+def folder(lm: LanguageModel) -> Path:
+    """Where the tiny model lies."""
+    return lm.path
+
+
+@pytest.fixture(scope="session")
 def target(lm: LanguageModel) -> EngineTarget:
     return EngineTarget(lm, "Tiny")
 
@@ -49,12 +59,23 @@ def held_out(lm: LanguageModel) -> list[Conversation]:
 
 
 @pytest.fixture(scope="session")
-def trained(
+def trained_of(
     target: EngineTarget,
     text: list[Conversation],
     held_out: list[Conversation],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Outcome:
-    """An eagle drafter that has learned the tiny target's text."""
-    settings = TrainSettings(steps=80, evaluations=2, **FAST)
-    return train("eagle", settings, text, held_out, target, tmp_path_factory.mktemp("eagle"))
+) -> Callable[[str], Outcome]:
+    """Drafters that have learned the tiny target's text, by kind; each is trained once."""
+
+    @cache
+    def of(kind: str) -> Outcome:
+        settings = TrainSettings(steps=80, evaluations=2, **FAST)
+        return train(kind, settings, text, held_out, target, tmp_path_factory.mktemp(kind))
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def trained(trained_of: Callable[[str], Outcome]) -> Outcome:
+    """An eagle drafter."""
+    return trained_of("eagle")

@@ -9,6 +9,7 @@ from outpace.train.build import build_network, default_taps, frequent_tokens, fr
 from outpace.train.corpus import Conversation
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
+from outpace.weights.trained import Entries
 
 
 def test_the_head_knows_the_most_frequent_tokens_of_the_responses_first() -> None:
@@ -48,6 +49,6 @@ def test_a_head_of_more_rows_than_tokens_has_them_all(target: EngineTarget, text
 
 def test_numbers_and_parameters_make_the_same_network_again(target: EngineTarget, text: list[Conversation]) -> None:
     network = fresh_network("eagle", target, text, TrainSettings(steps=1, head_rows=50, num_fixed=20))
-    again = build_network("eagle", network.numbers(), network.state_dict(), target)
+    again = build_network("eagle", Entries(network.numbers(), "here"), network.state_dict(), target)
     assert again.numbers() == network.numbers()
     assert all(torch.equal(x, y) for x, y in zip(network.parameters(), again.parameters(), strict=True))

@@ -14,7 +14,6 @@ from outpace.train.settings import TrainSettings
         ({}, "needs an end"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"steps": 5, "format": "Q2"}, "unknown format 'Q2'"),
-        ({"steps": 5, "min_confidence": 1.5}, "min_confidence must be in"),
         ({"steps": 5, "clip": -1.0}, "clip must be in"),
     ],
 )

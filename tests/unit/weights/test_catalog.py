@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from outpace.errors import DownloadError, UsageError
-from outpace.weights import DEFAULT, cache_folder, catalog, known_models, open_checkpoint, pull, resolve
-from outpace.weights.catalog import KnownModel
+from outpace.models import open_checkpoint
+from outpace.weights import DEFAULT, cache_folder, catalog, known_models, pull, resolve
+from outpace.weights.catalog import KnownModel, resolve_drafter
 from tests.unit.weights.conftest import CONTENT, SOURCE, Pip
 
 
@@ -115,6 +116,34 @@ def test_a_hub_id_is_fetched_without_pickles(monkeypatch: pytest.MonkeyPatch, tm
     assert repo == "owner/my-model.v1"
     assert {"config.json", "*.safetensors", "tokenizer.json", "model.safetensors.index.json"} <= set(patterns)
     assert not any("bin" in pattern or pattern in ("*", "*.json") for pattern in patterns)
+
+
+@pytest.mark.parametrize("has_safetensors", [True, False])
+def test_a_drafters_hub_id_is_fetched_with_pickles_only_where_there_is_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_safetensors: bool
+) -> None:
+    asked: list[list[str]] = []
+
+    def download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        name = "pytorch_model.bin" if "pytorch_model.bin" in allow_patterns else "config.json"
+        (tmp_path / name).write_text("{}")
+        if has_safetensors:
+            (tmp_path / "model.safetensors").write_text("")
+        return str(tmp_path)
+
+    hub(monkeypatch, download)
+    assert resolve_drafter("owner/eagle3") == tmp_path
+    assert (tmp_path / "pytorch_model.bin").exists() is not has_safetensors
+    assert "config.json" in asked[0]
+    assert len(asked) == (1 if has_safetensors else 2)
+
+
+def test_a_drafters_path_is_itself_and_no_model_is_known_by_that_name(tmp_path: Path) -> None:
+    assert resolve_drafter(str(tmp_path)) == tmp_path
+    for name in ("tiny", "./missing", "missing.gguf", "", "a/b/c"):
+        with pytest.raises(UsageError, match="give a drafter's GGUF file, its folder, or a hub id"):
+            resolve_drafter(name)
 
 
 def test_a_hub_id_without_the_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

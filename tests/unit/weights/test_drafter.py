@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.convert_drafter import write
 from outpace.errors import UsageError, WeightsError
-from outpace.models.trained import DrafterTarget
 from outpace.weights.drafter import open_drafter
+from outpace.weights.trained import DrafterTarget
 from tests.unit.weights.tiny import write_gguf
 
 ENTRIES: dict[str, Any] = {

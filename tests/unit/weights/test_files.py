@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from outpace.errors import TokenizerError, UsageError, WeightsError
+from outpace.models import open_checkpoint
 from outpace.tokenizer import Tokenizer
-from outpace.weights import open_checkpoint
 from outpace.weights.files import FREE, map_file, parse_object, read_object
 from tests.unit.weights.tiny import CONFIG, write_folder, write_gguf
 

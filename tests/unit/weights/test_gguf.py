@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from outpace.errors import WeightsError
-from outpace.weights import open_checkpoint
+from outpace.models import open_checkpoint
 from outpace.weights.gguf import part_names, read_gguf
 from tests.unit.weights.tiny import CONFIG, array, entry, gguf_bytes, info, tensors_of, text, u32, write_gguf
 

@@ -12,8 +12,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.weights.config import normalise
-from outpace.weights.layout import entries
+from outpace.models import normalise
+from outpace.models.select import tensors as tensors_called_for
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -37,10 +37,10 @@ def tensors_of(raw: Mapping[str, Any], seed: int = 0, names: str = "folder") -> 
     """Return random float32 tensors for a config, under the names of a folder or of a GGUF file."""
     if names == "gguf":  # where a file is silent, heads share the width, also those of Qwen3
         raw = {"head_dim": raw["hidden_size"] // raw["num_attention_heads"]} | dict(raw)
-    random = np.random.default_rng(seed)
+    random, source = np.random.default_rng(seed), "gguf" if names == "gguf" else "folder"
     return {
-        (entry.gguf if names == "gguf" else entry.name): random.standard_normal(entry.shape, dtype=np.float32)
-        for entry in entries(normalise(raw, "a test"))
+        tensor.stored_name(source): random.standard_normal(tensor.stored_shape, dtype=np.float32)
+        for tensor in tensors_called_for(normalise(raw, "a test"))
     }
 
 

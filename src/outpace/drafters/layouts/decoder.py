@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from outpace.weights.config import normalise
+from outpace.models import normalise
 from outpace.weights.values import Values
 
 _TYPES = {"llama": False, "qwen2": False, "qwen3": True}  # whether its heads are normed

@@ -19,10 +19,11 @@ from typing import Any
 
 from outpace.drafters.layouts.decoder import Decoder
 from outpace.drafters.layouts.indices import head_tokens
+from outpace.drafters.layouts.verifier import UNNAMED, verifier
 from outpace.errors import WeightsError
-from outpace.models.trained import DrafterTarget, Entries
 from outpace.types import RawTensor
 from outpace.weights.drafter import DrafterCheckpoint
+from outpace.weights.trained import DrafterTarget, Entries
 from outpace.weights.values import Values, shown
 
 _NAMES = {
@@ -44,30 +45,21 @@ _USUAL = {  # of NVIDIA's `eagle_config`: what every network here has
     **{"use_aux_hidden_state": True, "use_input_layernorm_in_first_layer": True, "use_last_layernorm": True},
     "use_mtp_layernorm": False,
 }
-_SUFFIXES = ("ForCausalLM", "ForConditionalGeneration")
+FIXED_TOKENS = "outpace_fixed_tokens"
 
 
 def open_flat(folder: Path, raw: Mapping[str, Any], tensors: Mapping[str, RawTensor]) -> DrafterCheckpoint:
     """Return a drafter in SafeAILab's layout: a Llama's config with `draft_vocab_size`."""
     source = Values(raw, str(folder / "config.json"))
-    return _open(folder, "SafeAILab", source, raw, tensors, name="a model that its files do not name", model_type=None)
+    return _open(folder, "SafeAILab", source, raw, tensors, name=UNNAMED, model_type=None)
 
 
 def open_nested(folder: Path, raw: Mapping[str, Any], tensors: Mapping[str, RawTensor]) -> DrafterCheckpoint:
     """Return a drafter in the layout of speculators: `transformer_layer_config` and `speculators_config`."""
     source = Values(raw, str(folder / "config.json"))
-    verifier = source.object("speculators_config").object("verifier")
-    architectures = [name for name in verifier.items("architectures") if isinstance(name, str)]
-    name = verifier.text("name_or_path") or "a model that its files do not name"
-    model_type = _model_type(architectures[0]) if architectures else None
+    name, model_type = verifier(source)
     layer = source.object("transformer_layer_config").raw
     return _open(folder, "speculators", source, layer, tensors, name=name, model_type=model_type)
-
-
-def _model_type(architecture: str) -> str:
-    for suffix in _SUFFIXES:
-        architecture = architecture.removesuffix(suffix)
-    return architecture.lower()
 
 
 def _open(
@@ -86,11 +78,12 @@ def _open(
     rows = source.count("draft_vocab_size", decoder.vocab_size, absent=decoder.vocab_size, null=decoder.vocab_size)
     tensors = _renamed(found, source.where)
     tokens = head_tokens(found, rows, decoder.vocab_size, source.where)
+    tokens, num_fixed = _fixed_first(source, tokens, tensors)
     width = source.count("target_hidden_size", 1 << 17, absent=decoder.width, null=decoder.width)
     entries: dict[str, Any] = {
         **decoder.entries(),
         **_options(source),
-        **{"num_fixed": len(tokens), "head_tokens": tokens},
+        **{"num_fixed": num_fixed, "head_tokens": tokens},
         **{"embedding": "embedding" in tensors, "head": "head" in tensors},
     }
     if (window := decoder.windows[0]) is not None:
@@ -99,6 +92,24 @@ def _open(
         entries["taps"] = taps
     target = DrafterTarget(None, model_type, decoder.vocab_size, width, None)
     return DrafterCheckpoint(folder, "eagle", name, "", target, Entries(entries, source.where), tensors, layout)
+
+
+def _fixed_first(source: Values, tokens: tuple[int, ...], tensors: dict[str, RawTensor]) -> tuple[tuple[int, ...], int]:
+    """Return the rows' tokens and how many are always looked at; reorders the head so that those come first.
+
+    Only what `export` wrote says that some are not.
+    """
+    fixed = source.items(FIXED_TOKENS)
+    if not fixed or "head" not in tensors:
+        return tokens, len(tokens)
+    row_of = {token: row for row, token in enumerate(tokens)}
+    if not all(type(token) is int and token in row_of for token in fixed) or len(set(fixed)) < len(fixed):
+        raise source.error(FIXED_TOKENS, "must be different tokens of the head")
+    head, rows = tensors["head"], [row_of[token] for token in fixed]
+    order = [*rows, *sorted(set(range(len(tokens))) - set(rows))]
+    if len(head.data) == len(tokens):  # else its shape is refused later
+        tensors["head"] = replace(head, data=head.data[order])
+    return tuple(tokens[row] for row in order), len(fixed)
 
 
 def _options(source: Values) -> dict[str, Any]:

@@ -17,10 +17,10 @@ import numpy as np
 from outpace.drafters.layouts.decoder import Decoder
 from outpace.drafters.layouts.indices import head_tokens
 from outpace.errors import WeightsError
-from outpace.models.trained import DrafterTarget, Entries
 from outpace.types import RawTensor
 from outpace.weights.drafter import DrafterCheckpoint
 from outpace.weights.gguf import GGUFFile
+from outpace.weights.trained import DrafterTarget, Entries
 from outpace.weights.values import Values, shown
 
 ARCHITECTURE = "eagle3"

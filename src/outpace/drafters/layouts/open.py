@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from outpace.drafters.layouts import eagle3, llama_cpp
+from outpace.drafters.layouts import dflash, eagle3, llama_cpp, medusa
 from outpace.errors import UsageError, WeightsError
 from outpace.types import RawTensor
 from outpace.weights import drafter
@@ -19,8 +19,13 @@ from outpace.weights.values import shown
 
 Opener = Callable[[Path, Mapping[str, Any], Mapping[str, RawTensor]], DrafterCheckpoint]
 
-_SPECULATORS: dict[str, Opener] = {"eagle3": eagle3.open_nested}
-_SAFETENSORS, _PICKLES = (SINGLE,), ("pytorch_model.bin",)
+_SPECULATORS: dict[str, Opener] = {"eagle3": eagle3.open_nested, "dflash": dflash.open_nested}
+_BY_KEY: dict[str, Opener] = {
+    dflash.KEY: dflash.open_flat,
+    "draft_vocab_size": eagle3.open_flat,
+    medusa.KEY: medusa.open_medusa,
+}
+_SAFETENSORS, _PICKLES = (SINGLE, medusa.SAFETENSORS), ("pytorch_model.bin", medusa.PICKLE)
 
 
 def open_trained(path: Path) -> DrafterCheckpoint:
@@ -68,11 +73,12 @@ def _opener(raw: Mapping[str, Any], folder: Path) -> Opener:
                 f"{', '.join(_SPECULATORS)}"
             )
         return _SPECULATORS[kind]
-    if "draft_vocab_size" in raw:
-        return eagle3.open_flat
+    for key, opener in _BY_KEY.items():
+        if key in raw:
+            return opener
     raise UsageError(
-        f"{folder}: is no drafter that we know: its config.json has none of speculators_model_type (speculators) and "
-        f"draft_vocab_size (EAGLE-3); a model of its own is no drafter (strategy draft_model takes those)"
+        f"{folder}: is no drafter that we know: its config.json has none of speculators_model_type, "
+        f"{', '.join(_BY_KEY)}; a model of its own is no drafter (strategy draft_model takes those)"
     )
 
 

@@ -88,7 +88,10 @@ class Auto:
         self._clock = clock
         self._states: dict[int, _State] = {}
         self._forecasts: dict[int, Forecast] = {}  # of this step, by request
-        self._costs = [experience.drafters.setdefault(name, DrafterCost()) for name in names]
+        self._costs = [
+            experience.drafters.setdefault(drafter.name, DrafterCost.of(getattr(drafter, "is_one_pass", False)))
+            for drafter in drafters
+        ]
         self._names: dict[int, tuple[str, ...]] = {}  # of the drafters in a set (bits)
         self._num_steps = self._size = 0  # size: of the batch that `_plain` was predicted for
         self._plain = self._row_seconds = 0.0  # of a pass without a draft (0: not known), of sampling one more row

@@ -14,12 +14,14 @@ class LinearCost:
     """Seconds as `fixed + per_item * items`, by weighted least squares over the last few samples.
 
     As long as all samples have the same number of items they say nothing of the two parts: then all of it is taken to
-    be per item. So fewer items are tried, and the next sample tells.
+    be per item. So fewer items are tried, and the next sample tells. is_flat: then all of it is taken to be fixed, so
+    that more items are tried.
     """
 
-    __slots__ = ("_items", "_product", "_seconds", "_square", "_weight", "fixed", "per_item")
+    __slots__ = ("_is_flat", "_items", "_product", "_seconds", "_square", "_weight", "fixed", "per_item")
 
-    def __init__(self) -> None:
+    def __init__(self, is_flat: bool = False) -> None:
+        self._is_flat = is_flat
         self.fixed = self.per_item = 0.0
         self._weight = self._items = self._seconds = self._square = self._product = 0.0
 
@@ -49,9 +51,11 @@ class LinearCost:
         self._product = self._product * _DECAY + items * seconds
         mean_items, mean_seconds = self._items / self._weight, self._seconds / self._weight
         proportional = mean_seconds / mean_items if mean_items else 0.0
-        # A prior sample one item away, on the line through the origin, decides where all have the same items.
+        # A prior sample one item away, on the line through the origin or on a flat one, decides where all have the
+        # same items.
         spread = self._square - self._items * mean_items
-        slope = (self._product - self._items * mean_seconds + proportional) / (spread + 1.0)
+        expected = 0.0 if self._is_flat else proportional
+        slope = (self._product - self._items * mean_seconds + expected) / (spread + 1.0)
         self.per_item = min(max(slope, 0.0), proportional)
         self.fixed = mean_seconds - self.per_item * mean_items
 

@@ -34,6 +34,11 @@ class DrafterCost:
     question: LinearCost = field(default_factory=LinearCost)  # by the nodes that it is asked for
     reading: LinearCost = field(default_factory=LinearCost)  # by the tokens of a request that it has not seen before
 
+    @staticmethod
+    def of(is_one_pass: bool) -> DrafterCost:
+        """Return the cost of a drafter that nobody has asked; is_one_pass: all its nodes come at once."""
+        return DrafterCost(LinearCost(is_flat=is_one_pass))
+
 
 @dataclass(slots=True)
 class Experience:

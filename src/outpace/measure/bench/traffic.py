@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import median
 
 from outpace.api import LanguageModel
+from outpace.models.checkpoint import open_checkpoint
 from outpace.ops.protocol import Ops
-from outpace.weights.checkpoint import open_checkpoint
 
 _READ = 100_000_000
 

@@ -18,7 +18,8 @@ class ChiSquare:
     """How well counts fit a distribution. The true one gives a p-value below a with odds a.
 
     detectable: any distribution further than this from the target, in total variation over the cells, would have been
-    caught with odds of 99 % (at the odds of a false alarm that were asked for).
+    caught with odds of 99 % (at the odds of a false alarm that were asked for). distance: total variation between the
+    counts and the distribution, over the cells; of a true one it is about the root of cells / draws.
     """
 
     draws: int
@@ -27,6 +28,7 @@ class ChiSquare:
     p_value: float
     false_alarm: float
     detectable: float
+    distance: float
 
     @property
     def passed(self) -> bool:
@@ -43,11 +45,13 @@ def chi_square(counts: NDArray[np.int64], probs: NDArray[np.float64], false_alar
     impossible = bool(counts[probs == 0].any())
     expected, seen = _pool(probs * n, counts)
     freedom = len(expected) - 1
+    distance = float(total_variation(seen, expected)) / max(n, 1)
     if freedom < 1:
-        return ChiSquare(n, len(expected), 0.0, float(not impossible), false_alarm, 1.0)
+        return ChiSquare(n, len(expected), 0.0, float(not impossible), false_alarm, 1.0, distance)
     statistic = float(((seen - expected) ** 2 / expected).sum())
     p_value = 0.0 if impossible else tail(statistic, freedom)
-    return ChiSquare(n, len(expected), statistic, p_value, false_alarm, _detectable(freedom, n, false_alarm))
+    detectable = _detectable(freedom, n, false_alarm)
+    return ChiSquare(n, len(expected), statistic, p_value, false_alarm, detectable, distance)
 
 
 def _pool(expected: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

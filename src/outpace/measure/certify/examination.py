@@ -8,6 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from outpace.api import LanguageModel
+from outpace.api.strategies import verifier_for
 from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, Verifier
 from outpace.measure.certify import effort
 from outpace.measure.certify.adversarial_drafter import AdversarialDrafter
@@ -19,15 +20,17 @@ from outpace.measure.certify.target_distribution import TargetDistribution
 from outpace.measure.progress import Progress, Work
 from outpace.measure.prompts import TaskPrompt, varied
 from outpace.measure.provenance import provenance
-from outpace.types import KVFormat
+from outpace.types import KVFormat, Options
 
 FORMATS: tuple[KVFormat, ...] = ("f32", "bf16", "int8")
 TARGET: KVFormat = "f32"  # lossy formats are compared with it
 
+_TYPICAL = "typical acceptance"  # lossy by request: measured, not judged
 _VERIFICATIONS: Sequence[tuple[str, Verifier, bool]] = (  # name, verifier, whether there are drafts
     ("exact match, without drafts", EXACT_MATCH, False),
     ("exact match", EXACT_MATCH, True),
     ("rejection sampling", REJECTION_SAMPLING, True),
+    (_TYPICAL, verifier_for(Options(verification="typical")), True),
     ("control: biased rejection sampling", BiasedRejection(), True),
 )
 
@@ -143,14 +146,14 @@ class _Examination:
         runner = self.target.lm.runner
         target = TargetDistribution.of(runner, self.tokens[0])
         drafter = AdversarialDrafter(target)
-        odds = self.scope.false_alarm / (len(_VERIFICATIONS) - 1)
+        odds = self.scope.false_alarm / (len(_VERIFICATIONS) - 2)
         tests = []
         for name, verifier, drafts in _VERIFICATIONS:
             result = check_distribution(
                 runner, target, verifier, drafter if drafts else None, draws=self.scope.draws, false_alarm=odds,
                 begin=partial(self._begin_draws, name),
             )  # fmt: skip
-            tests.append(DistributionTest(name, result))
+            tests.append(DistributionTest(name, result, is_lossy=name == _TYPICAL))
         return tuple(tests[:-1]), tests[-1]
 
 

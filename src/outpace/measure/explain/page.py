@@ -81,6 +81,12 @@ def _promise(trace: Mapping[str, Any]) -> str:
             "decide how many of them fit into one pass. So the text is, bit for bit, the one that plain decoding "
             "writes: Outpace calls that lossless."
         )
+    if trace["verification"] == "typical":
+        return (
+            "This text was verified by typical acceptance: a guess is kept where the target finds it likely enough, "
+            "whether or not it would have written it. So the text is lossy: neither plain decoding's nor one of its "
+            "distribution."
+        )
     return (
         "This text was verified by rejection sampling: a guess is kept with just the odds that make the result follow "
         "the target's own distribution. The text may differ from plain decoding's; its probabilities do not."

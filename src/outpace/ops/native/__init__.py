@@ -21,6 +21,7 @@ from outpace.ops.machine import check_threads, memory_bytes, physical_cores
 from outpace.ops.native import _native
 from outpace.ops.protocol import (
     KV,
+    Activation,
     Array,
     Best,
     DecoderLayer,
@@ -135,6 +136,12 @@ class NativeOps:
     def rms_norm(self, x: Array, weight: Vector, eps: float) -> Array:
         return self._context.rms_norm(x, weight, eps)
 
+    def scale(self, x: Array, factor: float) -> Array:
+        return self._context.scale(x, factor)
+
+    def soft_cap(self, x: Array, cap: float) -> Array:
+        return self._context.soft_cap(x, cap)
+
     def concat(self, parts: Sequence[Array]) -> Array:
         return _native.concat(parts)
 
@@ -159,6 +166,9 @@ class NativeOps:
 
     def gated_mlp(self, x: Array, layer: Layer) -> Array:
         return self._context.gated_mlp(x, layer)
+
+    def gate(self, gate: Array, up: Array, activation: Activation) -> Array:
+        return self._context.gate(gate, up, activation)
 
     def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
         return self._context.decoder_layer(x, layer, kv, plan)

@@ -8,7 +8,6 @@ same numbers in the same order as in a chain.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,8 +100,10 @@ def _seen(segment: Segment) -> list[Seen]:
     return seen[len(segment.stored) :]
 
 
-def attend(q: Floats, layer: int, window: int | None, lowest: int, storage: Storage, plan: Plan) -> Floats:
-    """Return softmax(q k^T / sqrt(K)) v for each token over what it sees: q and the result are [T, H, K].
+def attend(
+    q: Floats, layer: int, window: int | None, lowest: int, scale: float, storage: Storage, plan: Plan
+) -> Floats:
+    """Return softmax(q k^T * scale) v for each token over what it sees: q and the result are [T, H, K].
 
     It sees `window` positions (None: all), but none before `lowest`.
     """
@@ -115,7 +116,7 @@ def attend(q: Floats, layer: int, window: int | None, lowest: int, storage: Stor
             first = seen.first(window, lowest)
             chunks = [_chunks(x, seen, first, low) for x in (k, v)]
             last = seen.prefix + len(seen.ancestors)
-            result[row] = _attend_one(q[row], chunks[0], chunks[1], first % CHUNK, last - first)
+            result[row] = _attend_one(q[row], scale, chunks[0], chunks[1], first % CHUNK, last - first)
     return result
 
 
@@ -135,14 +136,14 @@ def _chunks(x_NGK: Floats, seen: Seen, first: int, low: int) -> Floats:
     return lanes.reshape(num_chunks, CHUNK, *x_NGK.shape[1:])
 
 
-def _attend_one(q_HK: Floats, k_CNGK: Floats, v_CNGK: Floats, begin: int, count: int) -> Floats:
+def _attend_one(q_HK: Floats, scale: float, k_CNGK: Floats, v_CNGK: Floats, begin: int, count: int) -> Floats:
     """Return one token's result [H, K]; of all lanes it sees `count` from lane `begin` on.
 
     Every product has the shape of one chunk, so its operations do not depend on how many chunks there are.
     """
     num_chunks, _, groups, width = k_CNGK.shape
     q = q_HK.reshape(groups, -1, width)
-    scores = (q @ k_CNGK.transpose(0, 2, 3, 1)) * q.dtype.type(1 / math.sqrt(width))  # [C, G, H / G, CHUNK]
+    scores = (q @ k_CNGK.transpose(0, 2, 3, 1)) * q.dtype.type(scale)  # [C, G, H / G, CHUNK]
     lane = np.arange(num_chunks * CHUNK).reshape(num_chunks, 1, 1, CHUNK)
     scores = np.where((begin <= lane) & (lane < begin + count), scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=(0, 3), keepdims=True))

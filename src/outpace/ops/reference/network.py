@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any, cast
@@ -17,6 +18,7 @@ from outpace.ops.formats import dequantise
 from outpace.ops.machine import check_threads, memory_bytes
 from outpace.ops.protocol import (
     KV,
+    Activation,
     Array,
     Best,
     DecoderLayer,
@@ -141,6 +143,14 @@ class ReferenceOps:
     def silu(self, x: Array) -> Array:
         return Array(_silu(_floats(x)))
 
+    def scale(self, x: Array, factor: float) -> Array:
+        return Array(_floats(x) * _floats(x).dtype.type(factor))
+
+    def soft_cap(self, x: Array, cap: float) -> Array:
+        numbers = _floats(x)
+        bound = numbers.dtype.type(cap)
+        return Array(bound * np.tanh(numbers / bound))
+
     def linear(self, x: Array, weight: Weight, bias: Vector | None = None) -> Array:
         result = self._product(_floats(x), weight)
         return Array(result if bias is None else result + _floats(bias))
@@ -162,15 +172,19 @@ class ReferenceOps:
         own, rows = _own(layer), _floats(q)
         heads = rows.reshape(len(rows), own.num_heads, own.head_width)
         storage, p = cast(Storage, kv), cast(attention.Plan, plan)
-        return Array(attention.attend(heads, own.index, own.window, own.first, storage, p).reshape(rows.shape))
+        scale = 1 / math.sqrt(own.head_width) if own.scale is None else own.scale
+        return Array(attention.attend(heads, own.index, own.window, own.first, scale, storage, p).reshape(rows.shape))
 
     def gated_mlp(self, x: Array, layer: Layer) -> Array:
         own, rows = _own(layer), _floats(x)
         gate, up = self._product(rows, own.gate), self._product(rows, own.up)
-        return Array(self._product(_silu(gate) * up, own.down))
+        return Array(self._product(_ACTIVATIONS[own.activation](gate) * up, own.down))
+
+    def gate(self, gate: Array, up: Array, activation: Activation) -> Array:
+        return Array(_ACTIVATIONS[activation](_floats(gate)) * _floats(up))
 
     def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
-        return compose_decoder_layer(self, x, _own(layer), kv, plan)
+        return compose_decoder_layer(self, x, _own(layer), layer, kv, plan)
 
     def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
         scored = _floats(x)[cast(attention.Plan, plan).scored]
@@ -261,17 +275,28 @@ class ReferenceOps:
         return Array(x.astype(self.dtype))
 
 
-def _silu(x: Floats) -> Floats:
-    with np.errstate(over="ignore"):  # exp(-x) may be inf: x / inf is the 0 that it should be
-        return np.asarray(x / (1 + np.exp(-x)))
-
-
 def _floats(handle: Array | Weight | Vector) -> Floats:
     return cast(Floats, handle)
 
 
 def _own(layer: Layer) -> DecoderLayer:
     return cast(DecoderLayer, layer)
+
+
+def _silu(x: Floats) -> Floats:
+    with np.errstate(over="ignore"):  # exp(-x) may be inf: x / inf is the 0 that it should be
+        return np.asarray(x / (1 + np.exp(-x)))
+
+
+def _gelu_tanh(x: Floats) -> Floats:
+    """Return x (1 + tanh(y)) / 2 as x / (1 + exp(-2 y)), the same function."""
+    one = x.dtype.type
+    with np.errstate(over="ignore"):
+        twice = one(2 * math.sqrt(2 / math.pi)) * (x + one(0.044715) * x * x * x)
+        return np.asarray(x / (1 + np.exp(-twice)))
+
+
+_ACTIVATIONS: dict[Activation, Callable[[Floats], Floats]] = {"silu": _silu, "gelu_tanh": _gelu_tanh}
 
 
 def _started(threads: int) -> ThreadPoolExecutor:

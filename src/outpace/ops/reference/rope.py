@@ -20,7 +20,7 @@ class RopeTable:
 
     def __init__(self, inv_freq: NDArray[np.float64], scale: float, context: int, dtype: DTypeLike) -> None:
         self.context = context
-        self._inv_freq, self._scale = inv_freq, scale
+        self._inv_freq, self._scale = inv_freq, np.where(inv_freq == 0, 1.0, scale)  # still pairs are left alone
         self._cos = np.empty((0, len(inv_freq)), dtype)
         self._sin = np.empty((0, len(inv_freq)), dtype)
 

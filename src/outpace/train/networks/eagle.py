@@ -10,11 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from outpace.errors import UsageError
+from outpace.models.eagle import EagleConfig
 from outpace.train.batch import Batch
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.networks.parts import RotaryTable, attend, heads, norm, rotate
 from outpace.train.target import FrozenTarget
+from outpace.weights.trained import Entries
 
+_HEADS = ("num_heads", "num_kv_heads", "head_width")
 _FUSION = 0.2  # of 1 / sqrt(inputs): the first features are nearly the target's last state alone
 
 
@@ -90,18 +94,19 @@ class EagleNetwork(DraftNetwork):
         )
 
     @classmethod
-    def of(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], target: FrozenTarget) -> Self:
-        network = cls(
-            target,
-            **{name: numbers[name] for name in ("taps", "head_tokens", "num_fixed", "num_heads", "num_kv_heads")},
-            feed_forward_width=tensors["gate"].shape[0],
-        )
+    def of(cls, entries: Entries, tensors: Mapping[str, Tensor], target: FrozenTarget) -> Self:
+        config = EagleConfig.read(entries, target.identity.traits)
+        own = {name: getattr(config, name) for name in ("taps", "head_tokens", "num_fixed", *_HEADS)}
+        if config != EagleConfig(**own) or config.head_width != target.config.head_width:
+            raise UsageError(f"{entries.where}: is an eagle of another form than Outpace trains: begin a new one")
+        del own["head_width"]
+        network = cls(target, **own, feed_forward_width=tensors["gate"].shape[0])
         network.load_state_dict(dict(tensors))
         return network
 
     def numbers(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in ("num_heads", "num_kv_heads", "head_width", "num_fixed")},
+            **{name: getattr(self, name) for name in (*_HEADS, "num_fixed")},
             **{name: list(getattr(self, name)) for name in ("taps", "head_tokens")},
         }
 
@@ -115,8 +120,9 @@ class EagleNetwork(DraftNetwork):
         keys, values = self._keys_values(u, slots)
         is_visible = slots <= batch.anchors[..., None]
         start = batch.anchors - 1
-        a = self._layer(u[which, start], g[which, start], batch.anchors, keys, values, is_visible, [])
-        found, own = [norm(a, self.head_norm, self.eps)], []
+        own: list[tuple[Tensor, Tensor]] = []
+        a = self._layer(u[which, start], g[which, start], batch.anchors, keys, values, is_visible, own)
+        found = [norm(a, self.head_norm, self.eps)]
         for k in range(1, num_depths):
             slot = batch.anchors + k
             guesses = batch.tokens[which, slot.clamp(max=batch.tokens.shape[1] - 1)]
@@ -145,6 +151,9 @@ class EagleNetwork(DraftNetwork):
         own: Sequence[tuple[Tensor, Tensor]],
     ) -> Tensor:
         q = rotate(heads(F.linear(u, self.wq), self.head_width), *self._rope(slots))
-        a = features + F.linear(attend(q, keys, values, is_visible, own), self.wo)
+        none = q.new_zeros(*q.shape[:2], 0, *keys.shape[2:])
+        own_keys, own_values = (torch.stack(x, dim=2) for x in zip(*own, strict=True)) if own else (none, none)
+        attended = attend(q[:, :, None], keys, values, is_visible, own_keys, own_values)[:, :, 0]
+        a = features + F.linear(attended, self.wo)
         h = norm(a, self.mlp_norm, self.eps)
         return a + F.linear(F.silu(F.linear(h, self.gate)) * F.linear(h, self.up), self.down)

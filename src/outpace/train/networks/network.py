@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from outpace.train.batch import Batch
+from outpace.train.corpus import Conversation
 from outpace.train.target import FrozenTarget
+from outpace.weights.trained import Entries
 
 
 class DraftNetwork(nn.Module, ABC):
@@ -18,7 +20,7 @@ class DraftNetwork(nn.Module, ABC):
 
     kind: as in the file. decay: factor of the loss from one depth to the next. share: of the positions that a step
     of training begins drafts at. num_depths: guesses that a step of training unrolls; max_depth: most that the network
-    can make (None: any number). head: the parameter whose rows are tokens.
+    can make (None: any number). head: the matrix whose rows are tokens; a parameter where it is trained.
     """
 
     kind: ClassVar[str]
@@ -29,7 +31,7 @@ class DraftNetwork(nn.Module, ABC):
     taps: tuple[int, ...]
     head_tokens: tuple[int, ...]
     num_fixed: int
-    head: nn.Parameter
+    head: Tensor
 
     @classmethod
     @abstractmethod
@@ -45,12 +47,15 @@ class DraftNetwork(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], target: FrozenTarget) -> Self:
+    def of(cls, entries: Entries, tensors: Mapping[str, Tensor], target: FrozenTarget) -> Self:
         """Return the network that these entries and tensors of a drafter's file are."""
 
     @abstractmethod
     def states(self, batch: Batch, num_depths: int) -> list[Tensor]:
         """Return what the head multiplies at each depth, [B, A, D], teacher-forced: guesses before are the text's."""
+
+    def calibrate(self, target: FrozenTarget, text: Sequence[Conversation]) -> None:
+        """Measure on text what the file says beside weights, if anything; called before each export."""
 
     @abstractmethod
     def numbers(self) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,27 +37,21 @@ def norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 
 def attend(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    is_visible: Tensor,
-    own: Sequence[tuple[Tensor, Tensor]] = (),
+    queries: Tensor, keys: Tensor, values: Tensor, is_visible: Tensor, own_keys: Tensor, own_values: Tensor
 ) -> Tensor:
-    """Return softmax(q k^T / sqrt(K)) v over a shared prefix and each query's own keys, [B, A, H * K].
+    """Return softmax(q k^T / sqrt(K)) v over a shared prefix and the keys of each anchor's own, [B, A, M, H * K].
 
-    queries: [B, A, H, K], rotated. keys, values: [B, S, G, K] of the prefix. is_visible: [B, A, S]. own: further
-    keys and values, one of each for every query: [B, A, G, K] each.
+    queries: [B, A, M, H, K], rotated: M places behind each of A anchors. keys, values: [B, S, G, K] of the prefix.
+    is_visible: [B, A, S]. own_keys, own_values: [B, A, J, G, K]; every place of an anchor sees all J of them.
     """
-    num_sequences, num_queries, heads, width = queries.shape
+    num_sequences, anchors, places, num_heads, width = queries.shape
     size, groups = keys.shape[1], keys.shape[2]
-    q = (queries * width**-0.5).unflatten(2, (groups, heads // groups)).permute(0, 2, 3, 1, 4)  # [B, G, H / G, A, K]
+    q = (queries * width**-0.5).unflatten(3, (groups, -1)).permute(0, 3, 4, 1, 2, 5)  # [B, G, H / G, A, M, K]
     flat = q.reshape(num_sequences, groups, -1, width)
-    scores = (flat @ keys.permute(0, 2, 3, 1)).view(*q.shape[:4], size).float()
-    scores = scores.masked_fill(~is_visible[:, None, None], float("-inf"))
-    extra = [(q * key.transpose(1, 2)[:, :, None]).sum(-1, keepdim=True).float() for key, _ in own]
-    weights = torch.softmax(torch.cat([scores, *extra], dim=-1), dim=-1).to(values.dtype)
+    scores = (flat @ keys.permute(0, 2, 3, 1)).view(*q.shape[:-1], size).float()
+    scores = scores.masked_fill(~is_visible[:, None, None, :, None], float("-inf"))
+    own = (q @ own_keys.permute(0, 3, 1, 4, 2)[:, :, None]).float()  # [B, G, H / G, A, M, J]
+    weights = torch.softmax(torch.cat([scores, own], dim=-1), dim=-1).to(values.dtype)
     prefix = weights[..., :size].reshape(num_sequences, groups, -1, size) @ values.transpose(1, 2)
-    out = prefix.view(q.shape)
-    for j, (_, value) in enumerate(own):
-        out = out + weights[..., size + j, None] * value.transpose(1, 2)[:, :, None]
-    return out.permute(0, 3, 1, 2, 4).reshape(num_sequences, num_queries, heads * width)
+    out = prefix.view(q.shape) + weights[..., size:] @ own_values.permute(0, 3, 1, 2, 4)[:, :, None]
+    return out.permute(0, 3, 4, 1, 2, 5).reshape(num_sequences, anchors, places, num_heads * width)

@@ -8,7 +8,7 @@ import pytest
 
 from outpace.drafters.layouts import open_trained
 from outpace.errors import WeightsError
-from outpace.models.trained import DrafterTarget
+from outpace.weights.trained import DrafterTarget
 from tests.published import (
     SPECULATORS,
     Arrays,

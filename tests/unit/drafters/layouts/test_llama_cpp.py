@@ -8,8 +8,8 @@ import pytest
 
 from outpace.drafters.layouts import open_trained
 from outpace.errors import WeightsError
-from outpace.models.trained import DrafterTarget
 from outpace.ops.formats import dequantise
+from outpace.weights.trained import DrafterTarget
 from tests.published import SPECULATORS, Arrays, gguf_entries, gguf_tensors, write_gguf
 
 

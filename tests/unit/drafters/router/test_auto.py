@@ -208,6 +208,26 @@ def test_a_drafter_that_costs_a_part_of_a_pass_for_each_node_is_asked_for_as_muc
         assert len(drafter.budgets) < 12
 
 
+class OnePass(Costly):
+    """A drafter whose nodes all come at once: asking takes as long for one as for many."""
+
+    is_one_pass = True
+
+    def propose(self, views: Any, budgets: Any) -> list[DraftTree]:
+        before = self.machine.now
+        trees = super().propose(views, budgets)
+        self.machine.now = before + self.seconds
+        return trees
+
+
+def test_a_drafter_whose_nodes_come_at_once_is_soon_asked_for_many() -> None:
+    machine = Machine(slope=0.03)
+    drafter = OnePass(machine, [*PROSE[0], *PROSE[1]], 0.3 * PLAIN)
+    run(machine, Auto([drafter], machine.experience(), machine.clock), [PROSE])
+    assert drafter.budgets[0] == 4
+    assert max(drafter.budgets[1:3]) > 4
+
+
 def test_what_one_request_taught_serves_the_next() -> None:
     machine = Machine()
     experience = settled(machine)

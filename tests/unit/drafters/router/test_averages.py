@@ -24,6 +24,16 @@ def test_two_numbers_of_items_tell_the_parts_of_a_cost(fixed: float, per_item: f
     assert cost.per_item == pytest.approx(per_item, abs=0.01)
 
 
+def test_a_flat_cost_is_fixed_until_two_numbers_of_items_say_otherwise() -> None:
+    cost = LinearCost(is_flat=True)
+    cost.learn(4, 0.8)
+    assert (cost.fixed, cost.per_item) == pytest.approx((0.8, 0.0))
+    for items in (4, 16, 4, 16):
+        cost.learn(items, 0.2 * items)
+    assert cost.per_item == pytest.approx(0.2, rel=0.05)
+    assert cost.fixed == pytest.approx(0.0, abs=0.1)
+
+
 def test_one_timing_of_a_busy_moment_counts_for_four_at_most() -> None:
     cost = LinearCost()
     for _ in range(20):

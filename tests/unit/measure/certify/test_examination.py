@@ -50,7 +50,13 @@ def test_a_true_engine_passes_and_its_controls_are_caught(certificate: Certifica
         "exact match, without drafts",
         "exact match",
         "rejection sampling",
+        "typical acceptance",
     ]
+    *kept, lossy = certificate.distribution
+    assert all(test.result.passed and not test.is_lossy for test in kept)
+    assert lossy.is_lossy
+    assert not lossy.result.passed  # measured, not judged
+    assert lossy.result.distance > 3 * max(test.result.distance for test in kept)
     assert all(run.tokens > 0 and run.identical for run in certificate.identity)
     for run in certificate.identity:
         assert (run.cached_tokens > 0) == (run.case.prefix == "cached")

@@ -103,6 +103,13 @@ def test_the_words_are_there_without_the_script() -> None:
     assert "lossless" in page
 
 
+def test_typical_acceptance_is_called_lossy_unless_the_text_is_greedy() -> None:
+    trace = small_story().as_dict(verification="typical", temperature=0.8)
+    assert "typical acceptance" in explain(trace)
+    assert "bit for bit" not in explain(trace)
+    assert "bit for bit" in explain({**trace, "temperature": 0.0})
+
+
 def test_rejection_sampling_is_not_promised_to_give_the_same_text() -> None:
     trace = small_story().as_dict(verification="rejection", temperature=0.8)
     assert "may differ from plain decoding" in explain(trace)

@@ -64,13 +64,12 @@ class Bench:
         self.shape, self.ops = shape, ops
         self.spec = KVSpec(1, shape.groups, shape.width, shape.kv, shape.block)
         one = ops.pack(raw_tensor("w", np.ones((32, 32), np.float32)))
-        norm = ops.vector(raw_tensor("n", np.ones(32, np.float32)))
         head = ops.vector(raw_tensor("h", np.linspace(0.5, 1.5, shape.width, dtype=np.float32)))
         rope = ops.rope(0.1 ** np.arange(shape.width // 2), 1.0, 1000)
-        sizes = (shape.heads, shape.groups, shape.width, 1e-5, shape.window)
-        self.layer = ops.layer(
-            DecoderLayer(0, norm, one, one, one, one, norm, one, one, one, rope, *sizes, q_norm=head)
-        )
+        matrices = dict.fromkeys(("wq", "wk", "wv", "wo", "gate", "up", "down"), one)
+        sizes = {"num_heads": shape.heads, "num_kv_heads": shape.groups, "head_width": shape.width}
+        layer = DecoderLayer(index=0, rope=rope, eps=1e-5, window=shape.window, q_norm=head, **matrices, **sizes)
+        self.layer = ops.layer(layer)
 
     def run(self, kv: object, pieces: Sequence[tuple[Segment, Sequence[int]]]) -> list[Floats]:
         """Return the attention of each segment's rows; a segment comes with the seeds of its rows' numbers."""

@@ -13,6 +13,8 @@ from outpace.types import KVSpec, Segment
 SPEC = KVSpec(num_layers=1, num_kv_heads=2, head_width=8, format="f32", block_size=4)
 HEADS = 4
 
+SCALE = 8**-0.5  # heads are 8 wide
+
 
 def filled(num_blocks: int, seed: int = 0) -> tuple[Storage, NDArray[Any], NDArray[Any]]:
     """Return a storage whose every slot is written, and its keys and values [slots, G, K]."""
@@ -86,7 +88,7 @@ def test_attention_is_the_softmax_over_what_a_token_sees(start: int, window: int
     storage, k, v = filled(40)
     plan = make_plan([Segment(range(40), start, [1, 2, 3, 4], parents=[-1, 0, -1])], 4)
     q = queries(4)
-    found = attend(q, 0, window, 0, storage, plan)
+    found = attend(q, 0, window, 0, SCALE, storage, plan)
     past = list(range(start + 1))  # the pending token's own slot is the last
     for row, slots in enumerate([past, [*past, start + 1], [*past, start + 1, start + 2], [*past, start + 3]]):
         seen = slots if window is None else slots[-window:]
@@ -96,9 +98,9 @@ def test_attention_is_the_softmax_over_what_a_token_sees(start: int, window: int
 def test_a_token_that_is_not_seen_cannot_spoil_the_sum_even_if_it_is_no_number() -> None:
     storage, _, _ = filled(2)
     plan = make_plan([Segment((0, 1), 2, [1, 2, 3], parents=[-1, -1])], 4)
-    before = attend(queries(3), 0, None, 0, storage, plan)
+    before = attend(queries(3), 0, None, 0, SCALE, storage, plan)
     storage.write(0, np.array([3]), np.full((1, 2, 8), np.nan, np.float32), np.full((1, 2, 8), np.nan, np.float32))
-    after = attend(queries(3), 0, None, 0, storage, plan)
+    after = attend(queries(3), 0, None, 0, SCALE, storage, plan)
     assert after[[0, 2]].tobytes() == before[[0, 2]].tobytes()
     assert np.isnan(after[1]).all()
 
@@ -106,9 +108,9 @@ def test_a_token_that_is_not_seen_cannot_spoil_the_sum_even_if_it_is_no_number()
 def test_reading_a_freed_block_is_our_own_bug() -> None:
     storage, _, _ = filled(2)
     plan = make_plan([Segment((-1, 0), 6, [1])], 4)
-    attend(queries(1), 0, 3, 0, storage, plan)  # it sees positions 4 to 6
+    attend(queries(1), 0, 3, 0, SCALE, storage, plan)  # it sees positions 4 to 6
     with pytest.raises(AssertionError, match="position 3 is inside the window but its block was freed"):
-        attend(queries(1), 0, 4, 0, storage, plan)
+        attend(queries(1), 0, 4, 0, SCALE, storage, plan)
 
 
 @pytest.mark.parametrize(("window", "lowest", "first"), [(None, 1, 1), (4, 1, 6), (20, 3, 3)])

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 import outpace
 from outpace import LanguageModel
 from outpace.drafters.eagle import EagleDrafter
+from outpace.errors import UsageError
 from outpace.models.eagle import Eagle
 from outpace.ops.sampling import SamplingBatch
 from outpace.train.batch import make_batch
-from outpace.train.build import fresh_network
+from outpace.train.build import build_network, fresh_network
 from outpace.train.corpus import Conversation
 from outpace.train.export import export, read_network
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
 from outpace.types import Segment
+from outpace.weights.trained import Entries
 from tests.eagle import head_logits
 from tests.training import tiny_lm, written_by
 
@@ -103,3 +105,10 @@ def test_a_guess_looks_at_nothing_that_comes_behind_it(target: EngineTarget, tex
         same = cut - own.num_prompt - depth  # the guess at depth + 1 after anchor i has been fed token i + depth
         assert torch.allclose(x[0, :same], y[0, :same], atol=1e-5)
         assert not torch.allclose(x[0, same : same + 1], y[0, same : same + 1], atol=1e-3)
+
+
+def test_a_network_of_another_form_is_not_continued(target: EngineTarget, text: list[Conversation]) -> None:
+    network = fresh_network("eagle", target, text, TrainSettings(steps=1))
+    entries = Entries(network.numbers() | {"norm_output": True}, "a.gguf")
+    with pytest.raises(UsageError, match=r"a\.gguf: is an eagle of another form"):
+        build_network("eagle", entries, network.state_dict(), target)

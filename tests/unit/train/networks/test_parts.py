@@ -31,21 +31,19 @@ def test_the_norm_is_that_of_the_ops() -> None:
 
 
 def test_attention_is_a_softmax_over_what_is_visible_and_ones_own() -> None:
-    """Against a loop over sequences, queries and heads; two query heads share each of two key heads."""
+    """Against a loop over sequences, anchors, places and heads; two query heads share each of two key heads."""
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    q, k, v = random(2, 3, 4, 5), random(2, 6, 2, 5), random(2, 6, 2, 5)
-    own = [(random(2, 3, 2, 5), random(2, 3, 2, 5)) for _ in range(2)]
+    q, k, v = random(2, 3, 2, 4, 5), random(2, 6, 2, 5), random(2, 6, 2, 5)
+    own_k, own_v = random(2, 3, 3, 2, 5), random(2, 3, 3, 2, 5)
     limits = torch.tensor([[0, 2, 5], [3, 3, 1]])
-    found = attend(q, k, v, torch.arange(6) <= limits[..., None], own)
-    for b in range(2):
-        for i in range(3):
-            for h in range(4):
-                end = int(limits[b, i]) + 1
-                keys = torch.stack([*k[b, :end, h // 2], *(key[b, i, h // 2] for key, _ in own)])
-                values = torch.stack([*v[b, :end, h // 2], *(value[b, i, h // 2] for _, value in own)])
-                expected = torch.softmax(keys @ q[b, i, h] / 5**0.5, 0) @ values
-                assert torch.allclose(found[b, i, 5 * h : 5 * h + 5], expected, atol=1e-5)
+    found = attend(q, k, v, torch.arange(6) <= limits[..., None], own_k, own_v)
+    for b, i, m, h in np.ndindex(2, 3, 2, 4):
+        end = int(limits[b, i]) + 1
+        keys = torch.cat([k[b, :end, h // 2], own_k[b, i, :, h // 2]])
+        values = torch.cat([v[b, :end, h // 2], own_v[b, i, :, h // 2]])
+        expected = torch.softmax(keys @ q[b, i, m, h] / 5**0.5, 0) @ values
+        assert torch.allclose(found[b, i, m, 5 * h : 5 * h + 5], expected, atol=1e-5)

@@ -157,7 +157,7 @@ AttentionTile AttendPass::prepare(const Tile& tile, Worker& worker) const {
     const PlanRow& row = plan_->rows[tile.first_row + r];
     worker.seen.push_back({heads_.first_seen(row.position), row.contiguous, row.last, plan_->paths.data() + row.path});
     const float* from = q_ + (tile.first_row + r) * row_width + tile.head * group * width;
-    row_kernels().attention.load_queries(*layout_, from, group, worker.q.data() + r * group * width);
+    row_kernels().attention.load_queries(*layout_, from, group, heads_.scale, worker.q.data() + r * group * width);
   }
   const PlanSegment& segment = plan_->segments[tile.segment];
   return {.layout = layout_,

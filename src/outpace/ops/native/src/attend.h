@@ -16,6 +16,7 @@ struct HeadShape {
   int64_t layer, num_heads, num_kv_heads, width;
   int64_t window;  // a token sees itself and window - 1 earlier positions; 0: all
   int64_t first;   // and none before this position
+  float scale;     // of the products of queries and keys
 
   int64_t group() const { return num_heads / num_kv_heads; }
   int64_t first_seen(int64_t position) const {

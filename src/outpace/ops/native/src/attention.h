@@ -48,8 +48,8 @@ constexpr int64_t attention_scratch(int64_t queries, int64_t num_draft) {
 }
 
 struct AttentionKernels {
-  // Divides `count` queries [K] by sqrt(K) and puts them into the form that `range` reads, K floats of room each.
-  void (*load_queries)(const KvLayout& layout, const float* q, int64_t count, float* to);
+  // Multiplies `count` queries [K] by `scale` and puts them into the form that `range` reads, K floats of room each.
+  void (*load_queries)(const KvLayout& layout, const float* q, int64_t count, float scale, float* to);
   // Computes the partials [queries][partial_stride] of positions [begin, begin + kRange).
   void (*range)(const AttentionTile& tile, int64_t begin, float* partials, float* scratch);
   // Merges the partials of a later range into `states`, query by query.

@@ -4,6 +4,7 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
+#include <cmath>
 #include <stdexcept>
 #include <string>
 
@@ -106,6 +107,14 @@ SegmentSpec read_segment(nb::handle segment) {
   return s;
 }
 
+Activation read_activation(nb::handle name) {
+  if (PyUnicode_Check(name.ptr()) && PyUnicode_CompareWithASCIIString(name.ptr(), "silu") == 0) return Activation::Silu;
+  if (PyUnicode_Check(name.ptr()) && PyUnicode_CompareWithASCIIString(name.ptr(), "gelu_tanh") == 0) {
+    return Activation::GeluTanh;
+  }
+  throw std::invalid_argument("activation must be 'silu' or 'gelu_tanh', got " + nb::cast<std::string>(nb::repr(name)));
+}
+
 std::shared_ptr<const Layer> read_layer(nb::handle layer) {
   auto l = std::make_shared<Layer>();
   const auto number = [&](const char* name) { return as_int(nb::getattr(layer, name), name, 0, 1 << 24); };
@@ -115,7 +124,12 @@ std::shared_ptr<const Layer> read_layer(nb::handle layer) {
               .num_kv_heads = number("num_kv_heads"),
               .width = number("head_width"),
               .window = window.is_none() ? 0 : as_int(window, "window", 1, INT32_MAX),
-              .first = number("first")};
+              .first = number("first"),
+              .scale = 0};
+  const nb::object scale = nb::getattr(layer, "scale");
+  l->heads.scale = static_cast<float>(scale.is_none() ? 1.0 / std::sqrt(static_cast<double>(l->heads.width))
+                                                      : as_double(scale, "scale"));
+  l->activation = read_activation(nb::getattr(layer, "activation"));
   l->eps = static_cast<float>(as_double(nb::getattr(layer, "eps"), "eps"));
   l->wq = needed<Matrix>(layer, "wq");
   l->wk = needed<Matrix>(layer, "wk");
@@ -124,8 +138,8 @@ std::shared_ptr<const Layer> read_layer(nb::handle layer) {
   l->gate = needed<Matrix>(layer, "gate");
   l->up = needed<Matrix>(layer, "up");
   l->down = needed<Matrix>(layer, "down");
-  l->attn_norm = needed<FloatVector>(layer, "attn_norm");
-  l->mlp_norm = needed<FloatVector>(layer, "mlp_norm");
+  l->attn_norm = handle_of<FloatVector>(layer, "attn_norm");
+  l->mlp_norm = handle_of<FloatVector>(layer, "mlp_norm");
   l->bq = handle_of<FloatVector>(layer, "bq");
   l->bk = handle_of<FloatVector>(layer, "bk");
   l->bv = handle_of<FloatVector>(layer, "bv");

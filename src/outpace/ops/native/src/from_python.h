@@ -16,6 +16,7 @@ namespace outpace {
 SegmentSpec read_segment(nanobind::handle segment);
 std::shared_ptr<const Layer> read_layer(nanobind::handle layer);
 std::shared_ptr<const Guesser> read_guesser(nanobind::handle layer, const HeadRows& head);
+Activation read_activation(nanobind::handle name);
 std::vector<int32_t> read_ints(nanobind::handle sequence, const char* what, int64_t minimum, int64_t maximum);
 
 // A SamplingBatch of Python's, field by field: None, or arrays whose types and shapes are checked here. Keeps them

@@ -222,6 +222,33 @@ Array silu(const Array& x) {
   return y;
 }
 
+Array scale_op(Context& context, const Array& x, double factor) {
+  Array y(x.rows(), x.cols());
+  context.compute([&](int threads, Workspace&) {
+    scale_rows(threads, x.data(), static_cast<float>(factor), y.data(), x.size());
+  });
+  return y;
+}
+
+Array soft_cap_op(Context& context, const Array& x, double cap) {
+  Array y(x.rows(), x.cols());
+  context.compute([&](int threads, Workspace&) {
+    soft_cap_rows(threads, x.data(), static_cast<float>(cap), y.data(), x.size());
+  });
+  return y;
+}
+
+Array gate_op(Context& context, const Array& gate, const Array& up, nb::handle activation) {
+  check(gate.rows() == up.rows() && gate.cols() == up.cols(),
+        "arrays of " + shape_of(gate) + " and " + shape_of(up) + " are no gate and what it lets through");
+  const Activation kind = read_activation(activation);
+  Array y(up.rows(), up.cols());
+  context.compute([&](int threads, Workspace&) {
+    gate_rows(threads, kind, gate.data(), up.data(), y.data(), y.size());
+  });
+  return y;
+}
+
 Array rms_norm(Context& context, const Array& x, const FloatVector& weight, double eps) {
   check(x.cols() == weight.size(),
         "a norm of " + std::to_string(weight.size()) + " numbers does not fit x, which is " + shape_of(x));
@@ -655,6 +682,9 @@ NB_MODULE(_native, m) {
       .def("kv_move", kv_move, "kv"_a, "sources"_a, "targets"_a)
       .def("embed", embed, "weight"_a, "plan"_a)
       .def("rms_norm", rms_norm, "x"_a, "weight"_a, "eps"_a)
+      .def("scale", scale_op, "x"_a, "factor"_a)
+      .def("soft_cap", soft_cap_op, "x"_a, "cap"_a)
+      .def("gate", gate_op, "gate"_a, "up"_a, "activation"_a)
       .def("linear", linear_op, "x"_a, "weight"_a, "bias"_a.none())
       .def("rope_store", rope_store_op, "q"_a, "k"_a, "v"_a, "layer"_a, "kv"_a, "plan"_a)
       .def("attend", attend_op, "q"_a, "layer"_a, "kv"_a, "plan"_a)

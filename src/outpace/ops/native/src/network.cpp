@@ -35,6 +35,15 @@ void rope_store_share(const Member& m, float* q, float* k, const float* v, const
   }
 }
 
+namespace {
+
+void activate(Activation activation, const float* gate, const float* up, float* y, int64_t n) {
+  const RowKernels& kernels = row_kernels();
+  (activation == Activation::Silu ? kernels.silu_mul : kernels.gelu_mul)(gate, up, y, n);
+}
+
+}  // namespace
+
 void gate_up_share(Member& m, const Operand& x, int64_t rows, const Layer& layer, float* gate, float* up) {
   const int64_t width = layer.gate->out, tiles = rows == 0 ? 0 : layer.gate->num_tiles();
   m.take_pieces(tiles, tiles_together(*layer.gate), [&](int64_t begin, int64_t end) {
@@ -43,7 +52,7 @@ void gate_up_share(Member& m, const Operand& x, int64_t rows, const Layer& layer
     const int64_t first = begin * kTileWidth, last = std::min(width, end * kTileWidth);
     for (int64_t r = 0; r < rows; ++r) {
       float* row = gate + r * width + first;
-      row_kernels().silu_mul(row, up + r * width + first, row, last - first);
+      activate(layer.activation, row, up + r * width + first, row, last - first);
     }
   });
 }
@@ -98,6 +107,7 @@ void check_layer(const Layer& layer) {
   expect(layer.wk->out == keys && layer.wk->in == width, "wk must be [num_kv_heads * head_width, width]");
   expect(layer.wv->out == keys && layer.wv->in == width, "wv must be [num_kv_heads * head_width, width]");
   expect(layer.wo->out == width && layer.wo->in == queries, "wo must be [width, num_heads * head_width]");
+  expect(layer.attn_norm != nullptr && layer.mlp_norm != nullptr, "a fused layer has norms before both its parts");
   expect(has_length(layer.attn_norm, width) && has_length(layer.mlp_norm, width), "norms must have the model's width");
   expect(has_length(layer.bq, queries) && has_length(layer.bk, keys) && has_length(layer.bv, keys),
          "biases must be as long as their projections are wide");
@@ -135,6 +145,27 @@ void silu_rows(const float* x, float* y, int64_t size) {
   const FloatMode mode;
   std::fill_n(y, size, 1.0f);
   row_kernels().silu_mul(x, y, y, size);
+}
+
+void scale_rows(int threads, const float* x, float factor, float* y, int64_t size) {
+  Pool::get().run(threads_for(threads, size), [&](Member& m) {
+    const auto [begin, end] = m.share(size);
+    row_kernels().scale(x + begin, factor, y + begin, end - begin);
+  });
+}
+
+void soft_cap_rows(int threads, const float* x, float cap, float* y, int64_t size) {
+  Pool::get().run(threads_for(threads, size), [&](Member& m) {
+    const auto [begin, end] = m.share(size);
+    row_kernels().soft_cap(x + begin, cap, y + begin, end - begin);
+  });
+}
+
+void gate_rows(int threads, Activation activation, const float* gate, const float* up, float* y, int64_t size) {
+  Pool::get().run(threads_for(threads, size), [&](Member& m) {
+    const auto [begin, end] = m.share(size);
+    activate(activation, gate + begin, up + begin, y + begin, end - begin);
+  });
 }
 
 void norm_rows(int threads, const float* x, const FloatVector& weight, float eps, float* y, int64_t rows) {

@@ -26,13 +26,15 @@ class FloatVector {
   std::vector<float> values_;
 };
 
+enum class Activation { Silu, GeluTanh };
+
 // What a Python DecoderLayer says, as handles that the layer keeps alive.
 struct Layer {
   HeadShape heads;
   float eps;
+  Activation activation;
   std::shared_ptr<const Matrix> wq, wk, wv, wo, gate, up, down;
-  std::shared_ptr<const FloatVector> attn_norm, mlp_norm;
-  std::shared_ptr<const FloatVector> bq, bk, bv, q_norm, k_norm;  // may be null
+  std::shared_ptr<const FloatVector> attn_norm, mlp_norm, bq, bk, bv, q_norm, k_norm;  // may be null
   std::shared_ptr<Rope> rope;
 
   int64_t width() const { return gate->in; }
@@ -58,6 +60,10 @@ struct Workspace {
 void add_rows(const float* a, const float* b, float* y, int64_t size);
 void silu_rows(const float* x, float* y, int64_t size);
 void norm_rows(int threads, const float* x, const FloatVector& weight, float eps, float* y, int64_t rows);
+void scale_rows(int threads, const float* x, float factor, float* y, int64_t size);
+void soft_cap_rows(int threads, const float* x, float cap, float* y, int64_t size);
+// y = activation(gate) * up.
+void gate_rows(int threads, Activation activation, const float* gate, const float* up, float* y, int64_t size);
 void embed_rows(int threads, const Matrix& weight, const Plan& plan, float* y);
 void linear(int threads, Workspace& w, const float* x, int64_t rows, const Matrix& weight, const FloatVector* bias,
             float* y);

@@ -39,8 +39,9 @@ class Rope {
       if (filled_ % kStretch == 0) add_stretch(filled_ / kStretch);
       for (int64_t i = 0; i < half(); ++i) {
         const double angle = static_cast<double>(filled_) * inv_freq_[i];
-        row(filled_)[i] = static_cast<float>(std::cos(angle) * scale_);
-        row(filled_)[half() + i] = static_cast<float>(std::sin(angle) * scale_);
+        const double scale = inv_freq_[i] == 0 ? 1.0 : scale_;  // a pair that does not turn is left alone
+        row(filled_)[i] = static_cast<float>(std::cos(angle) * scale);
+        row(filled_)[half() + i] = static_cast<float>(std::sin(angle) * scale);
       }
     }
   }

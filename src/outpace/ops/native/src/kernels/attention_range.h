@@ -235,8 +235,7 @@ class RangePass {
   const int64_t draft_stride_;
 };
 
-inline void load_queries(const KvLayout& layout, const float* q, int64_t count, float* to) {
-  const float scale = static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(layout.width)));
+inline void load_queries(const KvLayout& layout, const float* q, int64_t count, float scale, float* to) {
   const bool pairs = layout.format == KvFormat::BF16 && kPairs<KvFormat::BF16>;
   for (int64_t i = 0; i < count; ++i, q += layout.width, to += layout.width) {
     in_vectors(layout.width, [&](int64_t at, int64_t n) {

@@ -61,6 +61,27 @@ inline void silu_mul(const float* gate, const float* up, float* y, int64_t n) {
   });
 }
 
+// gelu(x) = x (1 + tanh(y)) / 2 = x / (1 + e^(-2y)) with y = sqrt(2 / pi) (x + 0.044715 x^3).
+inline void gelu_mul(const float* gate, const float* up, float* y, int64_t n) {
+  in_vectors(n, [&](int64_t at, int64_t count) {
+    const F32 g = load_some(gate + at, count);
+    const F32 twice = (g + g * g * g * 0.044715f) * 1.5957691216057308f;
+    store_some(y + at, g / (exp(-twice) + 1.0f) * load_some(up + at, count), count);
+  });
+}
+
+inline void scale(const float* x, float factor, float* y, int64_t n) {
+  in_vectors(n, [&](int64_t at, int64_t count) { store_some(y + at, load_some(x + at, count) * factor, count); });
+}
+
+// cap tanh(x / cap), with tanh(z) = 1 - 2 / (e^(2z) + 1).
+inline void soft_cap(const float* x, float cap, float* y, int64_t n) {
+  in_vectors(n, [&](int64_t at, int64_t count) {
+    const F32 z = load_some(x + at, count) / splat(cap);
+    store_some(y + at, (splat(1.0f) - splat(2.0f) / (exp(z + z) + 1.0f)) * cap, count);
+  });
+}
+
 inline void rotate(float* head, const float* cos, const float* sin, int64_t half) {
   in_vectors(half, [&](int64_t at, int64_t count) {
     const F32 a = load_some(head + at, count), b = load_some(head + half + at, count);

@@ -23,6 +23,12 @@ struct RowKernels {
   void (*add)(const float* a, const float* b, float* y, int64_t n);
   // y = gate * sigmoid(gate) * up, one row [n]. May be in place. Reference: ReferenceOps.gated_mlp.
   void (*silu_mul)(const float* gate, const float* up, float* y, int64_t n);
+  // y = gelu(gate) * up, in the tanh form, one row [n]. May be in place.
+  void (*gelu_mul)(const float* gate, const float* up, float* y, int64_t n);
+  // y = x * factor [n]. May be in place.
+  void (*scale)(const float* x, float factor, float* y, int64_t n);
+  // y = cap * tanh(x / cap) [n]. May be in place.
+  void (*soft_cap)(const float* x, float cap, float* y, int64_t n);
   // Turns the pairs (i, i + half) of a head [2 half] by the angles with these cosines and sines. Reference: _rotate.
   void (*rotate)(float* head, const float* cos, const float* sin, int64_t half);
 

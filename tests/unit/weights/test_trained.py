@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from outpace.errors import WeightsError
-from outpace.models.trained import Entries, check_shapes
+from outpace.weights.trained import Entries, check_shapes
 from tests.tiny import raw_tensor
 
 

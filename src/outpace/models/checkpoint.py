@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,28 +12,27 @@ from typing import Any
 
 import numpy as np
 
-from outpace.errors import UsageError, WeightsError
+from outpace.errors import WeightsError
+from outpace.models.architecture import architecture_of, normalise
+from outpace.models.config import Config
+from outpace.models.gguf import ROPE_FACTORS, choose, raw_config
+from outpace.models.select import Selected, select
 from outpace.types import RawTensor
-from outpace.weights import translate
-from outpace.weights.config import normalise
-from outpace.weights.files import open_regular, present, read_object
-from outpace.weights.gguf import MAGIC, part_names, read_gguf
-from outpace.weights.layout import select
-from outpace.weights.safetensors import read_folder
+from outpace.weights.gguf import GGUFFile, means_none
+from outpace.weights.model_file import FolderFiles, read_model
 from outpace.weights.values import shown
 
 _SAMPLES, _SAMPLE_BYTES = 4, 256
 _CHUNK = 1 << 20  # bytes that are compared at once
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-_USUAL_EOS = {"llama": 2, "mistral": 2}  # model type -> the end token of a folder that is silent about it
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model as it lies on disk: everything that `models` and `tokenizer` need, and nothing computed."""
+    """A model as it lies on disk: everything that a network and a tokenizer are built from, and nothing computed."""
 
     path: Path  # the GGUF file (its first part) or the Hugging Face folder
-    config: dict[str, Any]  # the keys that `weights/config.py` lists
+    config: Config  # the keys that `outpace.models.keys` lists, and its architecture's own
     tensors: Mapping[str, RawTensor]  # under Hugging Face names: exactly those that the config calls for
     gguf: Mapping[str, Any] | None  # a GGUF file's metadata (its tokenizer is in there); None for a folder
     eos_ids: frozenset[int]  # every token that config, generation config or GGUF (eos, eot, eom) names as an end
@@ -48,65 +46,32 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Reads headers only; tensors are mapped, and read when they are used. Raises UsageError for a path that is
     not a model, WeightsError for a model that is malformed or not supported.
     """
-    if path.is_dir():
-        return _open_folder(path) if present(path / "config.json") else _open_gguf(_only_gguf(path))
-    if not path.exists():
-        raise UsageError(f"{path}: no such file or folder: give a GGUF file or a Hugging Face folder")
-    if path.suffix == ".gguf" or _starts_like_gguf(path):
-        return _open_gguf(path)
-    if (path.parent / "config.json").is_file():
-        raise UsageError(f"{path}: is one file of a Hugging Face folder: give the folder, {path.parent}")
-    raise UsageError(f"{path}: is not a GGUF file: give one, or a Hugging Face folder")
+    files = read_model(path)
+    return _from_gguf(files) if isinstance(files, GGUFFile) else _from_folder(files)
 
 
-def _only_gguf(folder: Path) -> Path:
-    names = sorted(path.name for path in folder.glob("*.gguf"))
-    if not names:
-        raise UsageError(f"{folder}: holds neither a config.json nor a GGUF file: give a model's folder")
-    if len(names) > 1 and part_names(names[0]) != names:
-        raise UsageError(f"{folder}: holds {len(names)} GGUF files: name one of {', '.join(names)}")
-    return folder / names[0]
+def _from_gguf(file: GGUFFile) -> Checkpoint:
+    where = str(file.path)
+    raw, names = raw_config(file, choose(file))
+    config = normalise(raw, where, names)
+    found = {name: tensor for name, tensor in file.tensors.items() if name != ROPE_FACTORS}
+    tensors = select(found, config, "gguf", where)
+    return _checkpoint(file.path, config, tensors, file.metadata, _gguf_ends(file.metadata, config["vocab_size"]))
 
 
-def _starts_like_gguf(path: Path) -> bool:
-    try:
-        with os.fdopen(open_regular(path), "rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except (OSError, WeightsError) as error:
-        raise UsageError(f"{error}: give a GGUF file, or a Hugging Face folder") from None
-
-
-def _open_gguf(path: Path) -> Checkpoint:
-    file = read_gguf(path)
-    raw, names = translate.raw_config(file)
-    config = normalise(raw, str(path), names)
-    found = {name: tensor for name, tensor in file.tensors.items() if name != translate.ROPE_FACTORS}
-    tensors = select(found, config, "gguf", str(path))
-    permuted = file.metadata["general.architecture"] == "llama"
-    return _checkpoint(
-        file.path,
-        config,
-        translate.RotateHalf(tensors, config) if permuted else tensors,
-        gguf=file.metadata,
-        eos=translate.eos_ids(file.metadata, config["vocab_size"]),
-        stored=tensors,
-    )
-
-
-def _open_folder(folder: Path) -> Checkpoint:
-    raw = read_object(folder / "config.json")
-    config = normalise(raw, str(folder / "config.json"))
+def _from_folder(files: FolderFiles) -> Checkpoint:
+    config = normalise(files.config, str(files.path / "config.json"))
     found = {
         name: tensor
-        for name, tensor in read_folder(folder).items()
+        for name, tensor in files.tensors().items()
         if not name.endswith(".rotary_emb.inv_freq")  # old folders hold what theta says
     }
     if config["tie_word_embeddings"] and _HEAD in found:
-        config["tie_word_embeddings"] = _is_tied(found, folder)
+        config["tie_word_embeddings"] = _is_tied(found, files.path)
         if config["tie_word_embeddings"]:
             del found[_HEAD]
-    tensors = select(found, config, "folder", str(folder))
-    return _checkpoint(folder, config, tensors, gguf=None, eos=_stated_ends(folder, raw, config), stored=tensors)
+    tensors = select(found, config, "folder", str(files.path))
+    return _checkpoint(files.path, config, tensors, None, _folder_ends(files, config))
 
 
 def _is_tied(found: Mapping[str, RawTensor], folder: Path) -> bool:
@@ -128,36 +93,38 @@ def _is_tied(found: Mapping[str, RawTensor], folder: Path) -> bool:
     return False
 
 
-def _stated_ends(folder: Path, raw: Mapping[str, Any], config: Mapping[str, Any]) -> list[Any]:
-    """Return what config.json and generation_config.json name as end tokens.
-
-    Where there is no generation config and the config has no such key, null included, the model type's usual one.
-    """
-    generation = folder / "generation_config.json"
-    has_own = present(generation)
-    usual = None if has_own else _USUAL_EOS.get(config["model_type"])
-    ends = [raw.get("eos_token_id", usual if usual is None or usual < config["vocab_size"] else None)]
-    return [*ends, read_object(generation).get("eos_token_id")] if has_own else ends
-
-
 def _checkpoint(
-    path: Path,
-    config: dict[str, Any],
-    tensors: Mapping[str, RawTensor],
-    *,
-    gguf: Mapping[str, Any] | None,
-    eos: Iterable[Any],
-    stored: Mapping[str, RawTensor],
+    path: Path, config: Config, tensors: Selected, gguf: Mapping[str, Any] | None, ends: Iterable[Any]
 ) -> Checkpoint:
     return Checkpoint(
         path,
         config,
         tensors,
         gguf,
-        _eos_ids(eos, config["vocab_size"], path),
-        _fingerprint(config, stored),
-        sum(tensor.data.nbytes for tensor in stored.values()),
+        _eos_ids(ends, config["vocab_size"], path),
+        _fingerprint(config, tensors.stored),
+        sum(tensor.data.nbytes for tensor in tensors.stored.values()),
     )
+
+
+def _gguf_ends(metadata: Mapping[str, Any], vocab_size: int) -> list[Any]:
+    """Return what the file names as ends: of text, of turn, of message; what means "none" is left out."""
+    tokens = metadata.get("tokenizer.ggml.tokens", ())
+    sizes = {vocab_size, len(tokens) if isinstance(tokens, list) else vocab_size}
+    keys = (f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom"))
+    stated = [metadata[key] for key in keys if key in metadata]
+    return [value for value in stated if not any(means_none(value, size) for size in sizes)]
+
+
+def _folder_ends(files: FolderFiles, config: Config) -> list[Any]:
+    """Return what config.json and generation_config.json name as end tokens.
+
+    Where there is no generation config and the config has no such key, null included, the architecture's usual one.
+    """
+    if files.generation is not None:
+        return [files.config.get("eos_token_id"), files.generation.get("eos_token_id")]
+    usual = architecture_of(config).usual_eos
+    return [files.config.get("eos_token_id", usual if usual is None or usual < config["vocab_size"] else None)]
 
 
 def _eos_ids(stated: Iterable[Any], vocab_size: int, path: Path) -> frozenset[int]:
@@ -171,7 +138,7 @@ def _eos_ids(stated: Iterable[Any], vocab_size: int, path: Path) -> frozenset[in
     return frozenset(ids)
 
 
-def _fingerprint(config: Mapping[str, Any], tensors: Mapping[str, RawTensor]) -> bytes:
+def _fingerprint(config: Config, tensors: Mapping[str, RawTensor]) -> bytes:
     """Return 32 bytes that tell models apart: SHA-256 over config, names, formats, and samples of every tensor.
 
     Reading all bytes would take seconds for a large model, and a file's time says nothing of its content. So

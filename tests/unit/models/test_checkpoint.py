@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from outpace.errors import UsageError, WeightsError
+from outpace.errors import WeightsError
+from outpace.models import open_checkpoint
 from outpace.types import RawTensor
-from outpace.weights import open_checkpoint
 from tests.unit.weights.tiny import CONFIG, tensors_of, write_folder, write_gguf, write_safetensors
 
 
@@ -108,7 +108,7 @@ def test_an_output_matrix_of_a_wrong_shape_is_an_error_and_not_left_out(tmp_path
         open_checkpoint(tied_folder(tmp_path / "a", np.zeros((80, 32), np.float32)))
 
 
-# -- ends, fingerprints, paths -------------------------------------------------------------------
+# -- ends, fingerprints -------------------------------------------------------------------
 
 
 def test_end_tokens_are_the_union_of_what_the_files_name(tmp_path: Path) -> None:
@@ -158,6 +158,15 @@ def test_an_end_token_that_is_absent_is_the_usual_one_and_null_is_none(
     assert open_checkpoint(folder).eos_ids == ends
 
 
+def test_end_tokens_of_a_gguf_file_are_checked_by_the_reader_of_all_files(tmp_path: Path) -> None:
+    named = {f"tokenizer.ggml.{kind}_token_id": token for kind, token in (("eos", 2), ("eot", 7), ("eom", 0xFFFFFFFF))}
+    assert open_checkpoint(write_gguf(tmp_path / "a.gguf", metadata=named)).eos_ids == {2, 7}
+    none = open_checkpoint(write_gguf(tmp_path / "b.gguf", metadata={"tokenizer.ggml.eos_token_id": None}))
+    assert none.eos_ids == frozenset()
+    with pytest.raises(WeightsError, match="an end token must be an id"):
+        open_checkpoint(write_gguf(tmp_path / "c.gguf", metadata={"tokenizer.ggml.eos_token_id": "2"}))
+
+
 def test_a_fingerprint_follows_the_content_alone(tmp_path: Path) -> None:
     first = open_checkpoint(write_folder(tmp_path / "a", CONFIG)).fingerprint
     copy = open_checkpoint(shutil.copytree(tmp_path / "a", tmp_path / "copy")).fingerprint
@@ -166,32 +175,6 @@ def test_a_fingerprint_follows_the_content_alone(tmp_path: Path) -> None:
     tensors["model.layers.1.mlp.down_proj.weight"][-8:] *= 2  # samples reach to the last byte
     assert open_checkpoint(write_folder(tmp_path / "b", CONFIG, tensors)).fingerprint != first
     assert open_checkpoint(write_folder(tmp_path / "c", CONFIG | {"rope_theta": 7.0})).fingerprint != first
-
-
-def test_a_folder_with_one_gguf_file_is_that_file(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "a.gguf")
-    assert open_checkpoint(tmp_path).path == path
-    write_gguf(tmp_path / "b.gguf")
-    with pytest.raises(UsageError, match=r"holds 2 GGUF files: name one of a\.gguf, b\.gguf"):
-        open_checkpoint(tmp_path)
-
-
-def test_a_gguf_file_is_known_by_its_content_too(tmp_path: Path) -> None:
-    blob = write_gguf(tmp_path / "a.gguf").rename(tmp_path / "sha256-1234")
-    assert open_checkpoint(blob).path == blob
-
-
-def test_a_path_that_is_no_model_is_an_error_with_a_cure(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such file or folder"):
-        open_checkpoint(tmp_path / "missing")
-    with pytest.raises(UsageError, match=r"holds neither a config\.json nor a GGUF file"):
-        open_checkpoint(tmp_path)
-    (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UsageError, match="is not a GGUF file"):
-        open_checkpoint(tmp_path / "notes.txt")
-    folder = write_folder(tmp_path / "a", CONFIG)
-    with pytest.raises(UsageError, match="is one file of a Hugging Face folder: give the folder"):
-        open_checkpoint(folder / "model.safetensors")
 
 
 ANYTHING = st.recursive(

@@ -1,20 +1,17 @@
-"""Say in Hugging Face words what a GGUF file says: its config, its end tokens, its order of Q and K rows."""
+"""Say in Hugging Face words what a GGUF file's metadata say of its network."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from outpace.errors import WeightsError
-from outpace.types import RawTensor
-from outpace.weights.gguf import GGUFFile, means_none
+from outpace.models.architecture import Architecture, architectures
+from outpace.models.config import Config
+from outpace.weights.gguf import GGUFFile
 from outpace.weights.values import shown
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")  # Mistral's are "llama" here
 ROPE_FACTORS = "rope_freqs.weight"
 _MOST_FACTORS = 1 << 11
 
@@ -28,72 +25,84 @@ _KEYS = {  # our key -> metadata key, after the architecture
     "max_position_embeddings": "context_length",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
-    "sliding_window": "attention.sliding_window",
     "vocab_size": "vocab_size",
 }
-_OPTIONAL = {"num_key_value_heads", "head_dim", "rope_theta", "sliding_window", "vocab_size"}
+_OPTIONAL = {"num_key_value_heads", "head_dim", "rope_theta", "vocab_size"}
+_ROTARY_WIDTH = "partial_rotary_factor"  # ours is relative to the head's width, in metadata it is absolute
+# What changes a network, unless it is 0: refused where its architecture does not read it.
+_CHANGING = (
+    *("attention.sliding_window", "attention.scale", "attention.temperature_scale", "attn_logit_softcapping"),
+    *("final_logit_softcapping", "embedding_scale", "residual_scale", "logit_scale", "expert_count"),
+)
 _SCALING = "rope.scaling."
 _YARN_KEYS = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
 _SCALING_KEYS = {"type", "factor", "attn_factor", "original_context_length", "finetuned", *_YARN_KEYS}
-_HEADS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 
 
-def raw_config(file: GGUFFile) -> tuple[dict[str, Any], dict[str, str]]:
+def choose(file: GGUFFile) -> Architecture:
+    """Return the architecture of a file; WeightsError if there is no code for it."""
+    name = file.metadata.get("general.architecture")
+    of_name = [architecture for architecture in architectures().values() if architecture.gguf == name]
+    if not of_name:
+        supported = ", ".join(sorted({architecture.gguf for architecture in architectures().values()}))
+        raise WeightsError(f"{file.path}: general.architecture is {shown(name)}, supported are {supported}")
+    # The one whose mark is there, and not 0, else the one that needs none.
+    marked = [a for a in of_name if a.gguf_mark and file.metadata.get(f"{name}.{a.gguf_mark}", 0) != 0]
+    return (marked or [a for a in of_name if a.gguf_mark is None])[0]
+
+
+def raw_config(file: GGUFFile, architecture: Architecture) -> tuple[Config, dict[str, str]]:
     """Return the config in Hugging Face keys, not yet checked, and what the file calls these keys."""
-    arch = file.metadata.get("general.architecture")
-    if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise WeightsError(
-            f"{file.path}: general.architecture is {shown(arch)}, supported are {', '.join(ARCHITECTURES)} "
-            "(Mistral: llama)"
-        )
-    names = {ours: f"metadata {arch}.{theirs}" for ours, theirs in _KEYS.items()}
-    given = {ours: file.metadata[key] for ours, theirs in _KEYS.items() if (key := f"{arch}.{theirs}") in file.metadata}
+    arch, keys = architecture.gguf, _KEYS | dict(architecture.gguf_keys)
+    names = {ours: f"metadata {arch}.{theirs}" for ours, theirs in keys.items()}
+    given = {ours: file.metadata[key] for ours, theirs in keys.items() if (key := f"{arch}.{theirs}") in file.metadata}
     if missing := [names[ours] for ours in _KEYS if ours not in given and ours not in _OPTIONAL]:
         raise WeightsError(f"{file.path}: {missing[0]} is missing: convert the model again")
-    raw: dict[str, Any] = _derived(given) | given
+    raw: Config = _derived(given) | given
     if "vocab_size" not in raw and "token_embd.weight" in file.tensors:
         raw["vocab_size"] = file.tensors["token_embd.weight"].shape[0]
-    if raw.get("sliding_window") == 0:  # no window
-        del raw["sliding_window"]
     raw |= {
-        "model_type": "mistral" if arch == "llama" and "sliding_window" in raw else arch,
+        "model_type": architecture.model_type,
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "rope_scaling": _rope_scaling(file, arch),
     }
-    _refuse_unsupported(file, arch, raw)
+    _refuse_unsupported(file, arch, keys, raw)
+    if _ROTARY_WIDTH in raw:
+        raw[_ROTARY_WIDTH] = _rotary_factor(file, names[_ROTARY_WIDTH], raw)
+    if architecture.gguf_config:
+        raw = architecture.gguf_config(file.metadata, raw)
     return raw, names | {"rope_scaling": f"metadata {arch}.{_SCALING}*"}
 
 
-def _derived(given: Mapping[str, Any]) -> dict[str, Any]:
+def _derived(given: Mapping[str, Any]) -> Config:
     """Return what a silent file means: as many key/value heads as heads, which share the width."""
     heads, hidden = given["num_attention_heads"], given["hidden_size"]
     divides = type(heads) is int and type(hidden) is int and heads > 0 and hidden % heads == 0
     return {"num_key_value_heads": heads} | ({"head_dim": hidden // heads} if divides else {})
 
 
-def eos_ids(metadata: Mapping[str, Any], vocab_size: int) -> list[Any]:
-    """Return what the file names as ends: of text, of turn, of message; what means "none" is left out."""
-    tokens = metadata.get("tokenizer.ggml.tokens", ())
-    sizes = {vocab_size, len(tokens) if isinstance(tokens, list) else vocab_size}
-    keys = (f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom"))
-    stated = [metadata[key] for key in keys if key in metadata]
-    return [value for value in stated if not any(means_none(value, size) for size in sizes)]
-
-
-def _refuse_unsupported(file: GGUFFile, arch: str, raw: Mapping[str, Any]) -> None:
-    if arch != "llama" and "sliding_window" in raw:
-        raise WeightsError(f"{file.path}: metadata {arch}.{_KEYS['sliding_window']} is not supported for {arch}")
-    if experts := file.metadata.get(f"{arch}.expert_count"):
-        raise WeightsError(f"{file.path}: metadata {arch}.expert_count is {shown(experts)}: no mixtures of experts yet")
+def _refuse_unsupported(file: GGUFFile, arch: str, keys: Mapping[str, str], raw: Config) -> None:
+    read = set(keys.values())
+    for key in _CHANGING:
+        if key not in read and (found := file.metadata.get(f"{arch}.{key}", 0)) != 0:
+            raise WeightsError(f"{file.path}: metadata {arch}.{key} is {shown(found)}, not supported for {arch}")
     width = raw.get("head_dim")
-    for key in ("rope.dimension_count", "attention.value_length"):
+    for key in {"rope.dimension_count", "attention.value_length"} - read:
         if (found := file.metadata.get(f"{arch}.{key}", width)) != width:
             raise WeightsError(
                 f"{file.path}: metadata {arch}.{key} is {shown(found)}, must be the head's width, {width}"
             )
 
 
-def _rope_scaling(file: GGUFFile, arch: str) -> dict[str, Any] | None:
+def _rotary_factor(file: GGUFFile, name: str, raw: Config) -> float:
+    """Return which part of a head turns."""
+    count, width = raw[_ROTARY_WIDTH], raw.get("head_dim")
+    if type(count) is not int or type(width) is not int or not 0 < count <= width:
+        raise WeightsError(f"{file.path}: {name} is {shown(count)}, must be at most the head's width, {shown(width)}")
+    return count / width
+
+
+def _rope_scaling(file: GGUFFile, arch: str) -> Config | None:
     prefix = f"{arch}.{_SCALING}"
     given = {key.removeprefix(prefix): v for key, v in file.metadata.items() if key.startswith(prefix)}
     kind = given.get("type", "none")
@@ -111,7 +120,7 @@ def _rope_scaling(file: GGUFFile, arch: str) -> dict[str, Any] | None:
     return scaling if kind == "linear" else scaling | _yarn(given)
 
 
-def _yarn(given: Mapping[str, Any]) -> dict[str, Any]:
+def _yarn(given: Mapping[str, Any]) -> Config:
     # `transformers` names the whole attention factor, GGUF what YaRN's own, 0.1 ln(factor) + 1, is multiplied by.
     names = _YARN_KEYS | {"original_context_length": "original_max_position_embeddings"}
     result = {ours: given[theirs] for theirs, ours in names.items() if theirs in given}
@@ -131,29 +140,3 @@ def _rope_factors(file: GGUFFile) -> list[float]:
         )
     factors: list[float] = tensor.data[0].view("<f4").tolist()
     return factors
-
-
-class RotateHalf(Mapping[str, RawTensor]):
-    """The tensors of a GGUF `llama`, with the rows of Q and K in Hugging Face order.
-
-    There, row i of a head is paired with row i + K/2; in the file, rows 2i and 2i + 1 are neighbours. Rows are
-    moved as stored bytes, when a tensor is asked for: nothing is converted, and nothing is kept twice.
-    """
-
-    def __init__(self, tensors: Mapping[str, RawTensor], config: Mapping[str, Any]) -> None:
-        self._tensors = tensors
-        self._heads = {f".self_attn.{name}.weight": config[heads] for name, heads in _HEADS.items()}
-
-    def __getitem__(self, name: str) -> RawTensor:
-        tensor = self._tensors[name]
-        for suffix, heads in self._heads.items():
-            if name.endswith(suffix):
-                pairs = tensor.data.reshape(heads, -1, 2, tensor.data.shape[1])
-                return replace(tensor, data=np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(tensor.data.shape))
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)

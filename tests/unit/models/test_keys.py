@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from outpace.errors import WeightsError
-from outpace.weights.config import normalise
+from outpace.models import normalise
 from tests.unit.weights.tiny import CONFIG
 
 LLAMA3 = {
@@ -125,7 +125,7 @@ def test_a_size_that_is_no_sensible_integer_is_an_error_that_names_it(key: str, 
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"mlp_bias": True}, "mlp_bias is True"),
-        ({"attention_bias": True}, "attention_bias is true, which is not supported for llama"),
+        ({"attention_bias": True}, "attention_bias is True, only False is supported"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"model_type": "mistral", "sliding_window": 0}, "sliding_window must be an integer"),

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from outpace.errors import WeightsError
+from outpace.models import open_checkpoint
 from outpace.types import RawTensor
-from outpace.weights import open_checkpoint
-from outpace.weights.translate import RotateHalf, eos_ids
 from tests.unit.weights.tiny import CONFIG, tensors_of, write_gguf
 
 
@@ -19,17 +18,6 @@ def values(tensor: RawTensor) -> np.ndarray[Any, Any]:
 
 def gguf_tensors(**changes: Any) -> dict[str, np.ndarray[Any, Any]]:
     return tensors_of(CONFIG | changes, names="gguf")
-
-
-def test_rows_of_q_and_k_are_moved_as_stored_bytes_when_asked_for() -> None:
-    data = np.arange(16, dtype=np.uint8).reshape(8, 2)  # two heads of width 4
-    name = "model.layers.0.self_attn.q_proj.weight"
-    config = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    tensors = RotateHalf({name: RawTensor(name, data, "Q8_0", (8, 64))}, config)
-    # In the file, pairs are neighbours: rows 0, 1 of a head belong together; here rows 0, 2 do.
-    assert tensors[name].data.tolist() == data[[0, 2, 1, 3, 4, 6, 5, 7]].tolist()
-    assert (tensors[name].format, tensors[name].shape) == ("Q8_0", (8, 64))
-    assert len(tensors) == 1
 
 
 @pytest.mark.parametrize("arch", ["qwen2", "qwen3"])
@@ -91,7 +79,7 @@ def test_rope_factors_become_a_scaling_and_no_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"general.architecture": "gemma"}, "general.architecture is 'gemma', supported are llama, qwen2, qwen3"),
+        ({"general.architecture": "gemma"}, "general.architecture is 'gemma', supported are "),
         ({"llama.embedding_length": None}, "metadata llama.embedding_length is missing"),
         ({"llama.embedding_length": 1 << 30}, "metadata llama.embedding_length must be an integer in"),
         ({"llama.embedding_length": -64}, "metadata llama.embedding_length must be an integer in"),
@@ -148,13 +136,5 @@ def test_tensors_that_would_be_ignored_or_misread_are_refused(
 
 def test_windows_of_qwen_files_are_refused(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "a.gguf", "qwen2", {"qwen2.attention.sliding_window": 32})
-    with pytest.raises(WeightsError, match=r"qwen2\.attention\.sliding_window is not supported"):
+    with pytest.raises(WeightsError, match=r"qwen2\.attention\.sliding_window is 32, not supported for qwen2"):
         open_checkpoint(path)
-
-
-def test_end_tokens_are_all_that_are_named_and_what_means_none_is_left_out() -> None:
-    named = {f"tokenizer.ggml.{kind}_token_id": token for kind, token in (("eos", 2), ("eot", 7), ("eom", 0xFFFFFFFF))}
-    assert eos_ids(named, 80) == [2, 7]
-    assert eos_ids({}, 80) == []
-    wrong = {"tokenizer.ggml.eos_token_id": "2"}
-    assert eos_ids(wrong, 80) == ["2"], "whether it is an id is for the reader of all files to say"

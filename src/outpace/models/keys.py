@@ -1,8 +1,8 @@
-"""Check a model's description, and write it in one form: the keys of a Hugging Face config.json.
+"""Read a model's description: what the keys of a config.json may say, in parts that architectures choose from.
 
-Whatever the source says or leaves out, the result has exactly these keys:
+Whatever the source says or leaves out, a checked config has these keys, and those that its architecture adds:
 
-    model_type               "llama", "mistral", "qwen2" or "qwen3"
+    model_type               names the architecture
     vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
     num_key_value_heads, head_dim, max_position_embeddings        positive integers that fit each other
     rms_norm_eps, rope_theta positive floats
@@ -10,38 +10,21 @@ Whatever the source says or leaves out, the result has exactly these keys:
     sliding_window           None, or how many positions a token of a "sliding_attention" layer sees
     layer_types              per layer "full_attention" or "sliding_attention"
     tie_word_embeddings      whether the embedding is the output matrix too
-    attention_bias           whether q, k and v (never o) have biases
 
 Rope scalings hold what `transformers` defines for them; "factors" is GGUF's form of llama3: the inverse
 frequency of pair i is divided by factors[i], for i in [0, head_dim / 2).
 
 A key that is absent means what the configuration classes of `transformers` say it does, and null what the network
-there makes of None (`_ABSENT`, and the arguments below); where it can make nothing of it, it is refused.
+there makes of None (the arguments below); where it can make nothing of it, it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from outpace.models.config import Config
 from outpace.weights.values import Values, is_positive, shown
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-
-# Options that change the network in ways that Outpace has no code for: key -> the only value it may have, and
-# whether null is as good.
-_ONLY: dict[str, tuple[Any, bool]] = {
-    "hidden_act": ("silu", False),
-    "mlp_bias": (False, True),
-    "partial_rotary_factor": (1.0, False),
-    "quantization_config": (None, True),
-}
-_ABSENT: dict[str, dict[str, int]] = {  # model type -> key -> the value of an absent key
-    "llama": {"max_position_embeddings": 2048},
-    "mistral": {"max_position_embeddings": 131072, "num_key_value_heads": 8},
-    "qwen2": {"max_position_embeddings": 32768, "num_key_value_heads": 32},
-    "qwen3": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128},
-}
 _YARN_OPTIONS = ("original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow")
 _ROPE_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # type -> keys it needs, keys it may have
     "default": ((), ()),
@@ -54,61 +37,51 @@ _RAMPS = {  # type -> the two bounds of its ramp with their defaults, the lower 
     "llama3": (("low_freq_factor", 1.0), ("high_freq_factor", 4.0)),
     "yarn": (("beta_slow", 1.0), ("beta_fast", 32.0)),
 }
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-def normalise(raw: Mapping[str, Any], where: str, names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return the checked config. `where` is the file; `names` tells what it calls our keys, for errors.
+def decoder(
+    source: Values,
+    *,
+    context: int,
+    kv_heads: int | None = None,
+    head_width: int | None = None,
+    null_head_width: bool = True,
+    eps: float = 1e-6,
+    theta: float = 10000.0,
+    tied: bool = False,
+    activation: str = "silu",
+) -> Config:
+    """Return what every decoder's config says; the arguments are the values of absent keys.
 
-    Raises WeightsError for what is missing, of the wrong type, absurd, inconsistent or not supported.
+    kv_heads and head_width: None for as many as heads, and an equal share of the width. null_head_width: whether null
+    means such a share too; else it is refused. activation: the only one supported.
     """
-    source = Values(raw, where, names or {})
-    model_type = raw.get("model_type")
-    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
-        raise source.error("model_type", f"is {shown(model_type)}, supported are {', '.join(MODEL_TYPES)}")
-    _refuse_unsupported(source, model_type)
-    theta, scaling = _rope(source)
+    source.only("hidden_act", activation)
+    rope_theta, scaling = _rope(source, theta)
     return {
-        "model_type": model_type,
         "vocab_size": source.count("vocab_size", 1 << 24),
-        "max_position_embeddings": source.count(
-            "max_position_embeddings", 1 << 31, absent=_ABSENT[model_type]["max_position_embeddings"]
-        ),
-        "rms_norm_eps": source.number("rms_norm_eps", 1.0, absent=1e-6),
-        "rope_theta": theta,
+        "max_position_embeddings": source.count("max_position_embeddings", 1 << 31, absent=context),
+        "rms_norm_eps": source.number("rms_norm_eps", 1.0, absent=eps),
+        "rope_theta": rope_theta,
         "rope_scaling": scaling,
-        "tie_word_embeddings": source.flag("tie_word_embeddings", absent=False, null=False),
-        "attention_bias": model_type == "qwen2",  # its config.json does not say so: it always has them
-        **_sizes(source, model_type, scaling),
-        **_windows(source, model_type),
+        "tie_word_embeddings": source.flag("tie_word_embeddings", absent=tied, null=False),
+        **_sizes(source, kv_heads, head_width, null_head_width, scaling),
     }
 
 
-def _refuse_unsupported(source: Values, model_type: str) -> None:
-    for key, (allowed, may_be_null) in _ONLY.items():
-        value = source.raw.get(key, allowed)
-        if not (value is None if may_be_null and value is None else _same(value, allowed)):
-            raise source.error(key, f"is {shown(value)}, only {allowed!r} is supported")
-    if model_type != "qwen2" and source.flag("attention_bias", absent=False, null=False):
-        raise source.error("attention_bias", f"is true, which is not supported for {model_type}")
-
-
-def _same(value: Any, allowed: Any) -> bool:
-    number = isinstance(allowed, float) and type(value) in (int, float)
-    return (number or type(value) is type(allowed)) and bool(value == allowed)
-
-
-def _sizes(source: Values, model_type: str, scaling: Mapping[str, Any] | None) -> dict[str, int]:
-    absent = _ABSENT[model_type]
+def _sizes(
+    source: Values, usual_kv_heads: int | None, usual_width: int | None, null_width: bool, scaling: Config | None
+) -> Config:
     hidden = source.count("hidden_size", 1 << 17)
     heads = source.count("num_attention_heads", 1 << 12)
-    kv_heads = source.count("num_key_value_heads", 1 << 12, absent=absent.get("num_key_value_heads", heads), null=heads)
+    kv_heads = source.count("num_key_value_heads", 1 << 12, absent=usual_kv_heads or heads, null=heads)
     if heads % kv_heads:
         raise source.error("num_attention_heads", f"is {heads}, must be a multiple of the {kv_heads} key/value heads")
     if not source.is_given("head_dim") and hidden % heads:
         raise source.error("hidden_size", f"is {hidden}, must be a multiple of the {heads} heads, or head_dim given")
     share = max(hidden // heads, 1)
-    null = None if model_type.startswith("qwen") else share
-    width = source.count("head_dim", 1 << 12, absent=absent.get("head_dim", share), null=null)
+    width = source.count("head_dim", 1 << 12, absent=usual_width or share, null=share if null_width else None)
     if width % 2:
         raise source.error("head_dim", f"is {width}, must be even: rotary embeddings turn pairs")
     if scaling and scaling["rope_type"] == "factors" and len(scaling["factors"]) != width // 2:
@@ -123,38 +96,56 @@ def _sizes(source: Values, model_type: str, scaling: Mapping[str, Any] | None) -
     }
 
 
-def _windows(source: Values, model_type: str) -> dict[str, Any]:
-    """Return the window and which layers it holds for, by each model type's own rule."""
+def biased(source: Values, key: str) -> bool:
+    """Return whether a key switches biases on: absent and null do not."""
+    return source.flag(key, absent=False, null=False)
+
+
+def no_windows(source: Values) -> Config:
+    """Return the layers of a network without windows."""
+    return _layers([FULL] * source.count("num_hidden_layers", 1 << 10), None)
+
+
+def one_window(source: Values) -> Config:
+    """Return the layers of a network whose layers all have one window; null: none has."""
     num_layers = source.count("num_hidden_layers", 1 << 10)
-    first = 0  # the first layer with a window
-    window: int | None = None
-    switched_on = model_type == "mistral" or (
-        model_type in ("qwen2", "qwen3") and source.flag("use_sliding_window", absent=False, null=False)
-    )
-    if switched_on and not source.is_null("sliding_window"):  # null: no window; absent: an old file's usual one
-        window = source.count("sliding_window", 1 << 31, absent=4096)
-    by_layer = model_type.startswith("qwen") and source.is_given("layer_types")
-    if window and model_type != "mistral" and not by_layer:
-        first = source.count("max_window_layers", 1 << 31, minimum=0, absent=28)
-    kinds = [("sliding_attention" if window and i >= first else "full_attention") for i in range(num_layers)]
-    if by_layer:
-        kinds = _layer_types(source, num_layers, window)
-    return {"sliding_window": window if "sliding_attention" in kinds else None, "layer_types": kinds}
+    window = usual_window(source, 4096)
+    return _layers([SLIDING if window else FULL] * num_layers, window)
 
 
-def _layer_types(source: Values, num_layers: int, window: int | None) -> list[str]:
+def windows_from_a_layer_on(source: Values) -> Config:
+    """Return the layers where `use_sliding_window` switches windows on, from `max_window_layers` on or as listed."""
+    num_layers = source.count("num_hidden_layers", 1 << 10)
+    window = usual_window(source, 4096) if source.flag("use_sliding_window", absent=False, null=False) else None
+    if source.is_given("layer_types"):
+        return _layers(listed(source, num_layers, window), window)
+    first = source.count("max_window_layers", 1 << 31, minimum=0, absent=28) if window else num_layers
+    return _layers([SLIDING if i >= first else FULL for i in range(num_layers)], window)
+
+
+def usual_window(source: Values, absent: int) -> int | None:
+    """Return the window; None for null."""
+    return None if source.is_null("sliding_window") else source.count("sliding_window", 1 << 31, absent=absent)
+
+
+def listed(source: Values, num_layers: int, window: int | None) -> list[str]:
+    """Return `layer_types`, the kind of each layer; one with a window needs a window."""
     stated = source.raw["layer_types"]
-    allowed = ("full_attention", "sliding_attention") if window else ("full_attention",)
+    allowed = (FULL, SLIDING) if window else (FULL,)
     if not isinstance(stated, list) or len(stated) != num_layers or not all(kind in allowed for kind in stated):
         raise source.error("layer_types", f"must be a list of {num_layers} of {', '.join(allowed)}")
     return stated
 
 
-def _rope(source: Values) -> tuple[float, dict[str, Any] | None]:
+def _layers(kinds: list[str], window: int | None) -> Config:
+    return {"sliding_window": window if SLIDING in kinds else None, "layer_types": kinds}
+
+
+def _rope(source: Values, usual_theta: float) -> tuple[float, Config | None]:
     """Return theta and scaling: two keys, or since transformers 5 one, rope_parameters, for both."""
     key = "rope_parameters" if source.is_given("rope_parameters") else "rope_scaling"
     rope = source.object(key)
-    theta = (rope if rope.is_given("rope_theta") else source).number("rope_theta", 1e12, absent=10000.0)
+    theta = (rope if rope.is_given("rope_theta") else source).number("rope_theta", 1e12, absent=usual_theta)
     kinds = [rope.raw[name] for name in ("rope_type", "type") if rope.is_given(name)] or ["default"]
     kind = kinds[0]
     if not isinstance(kind, str) or kind not in _ROPE_KEYS:
@@ -165,7 +156,7 @@ def _rope(source: Values) -> tuple[float, dict[str, Any] | None]:
     return theta, None if kind == "default" else {"rope_type": kind, **values}
 
 
-def _rope_values(rope: Values, kind: str) -> dict[str, Any]:
+def _rope_values(rope: Values, kind: str) -> Config:
     needed, optional = _ROPE_KEYS[kind]
     given = {name for name in rope.raw if rope.is_given(name)} - {"rope_type", "type", "rope_theta"}
     if extra := sorted(given - {*needed, *optional}):

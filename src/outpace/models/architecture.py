@@ -1,0 +1,79 @@
+"""What an architecture says of itself, in one file `models/<model_type>.py`, and the register of those files.
+
+A file's `ARCHITECTURE` holds three things: which configuration keys it reads and what they may say (`config`), which
+tensors each of its layers has (`layer`), and what the network does with them that the plain one does not (`sizes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from outpace import models
+from outpace.models.config import Config, ModelConfig
+from outpace.models.tensors import Places
+from outpace.weights.values import Values, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One kind of network.
+
+    model_type: its name in config.json. gguf: its `general.architecture` in GGUF files.
+    config: return the checked config (see `outpace.models.keys`). sizes: of such a config, the network's numbers.
+    layer: return the tensors of one layer by their place in it (see `outpace.models.tensors`).
+
+    gguf_mark: where several share a name in GGUF files, the metadata key (after the name) that only this one has.
+    gguf_keys: further keys: ours -> the metadata key after the name. gguf_config: what metadata says in other ways.
+    pairs, gguf_pairs: whether rows 2i and 2i + 1 of a query's or key's head are a rotary pair in a folder, in a GGUF
+    file; else rows i and i + half are, as in the network. norms_less_one: a folder's norm weights lack 1.
+    usual_eos: the end token of a folder that is silent about it.
+    """
+
+    model_type: str
+    gguf: str
+    config: Callable[[Values], Config]
+    layer: Callable[[ModelConfig], Places]
+    sizes: Callable[[Config], ModelConfig] = ModelConfig.from_hf
+    gguf_mark: str | None = None
+    gguf_keys: Mapping[str, str] = field(default_factory=dict)
+    gguf_config: Callable[[Mapping[str, Any], Config], Config] | None = None
+    pairs: bool = False
+    gguf_pairs: bool = False
+    norms_less_one: bool = False
+    usual_eos: int | None = None
+
+
+@cache
+def architectures() -> dict[str, Architecture]:
+    """Return all architectures by their model_type: one for each file here that holds an `ARCHITECTURE`."""
+    modules = [import_module(f"{models.__name__}.{info.name}") for info in iter_modules(models.__path__)]
+    found = [module.ARCHITECTURE for module in modules if hasattr(module, "ARCHITECTURE")]
+    return {architecture.model_type: architecture for architecture in found}
+
+
+def normalise(raw: Mapping[str, Any], where: str, names: Mapping[str, str] | None = None) -> Config:
+    """Return the checked config. `where` is the file; `names` tells what it calls our keys, for errors.
+
+    Raises WeightsError for what is missing, of the wrong type, absurd, inconsistent or not supported.
+    """
+    source = Values(raw, where, names or {})
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str) or model_type not in architectures():
+        raise source.error("model_type", f"is {shown(model_type)}, supported are {', '.join(architectures())}")
+    source.only("quantization_config", None, null=True)
+    return {"model_type": model_type} | architectures()[model_type].config(source)
+
+
+def architecture_of(config: Config) -> Architecture:
+    """Return the architecture of a checked config."""
+    return architectures()[config["model_type"]]
+
+
+def sizes(config: Config) -> ModelConfig:
+    """Return the network's numbers of a checked config."""
+    return architecture_of(config).sizes(config)

@@ -1,0 +1,125 @@
+"""Which tensors a network has: their place in it, their shapes, and what each kind of file calls them.
+
+Parts (`attention`, `gated_mlp`, ...) return the tensors of one layer by their place, a field of `DecoderLayer`;
+architectures join parts with `|`. This is the only list of names: files are read by it, and networks built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from outpace.models.config import ModelConfig
+
+Source = Literal["gguf", "folder"]
+Places = dict[str, "Tensor"]
+
+
+class Part(NamedTuple):
+    """Some rows of a stored tensor."""
+
+    name: str  # of the stored one, in a Hugging Face folder
+    num_rows: int  # that it has
+    first: int  # row of this part
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor that a network calls for.
+
+    name: in a Hugging Face folder (unless it is a part of another one there), and everywhere in Outpace. gguf: in a
+    GGUF file, where it is the same part of that one. Both relative to the layer, for a layer's tensors.
+    """
+
+    name: str
+    gguf: str
+    shape: tuple[int, ...]
+    part: Part | None = None
+
+    def in_layer(self, index: int) -> Tensor:
+        """Return it under its full names."""
+        prefix = f"model.layers.{index}."
+        part = self.part and self.part._replace(name=prefix + self.part.name)
+        return replace(self, name=prefix + self.name, gguf=f"blk.{index}.{self.gguf}", part=part)
+
+    def stored_name(self, source: Source) -> str:
+        """Return the name of the tensor in a file that holds it."""
+        return self.gguf if source == "gguf" else self.part.name if self.part else self.name
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the tensor in a file that holds it."""
+        return (self.part.num_rows, *self.shape[1:]) if self.part else self.shape
+
+
+def embedding(sizes: ModelConfig) -> Tensor:
+    """Return the embedding matrix."""
+    return Tensor("model.embed_tokens.weight", "token_embd.weight", (sizes.vocab_size, sizes.width))
+
+
+def final_norm(sizes: ModelConfig) -> Tensor:
+    """Return the weights of the norm before the output product."""
+    return Tensor("model.norm.weight", "output_norm.weight", (sizes.width,))
+
+
+def output(sizes: ModelConfig) -> Tensor:
+    """Return the output matrix, where it is not the embedding."""
+    return Tensor("lm_head.weight", "output.weight", (sizes.vocab_size, sizes.width))
+
+
+def attention(sizes: ModelConfig) -> Places:
+    """Return the matrices of attention, and those of its biases that the sizes name."""
+    width, q, kv = _widths(sizes)
+    places = {
+        "wq": Tensor("self_attn.q_proj.weight", "attn_q.weight", (q, width)),
+        "wk": Tensor("self_attn.k_proj.weight", "attn_k.weight", (kv, width)),
+        "wv": Tensor("self_attn.v_proj.weight", "attn_v.weight", (kv, width)),
+        "wo": Tensor("self_attn.o_proj.weight", "attn_output.weight", (width, q)),
+    }
+    if sizes.qkv_bias:
+        places |= {
+            "bq": Tensor("self_attn.q_proj.bias", "attn_q.bias", (q,)),
+            "bk": Tensor("self_attn.k_proj.bias", "attn_k.bias", (kv,)),
+            "bv": Tensor("self_attn.v_proj.bias", "attn_v.bias", (kv,)),
+        }
+    if sizes.output_bias:
+        places["bo"] = Tensor("self_attn.o_proj.bias", "attn_output.bias", (width,))
+    return places
+
+
+def head_norms(sizes: ModelConfig) -> Places:
+    """Return the RMS norms of each head of queries and keys."""
+    shape = (sizes.head_width,)
+    return {
+        "q_norm": Tensor("self_attn.q_norm.weight", "attn_q_norm.weight", shape),
+        "k_norm": Tensor("self_attn.k_norm.weight", "attn_k_norm.weight", shape),
+    }
+
+
+def gated_mlp(sizes: ModelConfig) -> Places:
+    """Return the matrices of the gated MLP, and its biases if the sizes name them."""
+    width, inner = sizes.width, sizes.feed_forward_width
+    places = {
+        "gate": Tensor("mlp.gate_proj.weight", "ffn_gate.weight", (inner, width)),
+        "up": Tensor("mlp.up_proj.weight", "ffn_up.weight", (inner, width)),
+        "down": Tensor("mlp.down_proj.weight", "ffn_down.weight", (width, inner)),
+    }
+    if sizes.mlp_bias:
+        places |= {
+            "gate_bias": Tensor("mlp.gate_proj.bias", "ffn_gate.bias", (inner,)),
+            "up_bias": Tensor("mlp.up_proj.bias", "ffn_up.bias", (inner,)),
+            "down_bias": Tensor("mlp.down_proj.bias", "ffn_down.bias", (width,)),
+        }
+    return places
+
+
+def pre_norms(sizes: ModelConfig) -> Places:
+    """Return the norms before attention and before the MLP, as Llama and its relatives name them."""
+    return {
+        "attn_norm": Tensor("input_layernorm.weight", "attn_norm.weight", (sizes.width,)),
+        "mlp_norm": Tensor("post_attention_layernorm.weight", "ffn_norm.weight", (sizes.width,)),
+    }
+
+
+def _widths(sizes: ModelConfig) -> tuple[int, int, int]:
+    return sizes.width, sizes.num_heads * sizes.head_width, sizes.num_kv_heads * sizes.head_width

@@ -1,0 +1,121 @@
+"""The card of a drafter: what it was made of, how, on what, and what it was measured to bring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from outpace.train.forecast import TOLERANCE, Check, Row
+from outpace.train.ledger import SHARES, Ledger
+from outpace.train.options import TrainOptions
+
+
+def card(
+    options: TrainOptions, ledger: Ledger, check: Check, origin: Mapping[str, Any], command: str, num_bytes: int
+) -> str:
+    """Return the card as Markdown. origin: as `measure.provenance` tells it. num_bytes: of the drafter's file."""
+    target = origin["model"]
+    parts = [
+        f"# A drafter for {target['name']}: `{options.kind}`",
+        f"Made by `{command}` with Outpace {origin['outpace']} ({origin['commit'] or 'no checkout'}), "
+        f"{origin['date']}. {num_bytes / 1e6:.1f} MB. It drafts for this file ({target['bytes'] / 1e6:.0f} MB, SHA-256 "
+        f"{target['sha256'][:16]}) and for other files of the same model and vocabulary.",
+        "## What it brings",
+        "Tokens per step (bonus included) on conversations that training did not see, written by the target: forecast "
+        f"by simulation, and decoded by the engine with chains of {options.chain}.",
+        check_table(check),
+        verdict(check),
+        *_started_at(ledger),
+        "## Text",
+        _table(("stage", "what", "minutes"), _text_rows(options, ledger)),
+        "## Training",
+        _training(options, ledger),
+        "## Machine",
+        _machine(origin),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def check_table(check: Check) -> str:
+    """Return forecast and reality by kind of text, as a Markdown table."""
+    head = ("text", "sampling", "conversations", "tokens", "forecast", "decoded", "forecast / decoded")
+    return _table(head, [_row(row) for row in (*check.rows, *check.totals)])
+
+
+def _row(row: Row) -> Sequence[Any]:
+    return (
+        f"**{row.kind}**" if row.kind == "all" else row.kind,
+        "sampled" if row.sampled else "greedy",
+        row.texts,
+        row.tokens,
+        f"{row.forecast:.2f}",
+        f"{row.real:.2f}",
+        f"{row.ratio:.3f}",
+    )
+
+
+def verdict(check: Check) -> str:
+    """Return in a line whether forecast and real loop agree."""
+    ratios = ", ".join(f"{row.ratio:.3f} {'sampled' if row.sampled else 'greedy'}" for row in check.totals)
+    if check.different:
+        return f"NOT COMPARABLE: the engine wrote {check.different} of the held-out conversations differently."
+    word = "agree" if check.agrees else "DISAGREE"
+    return f"Forecast and decoding {word} (forecast / decoded: {ratios}; allowed: within {TOLERANCE:.0%})."
+
+
+def _started_at(ledger: Ledger) -> list[str]:
+    facts = ledger.facts("training")
+    if facts["started_at"] is None:
+        return []
+    return [
+        f"It continues an earlier drafter. Simulated tokens per step, mean over kinds: {facts['started_at']:.3f} "
+        f"before, {facts['score']:.3f} after."
+    ]
+
+
+def _text_rows(options: TrainOptions, ledger: Ledger) -> list[Sequence[Any]]:
+    facts = {stage: ledger.facts(stage) for stage in SHARES}
+    own = facts["prompts"]
+    if options.texts is not None:
+        what = f"{options.texts}" + (f": {own['sequences']} sequences" if own.get("sequences") else "")
+    else:
+        source = f"`{options.prompts}`" if options.prompts else "written by the target from its bare chat template"
+        left_out = ", ".join(f"{count} {reason}" for reason, count in own["dropped"].items() if count) or "none"
+        what = f"{own['train']} to train on, {own['held_out']} held out, {source}; left out: {left_out}"
+    rows: list[Sequence[Any]] = [("prompts" if options.texts is None else "texts", what, _minutes(ledger, "prompts"))]
+    for stage in ("held-out", "responses"):
+        if "tokens" in facts[stage]:
+            what = f"{facts[stage]['conversations']} conversations, {facts[stage]['tokens']} tokens to learn"
+            rows.append((stage, what, _minutes(ledger, stage)))
+    return rows
+
+
+def _training(options: TrainOptions, ledger: Ledger) -> str:
+    facts = ledger.facts("training")
+    lines = [
+        ("conversations", facts["conversations"]),
+        ("steps", facts["steps"]),
+        ("positions learned", facts["positions"]),
+        ("device", facts["device"]),
+        ("minutes", _minutes(ledger, "training")),
+    ]
+    given = [(name, value) for name, value in options.as_dict().items() if value is not None and name != "kind"]
+    return _table(("", ""), lines) + "\n\nOptions: " + ", ".join(f"`{name}` {value}" for name, value in given) + "."
+
+
+def _machine(origin: Mapping[str, Any]) -> str:
+    machine, versions = origin["machine"], origin["versions"]
+    isa = f", {origin['isa']}" if origin["isa"] else ""
+    return (
+        f"{machine['cpu']}, {machine['cpus_allowed']} CPUs, {origin['threads']} threads, {origin['ops']} ops{isa}, "
+        f"{machine['system']}; " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "."
+    )
+
+
+def _minutes(ledger: Ledger, stage: str) -> str:
+    return f"{ledger.seconds(stage) / 60:.1f}"
+
+
+def _table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

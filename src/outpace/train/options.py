@@ -1,0 +1,119 @@
+"""What `outpace train` can be told. The command line makes an option of every field; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from outpace.errors import UsageError, integer, one_of, real
+
+Kind = Literal["eagle", "medusa", "block"]
+KINDS: tuple[Kind, ...] = ("eagle", "medusa", "block")
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _about(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """Which text is trained on."""
+
+    prompts: Path | None = field(
+        default=None, metadata=_about("File of prompts, a JSON value a line; None: the target writes its own.")
+    )
+    texts: Path | None = field(
+        default=None,
+        metadata=_about("Texts to train on as they are: plain text, JSON lines, or a corpus folder; None: none."),
+    )
+    exclude: Path | None = field(
+        default=None, metadata=_about("File of prompts that training must not see, such as a benchmark's; None: none.")
+    )
+    num_prompts: int | None = field(
+        default=None, metadata=_about("Number of prompts the target writes; None: as many as the budget allows.")
+    )
+    num_responses: int | None = field(
+        default=None, metadata=_about("Number of prompts it answers to train on; None: as many as the budget allows.")
+    )
+    max_tokens: int = field(default=256, metadata=_about("Maximum number of tokens of a response."))
+    max_prompt_tokens: int = field(default=1024, metadata=_about("Longer prompts are left out."))
+    batch: int = field(default=32, metadata=_about("Number of requests that the target answers at once."))
+    held_out: float = field(default=0.05, metadata=_about("Fraction of the prompts that training never sees."))
+    num_checked: int = field(
+        default=48, metadata=_about("Maximum number of held-out conversations to forecast and to decode for real.")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How it is trained, and for how long."""
+
+    budget: str = field(
+        default="30m", metadata=_about("Time for all of it, such as 90s, 30m or 2h, shared among the stages.")
+    )
+    start: Path | None = field(
+        default=None, metadata=_about("Drafter to continue: its file, or the folder of an earlier run; None: none.")
+    )
+    steps: int | None = field(default=None, metadata=_about("Number of training steps; None: what the budget allows."))
+    batch_tokens: int | None = field(
+        default=None, metadata=_about("Tokens of a training step; None: 4096 on the CPU, 24576 on an accelerator.")
+    )
+    learning_rate: float | None = field(
+        default=None, metadata=_about("Peak learning rate of matrices; None: the recipe's own.")
+    )
+    chain: int = field(default=4, metadata=_about("Length of the draft that the check compares."))
+    device: str = field(default="auto", metadata=_about("auto, cpu, or an accelerator by its name in PyTorch."))
+    seed: int = field(default=0, metadata=_about("Same seed, same training, on the CPU and without a time limit."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(TextOptions, TrainingOptions):
+    """All of it. Raises UsageError for what cannot work or would be ignored."""
+
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, KINDS)
+        budget_seconds(self.budget)
+        for name in ("num_prompts", "num_responses", "steps", "batch_tokens"):
+            if getattr(self, name) is not None:
+                integer(name, getattr(self, name), 1)
+        integer("max_tokens", self.max_tokens, 8)
+        integer("batch", self.batch, 1, 1024)
+        integer("max_prompt_tokens", self.max_prompt_tokens, 8)
+        integer("num_checked", self.num_checked, 1)
+        integer("chain", self.chain, 1, 7)
+        integer("seed", self.seed, 0, 2**53)
+        real("held_out", self.held_out, 0.001, 0.5)
+        if self.learning_rate is not None:
+            real("learning_rate", self.learning_rate, 1e-7, 1.0)
+        self._refuse_ignored()
+
+    def _refuse_ignored(self) -> None:
+        if self.prompts is not None and self.texts is not None:
+            raise UsageError("--prompts and --texts are two ways to say what to train on: give one of them")
+        for name, owner in (("num_prompts", "prompts"), ("num_prompts", "texts"), ("num_responses", "texts")):
+            if getattr(self, name) is not None and getattr(self, owner) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} would be ignored with --{owner}, which gives them: leave it out"
+                )
+        if self.exclude is not None and self.texts is not None:
+            raise UsageError("--exclude compares prompts, and would be ignored with --texts: leave it out")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, to be compared with those of an interrupted run."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+
+OPTION_NAMES = tuple(own.name for own in fields(TrainOptions))
+
+
+def budget_seconds(text: str) -> float:
+    """Return the seconds in "90s", "30m", "1.5h". Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip()) if isinstance(text, str) else None
+    if match is None or not float(match[1]):
+        raise UsageError(f"--budget must be a time such as 90s, 30m or 2h, got {text!r}")
+    return float(match[1]) * UNITS[match[2]]

@@ -1,0 +1,42 @@
+"""Run all stages and leave what a user wants of them: the drafter, its card, its log and its plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from outpace.api import LanguageModel
+from outpace.measure.output_file import save
+from outpace.measure.provenance import provenance
+from outpace.train.card import card
+from outpace.train.forecast import Check
+from outpace.train.given import DRAFTER
+from outpace.train.log import Log
+from outpace.train.plot import plot
+from outpace.train.stages import LOG, Run
+
+CARD, PLOT = "card.md", "plot.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished run: its drafter, and how the forecast of it compares with decoding."""
+
+    drafter: Path
+    check: Check
+
+
+def finish(run: Run, opened: Callable[[Path], LanguageModel], command: str) -> Finished:
+    """Run what is missing of a run. opened: loads the target with a drafter's file. command: for the card."""
+    text, held_out = run.conversations()
+    trained = run.train(text, held_out)
+    check = run.check(trained, held_out, opened)
+    drafter = run.folder / DRAFTER
+    data = trained.path.read_bytes()
+    save(drafter, data)
+    options, ledger = run.options, run.ledger
+    save(run.folder / CARD, card(options, ledger, check, provenance(run.lm), command, len(data)))
+    title = f"{options.kind} for {run.lm.path.name}"
+    save(run.folder / PLOT, plot(Log(run.folder / LOG).entries, title))
+    return Finished(drafter, check)

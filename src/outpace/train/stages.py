@@ -1,0 +1,300 @@
+"""The stages of `outpace train`, each kept in the run's folder as it goes, and skipped where it is finished.
+
+    prompts      prompts/*.jsonl -> prompts.jsonl, held-out.jsonl     (with --texts: texts/, a corpus)
+    held-out     held-out/       conversations to measure with, written by the target
+    responses    responses/      conversations to learn from, written by the target
+    training     training/       checkpoints; log.jsonl
+    check        check.jsonl     held-out conversations, decoded with the new drafter
+
+Files appear whole or not at all, and `run.json` says what is finished (`ledger.py`). A run that was killed goes on
+where it was; what depends on counts, and not on time, becomes the same as without the kill, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from outpace.api import LanguageModel
+from outpace.errors import UsageError
+from outpace.measure.output_file import save
+from outpace.measure.progress import Progress
+from outpace.train import prompts, texts
+from outpace.train.answers import in_order
+from outpace.train.corpus import Conversation, Corpus
+from outpace.train.duplicates import Seen
+from outpace.train.forecast import Check, Decoded, compare, decode
+from outpace.train.given import Given
+from outpace.train.ledger import Ledger, Timer
+from outpace.train.log import Log
+from outpace.train.options import TrainOptions, budget_seconds
+from outpace.train.prompts import Prompt
+from outpace.train.responses import Beginning, Job, Responder, Source, jobs_of
+from outpace.train.sources import Sources, Writer, some_of, sort_out, spread, without_duplicates
+
+if TYPE_CHECKING:
+    from outpace.train.trainer import StepReport
+
+ROUNDS = 4  # times that a prompt is answered at most, where the budget says how many responses there are
+LOG, CHECK = "log.jsonl", "check.jsonl"
+_PER_SHARD = 32  # prompts answered
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training brought: the drafter's file, and tokens per step that are forecast, by kind and whether sampled."""
+
+    path: Path
+    forecast: dict[tuple[str, bool], float]
+
+
+@contextmanager
+def unseen() -> Generator[Progress, None, None]:
+    """Show nobody how far a stage is."""
+    yield lambda done, total, what: None
+
+
+class Run:
+    """One run of `outpace train` in a folder. tell(line): what a stage has brought. shown: how far each stage is."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        folder: Path,
+        lm: LanguageModel,
+        *,
+        tell: Callable[[str], None] = lambda line: None,
+        shown: Callable[[], AbstractContextManager[Progress]] = unseen,
+    ) -> None:
+        self.options, self.folder, self.lm = options, folder, lm
+        self._tell, self._shown = tell, shown
+        self.given = Given.of(options, lm)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.ledger = Ledger.open(folder, self.given.made_with)
+
+    # Text.
+
+    def conversations(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+        """Return what to learn from, and what to measure with; whatever is missing of both is made."""
+        train, held_out = self._written() if self.options.texts is None else self._given()
+        if not len(train) or not len(held_out):
+            raise UsageError(
+                f"there are {len(train)} conversations to learn from and {len(held_out)} to measure with: give more "
+                "text, or another --held-out"
+            )
+        return train, held_out
+
+    def _written(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+        """Return what the target writes to prompts."""
+        sources = self.sources()
+        held_out = self._answers("held-out", sources.held_out, len(sources.held_out))
+        return self._answers("responses", sources.train, self.options.num_responses), held_out
+
+    def _given(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+        """Return the user's text, and what the target makes of the beginnings of its held-out part."""
+        corpus = self._tokenised() if self.given.corpus is None else self.given.corpus
+        # Another seed than that of prompts: the responses of a run are those whose prompts that one does not hold out.
+        train, aside = corpus.split(self.options.held_out, self.options.seed + 1)
+        limit = self.options.max_prompt_tokens
+        beginnings: list[Source] = [
+            (Beginning(tuple(texts.beginning(own, limit)), own.kind), own.key)
+            for own in some_of(aside, 8 * self.options.num_checked)
+        ]
+        chosen = spread(beginnings, self.options.num_checked)
+        held_out = self._answers("held-out", chosen, len(chosen))
+        self.ledger.finish("responses")
+        return train, held_out
+
+    def sources(self) -> Sources:
+        """Return the prompts to answer, made ready once and then read from their files."""
+        train, held_out = self.folder / "prompts.jsonl", self.folder / "held-out.jsonl"
+        if not self.ledger.is_done("prompts"):
+            timer = self._begin("prompts")
+            found, dropped = self._found(timer)
+            sources = sort_out(
+                found,
+                self.lm.tokenizer,
+                excluded=self.given.excluded,
+                max_prompt_tokens=self.options.max_prompt_tokens,
+                held_out=self.options.held_out,
+                num_checked=self.options.num_checked,
+                seed=self.options.seed,
+            )
+            dropped |= sources.dropped
+            for path, own in ((train, sources.train), (held_out, sources.held_out)):
+                save(path, "".join(f"{prompt.to_json()}\n" for prompt, _ in own if isinstance(prompt, Prompt)))
+            timer.keep()
+            self.ledger.finish("prompts", train=len(sources.train), held_out=len(sources.held_out), dropped=dropped)
+            left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+            self._tell(
+                f"prompts: {len(sources.train)} to train on, {len(sources.held_out)} held out"
+                + (f"; left out: {left_out}" if left_out else "")
+            )
+        keyed = [
+            [(prompt, self.given.key(prompt)) for prompt in prompts.read_prompts(path)] for path in (train, held_out)
+        ]
+        return Sources(list(keyed[0]), list(keyed[1]), self.ledger.facts("prompts")["dropped"])
+
+    def _found(self, timer: Timer) -> tuple[list[Prompt], dict[str, int]]:
+        """Return the user's prompts, or the target's, without duplicates, and how many were not taken."""
+        if self.options.prompts is not None:
+            return without_duplicates(self.given.prompts, Seen())
+        writer = Writer(self.lm, self.folder / "prompts", self.options.seed)
+        count = self.options.num_prompts
+        go_on = (lambda: timer.is_left) if count is None else (lambda: True)
+        with self._shown() as show, closing(writer.write(count, go_on, self.options.batch)) as numbers:
+            for number in numbers:
+                timer.keep()
+                show(*_state(timer, number, count), f"writing prompts: {number}")
+        return writer.prompts, dict(writer.dropped)
+
+    def _tokenised(self) -> Corpus:
+        """Return the user's texts as a corpus."""
+        corpus = self._corpus("texts")
+        if not self.ledger.is_done("prompts"):
+            timer = self._begin("prompts")
+            with self._shown() as show:
+                for number in texts.fill(corpus, self.given.texts, self.lm.tokenizer):
+                    timer.keep()
+                    show(number, len(self.given.texts), f"tokenising texts: {number}")
+            self.ledger.finish("prompts", texts=len(self.given.texts), sequences=len(corpus))
+            self._tell(f"texts: {len(corpus)} sequences, {corpus.num_learned} tokens to learn")
+        return corpus
+
+    def _answers(self, stage: str, sources: Sequence[Source], count: int | None) -> Corpus:
+        """Return the corpus of a stage, with `count` prompts answered, or as many as its time allows."""
+        corpus = self._corpus(stage)
+        if self.ledger.is_done(stage):
+            return corpus
+        timer = self._begin(stage)
+        responder = Responder(self.lm, self.options.max_tokens, self.options.max_prompt_tokens)
+        total = ROUNDS * len(sources) if count is None else count
+        jobs = jobs_of(sources, total, self.options.seed, corpus.num_sources)
+        go_on = (lambda: timer.is_left) if count is None else (lambda: True)
+        answers = in_order(self.lm, jobs, lambda job: (job, responder.answer(job)), self.options.batch, go_on)
+        pending: list[tuple[Job, list[Conversation]]] = []
+        with self._shown() as show, closing(answers) as results:
+            for result in results:
+                pending.append(result)
+                if len(pending) == _PER_SHARD:
+                    self._append(corpus, pending, timer)
+                    pending = []
+                show(
+                    *_state(timer, corpus.num_sources + len(pending), count),
+                    f"{stage}: {corpus.num_sources + len(pending)} answered",
+                )
+        if pending:
+            self._append(corpus, pending, timer)
+        self.ledger.finish(stage, conversations=len(corpus), tokens=corpus.num_learned)
+        sampled = sum(own.sampled for own in corpus)
+        self._tell(f"{stage}: {len(corpus)} conversations, {sampled} of them sampled; {corpus.num_learned} tokens")
+        return corpus
+
+    def _append(self, corpus: Corpus, answered: Sequence[tuple[Job, list[Conversation]]], timer: Timer) -> None:
+        found = [conversation for _, own in answered for conversation in own]
+        keys = [job.key for job, own in answered for _ in own]
+        corpus.append(found, keys=keys, num_sources=len(answered))
+        timer.keep()
+
+    def _corpus(self, name: str) -> Corpus:
+        folder = self.folder / name
+        if Corpus.is_one(folder):
+            return Corpus.open(folder)
+        return Corpus.create(folder, self.lm.tokenizer.fingerprint, self.lm.config.vocab_size)
+
+    # Training.
+
+    def train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> Trained:
+        """Return the best drafter of the training, which goes on from its last checkpoint."""
+        if not self.ledger.is_done("training"):
+            self._train(text, held_out)
+        facts = self.ledger.facts("training")
+        return Trained(
+            self.folder / facts["path"],
+            {(row["kind"], row["sampled"]): _of_chain(row["chains"], self.options.chain) for row in facts["rows"]},
+        )
+
+    def _train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> None:
+        from outpace.train.training import device_of, name_of, train  # they bring PyTorch
+
+        device = device_of(self.options.device)
+        timer = self._begin("training")
+        log = Log(self.folder / LOG)
+        folder, start = self.folder / "training", self.given.start
+        with self._shown() as show:
+
+            def report(step: StepReport) -> None:
+                log.add(asdict(step))
+                show(int(1000 * step.done), 1000, _in_words(step))
+
+            outcome = train(self.options, timer.allowed, device, text, held_out, self.lm, folder, start, report)
+        timer.keep()
+        rows = [asdict(row) for row in outcome.tokens_per_step.rows]
+        self.ledger.finish(
+            "training",
+            path=str(outcome.path.relative_to(self.folder)),
+            rows=rows,
+            score=outcome.score,
+            started_at=outcome.started_at,
+            steps=outcome.steps,
+            positions=sum(entry["positions"] for entry in log.entries),
+            conversations=len(text),
+            device=name_of(device),
+        )
+        before = "" if outcome.started_at is None else f" ({outcome.started_at:.2f} before)"
+        self._tell(f"training: {outcome.steps} steps; {outcome.score:.2f} simulated tokens per step{before}")
+
+    # The real loop.
+
+    def check(
+        self, trained: Trained, held_out: Sequence[Conversation], opened: Callable[[Path], LanguageModel]
+    ) -> Check:
+        """Return the forecast beside what the engine makes of it. opened: loads the target with a drafter's file."""
+        path = self.folder / CHECK
+        decoded = [Decoded(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+        if not self.ledger.is_done("check"):
+            timer = self._begin("check")
+            rest = held_out[len(decoded) :]
+            with self._shown() as show, closing(self._decode(trained.path, rest, opened)) as results:
+                for result in results:
+                    decoded.append(result)
+                    save(path, "".join(f"{json.dumps(asdict(own))}\n" for own in decoded))
+                    timer.keep()
+                    show(len(decoded), len(held_out), f"decoding held-out conversations: {len(decoded)}")
+            self.ledger.finish("check")
+        return compare(trained.forecast, decoded)
+
+    def _decode(
+        self, drafter: Path, held_out: Sequence[Conversation], opened: Callable[[Path], LanguageModel]
+    ) -> Generator[Decoded, None, None]:
+        if held_out:
+            lm = opened(drafter)
+            yield from decode(lm, held_out, self.options.kind, self.options.chain, self.options.batch)
+            lm.close()
+
+    # Time.
+
+    def _begin(self, stage: str) -> Timer:
+        return self.ledger.begin(stage, budget_seconds(self.options.budget))
+
+
+def _state(timer: Timer, done: int, count: int | None) -> tuple[int, int]:
+    """Return how far a stage is, out of how much: by count where there is one, else by time."""
+    if count is None:
+        return int(min(timer.taken, timer.allowed) * 1000), int(timer.allowed * 1000)
+    return min(done, count), count
+
+
+def _of_chain(chains: dict[str, float], length: int) -> float:
+    """Return the tokens per step of a chain, or of the longest that the drafter can draft."""
+    by_length = {int(name): value for name, value in chains.items()}
+    return by_length[min(length, max(by_length))]
+
+
+def _in_words(step: StepReport) -> str:
+    simulated = "" if step.simulated is None else f", {step.simulated:.2f} simulated tokens per step"
+    return f"step {step.step}, loss {step.loss:.3f}{simulated}"

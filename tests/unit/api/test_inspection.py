@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import outpace
+from outpace import LanguageModel, UsageError, WeightsError
+from outpace.api.inspection import export_drafter, inspect_drafter
+from outpace.ops.formats import dequantise
+from tests.folder import make_folder
+from tests.published import DFLASH, SPECULATORS, copy_speculators, write_folder, write_ours, write_published
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def load(folder: Path, drafter: Path | None = None) -> LanguageModel:
+    return outpace.load(folder, ops="reference", threads=1, drafter=drafter)
+
+
+@pytest.fixture(scope="module")
+def ours(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ours(load(folder), tmp_path_factory.mktemp("drafter") / "eagle.gguf")
+
+
+def test_a_drafter_of_ours_is_told_with_its_cost(folder: Path, ours: Path) -> None:
+    found = inspect_drafter(str(ours), str(folder))
+    assert (found.kind, found.layout, found.made_for, found.vocabulary) == ("eagle", "Outpace", "Tiny", "same")
+    assert (found.network.taps, found.network.fixed_rows, found.network.head_rows) == ((1, 2), 24, 213)
+    layer = 3 * 64 * 48 + (48 + 2 * 24) * 96 + 48 * 48
+    further = 4 * (layer + 24 * 48 + 4 * 48)  # F32: matrices, rows that are always looked at, norms
+    assert found.network.further_level_bytes == further
+    assert found.network.first_level_bytes == further + 4 * 48 * 96  # and fc
+    model = load(folder)
+    embedding = 4 * model.config.vocab_size * 48
+    assert found.pass_bytes == model.num_bytes - embedding  # of which a pass takes single rows
+    assert found.num_bytes == 4 * found.num_parameters == found.formats["F32"]
+
+
+def test_without_a_model_only_what_the_files_say_is_told() -> None:
+    found = inspect_drafter(str(SPECULATORS / "plain"))
+    assert (found.model, found.vocabulary, found.pass_bytes) == (None, None, None)
+    assert found.network.taps == (1, 2, 3)
+    assert found.as_dict()["target"]["model_type"] == "llama"
+
+
+def test_taps_that_follow_from_the_model_are_told_with_the_model(tmp_path: Path) -> None:
+    model = make_folder(tmp_path / "deep", num_hidden_layers=8)
+    drafter = write_published(model, tmp_path / "d", eagle_aux_hidden_state_layer_ids=None)
+    assert inspect_drafter(str(drafter)).network.taps is None
+    found = inspect_drafter(str(drafter), str(model))
+    assert (found.network.taps, found.vocabulary) == ((2, 4, 5), "not stated")
+
+
+def test_a_drafter_of_another_model_is_refused_with_the_reason(folder: Path, ours: Path, tmp_path: Path) -> None:
+    other = make_folder(tmp_path / "other", num_hidden_layers=3)
+    with pytest.raises(UsageError, match="its num layers is 3, must be 2"):
+        inspect_drafter(str(ours), str(other))
+    with pytest.raises(UsageError, match="its width is 48, must be 16; its vocab size is 320, must be 31"):
+        inspect_drafter(str(SPECULATORS / "plain"), str(folder))
+    qwen = {"verifier": {"name_or_path": "q", "architectures": ["Qwen3ForCausalLM"]}}
+    drafter = copy_speculators("plain", tmp_path / "d", speculators_config=qwen)
+    with pytest.raises(UsageError, match=r"was made for q .*its model type is 'llama', must be 'qwen3'"):
+        inspect_drafter(str(drafter), str(folder))
+
+
+def test_tensors_that_do_not_fit_are_refused_without_a_model_too(tmp_path: Path) -> None:
+    drafter = copy_speculators("plain", tmp_path / "d", norm_before_fc=True)
+    with pytest.raises(WeightsError, match=r"look at \['tap_norm'\]"):
+        inspect_drafter(str(drafter))
+    config: dict[str, Any] = {"target_hidden_size": 24}
+    with pytest.raises(WeightsError, match=r"'fc' of the drafter must have shape \(16, 72\), has \(16, 48\)"):
+        inspect_drafter(str(copy_speculators("plain", tmp_path / "e", **config)))
+
+
+def test_the_other_kinds_are_told_with_their_costs(tmp_path: Path) -> None:
+    block = inspect_drafter(str(DFLASH))
+    assert (block.kind, block.layout, block.network.taps) == ("block", "DFlash", (1, 2, 3))
+    assert (block.network.first_level_bytes, block.network.further_level_bytes) == (block.num_bytes, 0)
+    tensors = {"0.0.linear.weight": (48, 48), "0.0.linear.bias": (48,), "0.1.weight": (320, 48)}
+    twice = {name.replace("0.", f"{head}.", 1): shape for name, shape in tensors.items() for head in (0, 1)}
+    values = {name: np.ones(shape, np.float32) for name, shape in twice.items()}
+    folder = write_folder(tmp_path / "m", {"medusa_num_heads": 2}, values)
+    medusa = inspect_drafter(str(folder))
+    assert (medusa.kind, medusa.layout, medusa.network.head_rows) == ("medusa", "Medusa", 320)
+    assert medusa.network.first_level_bytes == medusa.network.further_level_bytes == medusa.num_bytes // 2
+    values["1.1.weight"] = np.ones((319, 48), np.float32)
+    with pytest.raises(WeightsError, match=r"'head\.1' of the drafter must have shape \(320, 48\)"):
+        inspect_drafter(str(write_folder(tmp_path / "n", {"medusa_num_heads": 2}, values)))
+
+
+def test_ours_written_for_others_and_read_back_proposes_the_same(folder: Path, ours: Path, tmp_path: Path) -> None:
+    export_drafter(str(ours), str(folder), "speculators", tmp_path / "out", name="owner/tiny")
+    trees = []
+    for path in (ours, tmp_path / "out"):
+        result = load(folder, path).generate(
+            "the cat sat on the", max_new_tokens=60, strategy="eagle", ignore_eos=True, trace=True
+        )
+        assert result.trace is not None
+        trees.append([step["tree"]["tokens"] for step in result.trace.as_dict()["steps"]])
+    assert trees[0] == trees[1]
+    assert sum(map(len, trees[0])) > 20
+
+
+def test_only_layouts_and_kinds_that_there_are_can_be_written(folder: Path, ours: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown layout 'medusa': allowed: speculators"):
+        export_drafter(str(ours), str(folder), "medusa", tmp_path / "out", name="x")
+    other = make_folder(tmp_path / "other", num_hidden_layers=3)
+    with pytest.raises(UsageError, match="is of the kind block: only eagle has a place in the layout speculators"):
+        export_drafter(str(DFLASH), str(folder), "speculators", tmp_path / "out", name="x")
+    with pytest.raises(UsageError, match="cannot draft for"):
+        export_drafter(str(ours), str(other), "speculators", tmp_path / "out", name="x")
+
+
+def test_a_published_drafter_can_be_written_in_the_same_layout(folder: Path, tmp_path: Path) -> None:
+    drafter = write_published(folder, tmp_path / "d")
+    export_drafter(str(drafter), str(folder), "speculators", tmp_path / "out", name="x")
+    one, other = outpace.drafters.layouts.open_trained(drafter), outpace.drafters.layouts.open_trained(tmp_path / "out")
+    assert one.entries.raw["head_tokens"] == other.entries.raw["head_tokens"]
+    for name, tensor in one.tensors.items():
+        assert np.array_equal(dequantise(tensor), dequantise(other.tensors[name]))

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import outpace
+from outpace.errors import WeightsError
+from outpace.models import architectures, normalise
+from outpace.ops.protocol import DecoderLayer
+from outpace.ops.reference import ReferenceOps
+from tests.tiny import tiny_model
+
+SOURCES = Path(outpace.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("model_type", "own"), [("llama", set()), ("qwen2", {"bq", "bk", "bv"}), ("qwen3", {"q_norm", "k_norm"})]
+)
+def test_a_network_has_the_parts_of_its_type(model_type: str, own: set[str]) -> None:
+    layer = tiny_model(ReferenceOps(), model_type).layers[0].parts
+    optional = {field.name for field in dataclasses.fields(DecoderLayer) if field.default is None}
+    assert {name for name in optional - {"window"} if getattr(layer, name) is not None} == own | {
+        "attn_norm",
+        "mlp_norm",
+    }
+    assert layer.is_plain
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", None, ["llama"], "architecture"])
+def test_an_unknown_network_is_refused_with_those_that_are_known(model_type: object) -> None:
+    with pytest.raises(WeightsError, match=r"^a: model_type is .*supported are .*llama, mistral"):
+        normalise({"model_type": model_type}, "a")
+    with pytest.raises(WeightsError, match=r"^a: model_type is None"):
+        normalise({}, "a")
+
+
+def test_an_architecture_is_the_file_of_its_name() -> None:
+    assert {"llama", "mistral", "qwen2", "qwen3"} <= architectures().keys()
+    for model_type in architectures():
+        assert (SOURCES / "models" / f"{model_type}.py").is_file()
+
+
+def named_in(path: Path) -> set[str]:
+    """Return the architectures that a module's code names: strings that are one's name, here or in GGUF files."""
+    names = {name for a in architectures().values() for name in (a.model_type, a.gguf)}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value in names}
+
+
+def test_no_other_file_names_an_architecture() -> None:
+    """Of all modules, only its own file knows that one exists.
+
+    Tokenizers have kinds with names of their own, and published drafters' files say whose layers theirs are.
+    """
+    files = [path for path in SOURCES.rglob("*.py") if path.parent.name not in ("tokenizer", "layouts")]
+    naming = {path.relative_to(SOURCES).as_posix(): found for path in files if (found := named_in(path))}
+    assert naming.keys() == {f"models/{model_type}.py" for model_type in architectures()}, naming
+    for path, found in naming.items():
+        own = architectures()[Path(path).stem]
+        assert found == {own.model_type, own.gguf}
+
+
+@pytest.mark.parametrize("model_type", architectures())
+def test_an_architecture_takes_at_most_sixty_lines(model_type: str) -> None:
+    lines = (SOURCES / "models" / f"{model_type}.py").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line.strip()]) <= 60

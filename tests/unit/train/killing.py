@@ -1,0 +1,84 @@
+"""Kill a run of `outpace train` at one of its writes, let it go on, and compare what it leaves.
+
+    python killing.py ENDS FOLDER [ARGUMENT ...]
+
+runs `Run(...)` in child processes of this one, which has imported everything once: uninterrupted into FOLDER/whole, and
+for each number N of ENDS (1,5,9) into FOLDER/N, killed with SIGKILL right before its N-th file appears, then again from
+there to the end. Prints one line for each: how it ended both times, the stage in which it was killed, and the names of
+files that differ from those of whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import outpace
+from outpace.train import sources, stages, synthesis
+from outpace.train.options import TrainOptions
+
+STAGES = ("responses", "held-out", "texts")  # folders, the last one that there is first
+
+
+def run(model: str, folder: Path, options: dict[str, int | str | Path]) -> None:
+    lm = outpace.load(model, threads=1)
+    text, held_out = stages.Run(TrainOptions(kind="eagle", **options), folder, lm).conversations()  # type: ignore[arg-type]
+    assert len(text)
+    assert len(held_out)
+
+
+def child(model: str, folder: Path, options: dict[str, int | str | Path], end: int = 0) -> int:
+    """Return how a process that runs all of it ends: 0, or minus its signal."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 1
+    try:
+        if end:
+            count, replace = 0, os.replace
+
+            def counted(source: str, target: str) -> None:
+                nonlocal count
+                count += 1
+                if count == end:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                replace(source, target)
+
+            os.replace = counted  # type: ignore[assignment]
+        run(model, folder, options)
+        code = 0
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return all files but the ledger, which holds seconds, and what a kill leaves of a file that never appeared."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: data for name, data in found.items() if name != "run.json" and "/.outpace-" not in f"/{name}"}
+
+
+def main(ends: str, folder: str, model: str, *given: str) -> None:
+    sources._PER_SHARD, sources._MAX_USER_TOKENS, stages._PER_SHARD = 4, 16, 4
+    synthesis._SENTENCE_END = re.compile("$")  # a random model hardly ever ends a sentence
+    options: dict[str, int | str | Path] = {"max_tokens": 12, "num_checked": 5, "held_out": 0.3}
+    for pair in given:
+        name, value = pair.split("=")
+        options[name] = int(value) if value.isdigit() else Path(value)
+    root = Path(folder)
+    print("whole", child(model, root / "whole", options), flush=True)
+    whole = contents(root / "whole")
+    for end in map(int, ends.split(",")):
+        killed = child(model, root / str(end), options, end)
+        stage = next((name for name in STAGES if (root / str(end) / name).exists()), "prompts")
+        resumed = child(model, root / str(end), options)
+        own = contents(root / str(end))
+        different = sorted(name for name in {*own, *whole} if own.get(name) != whole.get(name))
+        print(killed, resumed, stage, *different, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outpace.api import LanguageModel
+from outpace.errors import UsageError
+from outpace.measure.progress import Progress
+from outpace.train.corpus import Corpus, key_of
+from outpace.train.options import TrainOptions
+from outpace.train.prompts import read_prompts
+from outpace.train.stages import Run
+
+SMALL = {"max_tokens": 12, "num_checked": 5, "held_out": 0.3, "batch": 4}
+WORDS = ("cat", "mat", "dog", "log", "sun", "sea", "sky", "oak", "elm", "bee")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outpace.train.sources._PER_SHARD", 4)
+    monkeypatch.setattr("outpace.train.sources._MAX_USER_TOKENS", 16)
+    monkeypatch.setattr("outpace.train.synthesis._SENTENCE_END", re.compile("$"))
+
+
+def run(lm: LanguageModel, folder: Path, **options: Any) -> Run:
+    return Run(TrainOptions(**{"kind": "eagle", **SMALL, **options}), folder, lm)  # type: ignore[arg-type]
+
+
+def prompts_file(path: Path, count: int = 20) -> Path:
+    lines = [{"prompt": f"Where is the {WORDS[i % 10]} of number {i}?", "kind": "ab"[i % 2]} for i in range(count)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def killed(ends: str, folder: Path, model: Path, *options: str) -> list[list[str]]:
+    """Return what `killing.py` prints, word by word."""
+    command = [sys.executable, "-m", "tests.unit.train.killing", ends, str(folder), str(model), *options]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    first, *others = [line.split() for line in done.stdout.decode().splitlines()]
+    assert first == ["whole", "0"]
+    return others
+
+
+def test_a_run_that_was_killed_anywhere_leaves_what_an_uninterrupted_one_leaves(folder: Path, tmp_path: Path) -> None:
+    ends = (1, 14, 19, 22, 28, 36, 45)
+    found = killed(",".join(map(str, ends)), tmp_path, folder, "num_prompts=20", "num_responses=24")
+    assert [words[:2] for words in found] == [["-9", "0"]] * len(ends)
+    assert [words[3:] for words in found] == [[]] * len(ends), "files that differ"
+    assert {words[2] for words in found} == {"prompts", "held-out", "responses"}
+
+
+def test_so_does_a_run_over_texts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps("the cat sat on the mat " * (3 + i)) + "\n" for i in range(12)))
+    found = killed("2,4,6,8,11", tmp_path, folder, f"texts={path}")
+    assert [words[:2] for words in found] == [["-9", "0"]] * 5
+    assert [words[3:] for words in found] == [[]] * 5, "files that differ"
+    assert {words[2] for words in found} >= {"texts", "held-out"}
+
+
+def test_the_users_prompts_are_answered_and_some_are_kept_apart(lm: LanguageModel, tmp_path: Path) -> None:
+    own = run(lm, tmp_path / "out", prompts=prompts_file(tmp_path / "p.jsonl"), num_responses=30)
+    train, held_out = own.conversations()
+    assert {conversation.kind for conversation in train} == {"a", "b"}
+    assert 0 < len(held_out) <= 5
+    assert {own.key for own in train}.isdisjoint(own.key for own in held_out)
+    assert 0 < sum(conversation.sampled for conversation in train) < len(train)
+    assert sum(own.ledger.facts("prompts")["dropped"].values()) == 0
+    assert read_prompts(tmp_path / "out" / "prompts.jsonl")[0].text.startswith("Where is the")
+
+
+def test_a_finished_stage_is_not_done_again(lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"prompts": prompts_file(tmp_path / "p.jsonl"), "num_responses": 10}
+    before = run(lm, tmp_path / "out", **options).conversations()
+    monkeypatch.setattr(type(lm), "generate", None)
+    after = run(lm, tmp_path / "out", **options).conversations()
+    assert [[own.tokens.tolist() for own in side] for side in after] == [
+        [own.tokens.tolist() for own in side] for side in before
+    ]
+
+
+def test_what_every_stage_brought_is_told(lm: LanguageModel, tmp_path: Path) -> None:
+    path = prompts_file(tmp_path / "p.jsonl")
+    path.write_text(path.read_text() + path.read_text().splitlines()[0])
+    lines: list[str] = []
+    shown: list[tuple[int, int, str]] = []
+    options = TrainOptions(kind="eagle", prompts=path, num_responses=10, **SMALL)  # type: ignore[arg-type]
+
+    @contextmanager
+    def show() -> Iterator[Progress]:
+        yield lambda *state: shown.append(state)
+
+    Run(options, tmp_path / "out", lm, tell=lines.append, shown=show).conversations()
+    assert [line.split(":")[0] for line in lines] == ["prompts", "held-out", "responses"]
+    assert "1 exact" in lines[0]
+    assert shown[-1][:2] == (10, 10)
+    assert all(done <= total for done, total, _ in shown)
+
+
+def test_other_settings_and_other_files_are_refused_with_the_difference(lm: LanguageModel, tmp_path: Path) -> None:
+    options = {"prompts": prompts_file(tmp_path / "p.jsonl"), "num_responses": 10}
+    run(lm, tmp_path / "out", **options)
+    with pytest.raises(UsageError, match=r"seed was 0 and is 1\)"):
+        run(lm, tmp_path / "out", **options, seed=1)
+    prompts_file(tmp_path / "p.jsonl", 21)
+    with pytest.raises(UsageError, match="prompts_sha256 was"):
+        run(lm, tmp_path / "out", **options)
+
+
+def test_with_a_budget_a_run_ends_by_itself(lm: LanguageModel, tmp_path: Path) -> None:
+    """However little time there is, what was begun first is finished."""
+    own = run(lm, tmp_path / "out", budget="2s")
+    train, held_out = own.conversations()
+    assert len(train)
+    assert len(held_out)
+    assert own.ledger.is_done("responses")
+
+
+def test_texts_become_sequences_and_the_target_continues_the_held_out_ones(lm: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": f"{WORDS[i % 10]} {i} " * 20, "kind": "news"}) + "\n" for i in range(30))
+    )
+    train, held_out = run(lm, tmp_path / "out", texts=path).conversations()
+    assert len(train) + 5 <= 30
+    assert {(own.kind, own.num_prompt) for own in train} == {("news", 1)}
+    assert all(own.kind == "news" and own.num_prompt >= 8 for own in held_out)
+    again = lm.generate(held_out[0].tokens[: held_out[0].num_prompt].tolist(), max_new_tokens=12, strategy="none")
+    assert again.tokens == held_out[0].tokens[held_out[0].num_prompt :].tolist()
+
+
+def test_a_corpus_is_trained_on_as_it_is(lm: LanguageModel, tmp_path: Path) -> None:
+    source = run(lm, tmp_path / "a", prompts=prompts_file(tmp_path / "p.jsonl", 40), num_responses=40)
+    corpus, _ = source.conversations()
+    assert isinstance(corpus, Corpus)
+    train, held_out = run(lm, tmp_path / "b", texts=tmp_path / "a" / "responses").conversations()
+    keys = {own.key for own in corpus}
+    assert {own.key for own in train} < keys
+    assert {key_of(own.tokens[: own.num_prompt]) for own in held_out} <= keys - {own.key for own in train}
+
+
+def test_text_that_leaves_nothing_to_measure_with_is_refused(lm: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("the cat sat on the mat and the dog sat on the log, " * 2)
+    with pytest.raises(UsageError, match="to measure with"):
+        run(lm, tmp_path / "out", texts=tmp_path / "t.txt", held_out=0.001).conversations()
