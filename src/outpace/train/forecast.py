@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from outpace.api import LanguageModel
+from outpace.drafters.eagle import EagleDrafter
+from outpace.drafters.protocol import Drafter
 from outpace.train.answers import in_order
 from outpace.train.corpus import Conversation
 from outpace.train.responses import drawn
@@ -34,16 +36,16 @@ class Decoded:
 
 
 def decode(
-    lm: LanguageModel, conversations: Sequence[Conversation], strategy: str, chain: int, at_once: int
+    lm: LanguageModel, conversations: Sequence[Conversation], strategy: str | Drafter, max_draft: int, at_once: int
 ) -> Iterator[Decoded]:
-    """Write conversations again with drafts of `chain` tokens at most; yield each as it is done, in order."""
+    """Write conversations again with drafts of `max_draft` tokens at most; yield each as it is done, in order."""
 
     def write(own: Conversation) -> Decoded:
         prompt, response = own.tokens[: own.num_prompt].tolist(), own.tokens[own.num_prompt :].tolist()
         result = lm.generate(
             prompt,
             strategy=strategy,
-            max_draft=chain,
+            max_draft=max_draft,
             max_new_tokens=len(response),
             seed=own.seed,
             **drawn(own.temperature),
@@ -51,6 +53,15 @@ def decode(
         return Decoded(own.kind, own.sampled, result.stats.tokens, result.stats.steps, result.tokens == response)
 
     yield from in_order(lm, conversations, write, at_once, lambda: True)
+
+
+def simulated_drafter(lm: LanguageModel) -> Drafter:
+    """Return the drafter that was trained for a model, as the forecast has it: `eagle` makes chains, not trees."""
+    trained = lm.loaded.trained
+    if isinstance(trained, EagleDrafter):
+        return EagleDrafter(trained.network, trained.runner, width=1, min_expanded=0.0)
+    assert trained is not None
+    return trained
 
 
 @dataclass(frozen=True, slots=True)
