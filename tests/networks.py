@@ -88,12 +88,12 @@ _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", {}),
     "phi3, window, part turns": ("phi3", {"sliding_window": 24, "partial_rotary_factor": 0.5}),
     "phi3, longrope, long": ("phi3", LONGROPE | {"original_max_position_embeddings": 64, "context": 2048}),
-    "phi3, longrope, short": ("phi3", LONGROPE | {"original_max_position_embeddings": 512}),
+    "phi3, longrope, short": ("phi3", LONGROPE | {"original_max_position_embeddings": 1024}),
     "phi3, longrope, part turns": (
         "phi3",
         {
             **LONGROPE,
-            "original_max_position_embeddings": 512,
+            "original_max_position_embeddings": 1024,
             "hidden_size": 64,
             "partial_rotary_factor": 0.75,
         },

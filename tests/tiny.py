@@ -113,5 +113,10 @@ def tiny_model(
 
 def built(ops: Ops, config: dict[str, Any], seed: int = 0, format: str = "F32", spread: float = 2.0) -> Transformer:
     """Return the network of a config (its `context` is how many positions are wanted) and the tiny model's numbers."""
-    checked = models.normalise(config, "tiny") | {key: config[key] for key in ("context",) if key in config}
-    return models.build(checked, select(tiny_tensors(config, seed, format, spread), checked, "folder", "tiny"), ops)
+    checked = models.normalise(config, "tiny")
+    return models.build(
+        checked,
+        select(tiny_tensors(config, seed, format, spread), checked, "folder", "tiny"),
+        ops,
+        config.get("context"),
+    )

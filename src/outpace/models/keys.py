@@ -13,7 +13,7 @@ Whatever the source says or leaves out, a checked config has these keys, and tho
     attention_bias           whether q, k and v have biases, and mostly o; mlp_bias, where it is on: gate, up and down
     partial_rotary_factor    where it is not 1: which part of a head turns
 
-Who builds a network may add `context`: how many positions are wanted, for networks that differ by that (longrope).
+`build` adds `context`: how many positions are wanted, for networks that differ by that (longrope).
 Rope scalings hold what `transformers` defines for them; "factors" is GGUF's form of llama3: the inverse
 frequency of pair i is divided by factors[i], for all pairs that turn.
 
