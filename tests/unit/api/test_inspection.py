@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import outpace
 from outpace import LanguageModel, OutpaceError, UsageError, WeightsError
@@ -30,6 +31,7 @@ from tests.published import (
     write_ours,
     write_published,
 )
+from tests.vocabularies import byte_level_json, byte_level_metadata
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +144,37 @@ def test_a_published_drafter_can_be_written_in_the_same_layout(folder: Path, tmp
     assert one.entries.raw["head_tokens"] == other.entries.raw["head_tokens"]
     for name, tensor in one.tensors.items():
         assert np.array_equal(dequantise(tensor), dequantise(other.tensors[name]))
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_gguf_file_is_held_against_the_tokens_that_it_holds(other: bool, tmp_path: Path) -> None:
+    metadata = byte_level_metadata()
+    tokens = list(metadata["tokenizer.ggml.tokens"])
+    model = make_folder(tmp_path / "m", hidden_size=16, intermediate_size=24, num_hidden_layers=4, head_dim=4)
+    (model / "tokenizer.json").write_text(byte_level_json())
+    (model / "config.json").write_text(
+        json.dumps(json.loads((model / "config.json").read_text()) | {"vocab_size": len(tokens)})
+    )
+    rows = np.zeros((len(tokens), 16), np.float32)
+    save_file(
+        load_file(model / "model.safetensors") | {"model.embed_tokens.weight": rows, "lm_head.weight": rows},
+        model / "model.safetensors",
+    )
+    if other:
+        tokens[-1], tokens[-2] = tokens[-2], tokens[-1]
+    given = metadata | {"tokenizer.ggml.tokens": tokens}
+    kept = {name: value for name, value in gguf_tensors("plain").items() if name != "token_embd.weight"}
+    path = write_gguf(tmp_path / "d.gguf", gguf_entries(vocab_size=len(tokens)), kept, given)
+    if other:
+        with pytest.raises(UsageError, match="its token ids stand for other tokens"):
+            inspect_drafter(str(path), str(model))
+    else:
+        assert inspect_drafter(str(path), str(model)).vocabulary == "same"
+
+
+def test_a_gguf_file_without_tokens_states_none(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "d.gguf", gguf_entries(), gguf_tensors("plain"))
+    assert inspect_drafter(str(path)).target.vocabulary is None
 
 
 ODD: list[Any] = [None, True, -1, 0, (1 << 24) - 2, 1 << 70, 0.5, float("inf"), "x", [], [None], [-1], {}, {"a": 1}]

@@ -9,7 +9,7 @@ from typing import Any
 from outpace.models import normalise
 from outpace.weights.values import Values
 
-_TYPES = {"llama": False, "qwen2": False, "qwen3": True}  # whether its heads are normed
+_TYPES = {"llama": False, "mistral": False, "qwen2": False, "qwen3": True}  # whether its heads are normed
 # What training code writes along with a config, and nothing of the network depends on.
 _IGNORED = ("attention_bias", "tie_word_embeddings", "layer_types", "sliding_window", "use_sliding_window")
 

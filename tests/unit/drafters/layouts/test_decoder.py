@@ -36,7 +36,7 @@ def test_a_window_holds_for_the_layers_that_are_said_to_slide() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt_oss"}, "model_type is 'gpt_oss', supported are llama, qwen2, qwen3"),
+        ({"model_type": "gpt_oss"}, "model_type is 'gpt_oss', supported are llama, mistral, qwen2, qwen3"),
         ({"hidden_size": 1 << 40}, "hidden_size must be an integer in"),
         ({"hidden_size": "16"}, "hidden_size must be an integer in"),
         ({"num_attention_heads": 3}, "num_attention_heads is 3, must be a multiple of the 2"),
