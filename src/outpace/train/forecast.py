@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from outpace.api import LanguageModel
-from outpace.drafters.eagle import EagleDrafter
-from outpace.drafters.protocol import Drafter
 from outpace.train.answers import in_order
 from outpace.train.corpus import Conversation
 from outpace.train.responses import drawn
@@ -36,7 +34,7 @@ class Decoded:
 
 
 def decode(
-    lm: LanguageModel, conversations: Sequence[Conversation], strategy: str | Drafter, max_draft: int, at_once: int
+    lm: LanguageModel, conversations: Sequence[Conversation], strategy: str, max_draft: int, at_once: int
 ) -> Iterator[Decoded]:
     """Write conversations again with drafts of `max_draft` tokens at most; yield each as it is done, in order."""
 
@@ -53,15 +51,6 @@ def decode(
         return Decoded(own.kind, own.sampled, result.stats.tokens, result.stats.steps, result.tokens == response)
 
     yield from in_order(lm, conversations, write, at_once, lambda: True)
-
-
-def simulated_drafter(lm: LanguageModel) -> Drafter:
-    """Return the drafter that was trained for a model, as the forecast has it: `eagle` makes chains, not trees."""
-    trained = lm.loaded.trained
-    if isinstance(trained, EagleDrafter):
-        return EagleDrafter(trained.network, trained.runner, width=1, min_expanded=0.0)
-    assert trained is not None
-    return trained
 
 
 @dataclass(frozen=True, slots=True)

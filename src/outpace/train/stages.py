@@ -27,7 +27,7 @@ from outpace.train import prompts, texts
 from outpace.train.answers import in_order
 from outpace.train.corpus import Conversation, Corpus
 from outpace.train.duplicates import Seen
-from outpace.train.forecast import Check, Decoded, compare, decode, simulated_drafter
+from outpace.train.forecast import Check, Decoded, compare, decode
 from outpace.train.given import Given
 from outpace.train.ledger import Ledger, Timer
 from outpace.train.log import Log
@@ -274,7 +274,7 @@ class Run:
     ) -> Generator[Decoded, None, None]:
         if held_out:
             lm = opened(drafter)
-            yield from decode(lm, held_out, simulated_drafter(lm), self.options.max_draft, self.options.batch)
+            yield from decode(lm, held_out, self.options.kind, self.options.max_draft, self.options.batch)
             lm.close()
 
     # Time.

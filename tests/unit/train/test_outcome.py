@@ -13,7 +13,7 @@ import outpace
 from outpace.api import LanguageModel
 from outpace.measure.output_file import save
 from outpace.train.log import Log
-from outpace.train.options import TrainOptions
+from outpace.train.options import Kind, TrainOptions
 from outpace.train.outcome import Finished, finish
 from outpace.train.stages import Run
 from outpace.train.trainer import Outcome
@@ -72,6 +72,17 @@ def test_a_finished_run_is_told_again_without_any_work(
     again = finish(own, lambda drafter: lm, "outpace train eagle")
     assert again == finished
     assert finished.drafter.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["medusa", "block"])
+def test_every_kind_decodes_as_forecast(
+    kind: Kind, lm: LanguageModel, trained_of: Callable[[str], Outcome], tmp_path: Path
+) -> None:
+    prompts, start = prompts_file(tmp_path / "p.jsonl", 30), trained_of(kind).path
+    run = Run(TrainOptions(kind=kind, prompts=prompts, start=start, **SMALL | {"steps": 2}), tmp_path / "out", lm)
+    done = finish(run, opened(lm), "outpace train")
+    assert done.check.agrees
+    assert all(row.real > 1.2 for row in done.check.totals)
 
 
 class Killed(BaseException):
