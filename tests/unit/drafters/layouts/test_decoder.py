@@ -42,6 +42,7 @@ def test_a_window_holds_for_the_layers_that_are_said_to_slide() -> None:
         ({"num_attention_heads": 3}, "num_attention_heads is 3, must be a multiple of the 2"),
         ({"head_dim": 7}, "head_dim is 7, must be even"),
         ({"mlp_bias": True}, "mlp_bias is True, only False is supported"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, only 1.0 is supported"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', only 'silu' is supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_type 'dynamic', supported are"),
