@@ -27,9 +27,7 @@ def config(source: Values) -> Config:
     source.only("attn_logit_softcapping", None, null=True)
     capped = source.is_given("final_logit_softcapping")
     period = source.count("sliding_window_pattern", 1 << 10, absent=6)
-    usual = decoder(
-        source, context=131072, kv_heads=4, head_width=256, null_head_width=False, theta=1e6, tied=True, activation=GELU
-    )
+    usual = decoder(source, context=131072, kv_heads=4, head_width=256, theta=1e6, tied=True, activation=GELU, nulls=())
     return {
         **usual,
         **windows_by_pattern(source, period),

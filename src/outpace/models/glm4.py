@@ -14,9 +14,7 @@ from outpace.weights.values import Values
 
 def config(source: Values) -> Config:
     """Return the checked config."""
-    usual = decoder(
-        source, context=131072, kv_heads=2, head_width=128, null_head_width=False, eps=1.5625e-7, rotary=0.5
-    )
+    usual = decoder(source, context=131072, kv_heads=2, head_width=128, nulls=(), eps=1.5625e-7, rotary=0.5)
     return usual | no_windows(source) | biases(source, mlp=False, attention=True)
 
 

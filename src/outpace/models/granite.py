@@ -22,7 +22,12 @@ MULTIPLIERS = {  # our key -> the metadata key of GGUF files
 def config(source: Values) -> Config:
     """Return the checked config."""
     multipliers = {key: source.number(key, 1e6, absent=1.0) for key in MULTIPLIERS}
-    return decoder(source, context=2048) | no_windows(source) | biases(source, mlp=True) | multipliers
+    return (
+        decoder(source, context=2048, nulls=["num_key_value_heads"])
+        | no_windows(source)
+        | biases(source, mlp=True)
+        | multipliers
+    )
 
 
 def sizes(config: Config) -> ModelConfig:

@@ -23,7 +23,7 @@ there makes of None (the arguments below); where it can make nothing of it, it i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from outpace.models.config import Config
@@ -54,7 +54,7 @@ def decoder(
     context: int,
     kv_heads: int | None = None,
     head_width: int | None = None,
-    null_head_width: bool = True,
+    nulls: Collection[str] = ("num_key_value_heads", "head_dim"),
     eps: float = 1e-6,
     theta: float = 10000.0,
     tied: bool = False,
@@ -64,13 +64,13 @@ def decoder(
 ) -> Config:
     """Return what every decoder's config says; the arguments are the values of absent keys.
 
-    kv_heads and head_width: None for as many as heads, and an equal share of the width. null_head_width: whether null
-    means such a share too; else it is refused. rotary: the part of a head that turns; None where only 1 is supported.
+    kv_heads and head_width: None for as many as heads, and an equal share of the width. nulls: those of
+    both keys in which null means that too; else it is refused. rotary: the part of a head that turns; None where only 1 is supported.
     ropes: the rope types that are supported. activation: its key, and its only supported value.
     """
     source.only(*activation)
     rope_theta, scaling = _rope(source, theta, ropes)
-    sizes = _sizes(source, kv_heads, head_width, null_head_width)
+    sizes = _sizes(source, kv_heads, head_width, nulls)
     partial = _partial(source, rotary, sizes["head_dim"])
     pairs = int(sizes["head_dim"] * partial.get(_PARTIAL, 1.0)) // 2
     for name in _FACTORS:
@@ -99,16 +99,18 @@ def _partial(source: Values, usual: float | None, width: int) -> Config:
     return {} if factor == 1.0 else {_PARTIAL: factor}
 
 
-def _sizes(source: Values, usual_kv_heads: int | None, usual_width: int | None, null_width: bool) -> Config:
+def _sizes(source: Values, usual_kv_heads: int | None, usual_width: int | None, nulls: Collection[str]) -> Config:
     hidden = source.count("hidden_size", 1 << 17)
     heads = source.count("num_attention_heads", 1 << 12)
-    kv_heads = source.count("num_key_value_heads", 1 << 12, absent=usual_kv_heads or heads, null=heads)
+    key = "num_key_value_heads"
+    kv_heads = source.count(key, 1 << 12, absent=usual_kv_heads or heads, null=heads if key in nulls else None)
     if heads % kv_heads:
         raise source.error("num_attention_heads", f"is {heads}, must be a multiple of the {kv_heads} key/value heads")
     if not source.is_given("head_dim") and hidden % heads:
         raise source.error("hidden_size", f"is {hidden}, must be a multiple of the {heads} heads, or head_dim given")
     share = max(hidden // heads, 1)
-    width = source.count("head_dim", 1 << 12, absent=usual_width or share, null=share if null_width else None)
+    null = share if "head_dim" in nulls else None
+    width = source.count("head_dim", 1 << 12, absent=usual_width or share, null=null)
     if width % 2:
         raise source.error("head_dim", f"is {width}, must be even: rotary embeddings turn pairs")
     return {

@@ -12,7 +12,7 @@ from outpace.weights.values import Values
 def config(source: Values) -> Config:
     """Return the checked config."""
     return (
-        decoder(source, context=2048, eps=1e-5, ropes=("default", "linear"))
+        decoder(source, context=2048, eps=1e-5, nulls=["num_key_value_heads"], ropes=("default", "linear"))
         | no_windows(source)
         | biases(source, mlp=False)
     )

@@ -15,7 +15,11 @@ WINDOW = "attention.sliding_window"  # what tells its GGUF files from OLMo 2's
 
 def config(source: Values) -> Config:
     """Return the checked config."""
-    return decoder(source, context=2048, eps=1e-5) | windows_by_pattern(source, 4) | biases(source, mlp=False)
+    return (
+        decoder(source, context=2048, eps=1e-5, nulls=["num_key_value_heads"])
+        | windows_by_pattern(source, 4)
+        | biases(source, mlp=False)
+    )
 
 
 def sizes(config: Config) -> ModelConfig:

@@ -24,8 +24,11 @@ FACTORS["long_factor"] = "rope_factors_long.weight"
 def config(source: Values) -> Config:
     """Return the checked config."""
     source.only("attention_bias", False, null=True)
-    usual = decoder(source, context=4096, eps=1e-5, rotary=1.0, ropes=("default", "longrope"))
-    original = {ORIGINAL: source.count(ORIGINAL, 1 << 31, minimum=2, absent=4096)}
+    usual = decoder(
+        source, context=4096, eps=1e-5, nulls=["num_key_value_heads"], rotary=1.0, ropes=("default", "longrope")
+    )
+    unused = None if usual["rope_scaling"] else 4096
+    original = {ORIGINAL: source.count(ORIGINAL, 1 << 31, minimum=2, absent=4096, null=unused)}
     return usual | one_window_or_none(source) | biases(source, mlp=False) | original
 
 

@@ -14,7 +14,7 @@ from outpace.weights.values import Values
 def config(source: Values) -> Config:
     """Return the checked config. Files do not say that it has biases: it always has."""
     source.only("mlp_bias", False, null=True)
-    usual = decoder(source, context=32768, kv_heads=32, null_head_width=False)
+    usual = decoder(source, context=32768, kv_heads=32, nulls=["num_key_value_heads"])
     return usual | windows_from_a_layer_on(source) | {"attention_bias": True}
 
 

@@ -11,7 +11,7 @@ from outpace.weights.values import Values
 
 def config(source: Values) -> Config:
     """Return the checked config."""
-    usual = decoder(source, context=32768, kv_heads=32, head_width=128, null_head_width=False)
+    usual = decoder(source, context=32768, kv_heads=32, head_width=128, nulls=["num_key_value_heads"])
     return usual | windows_from_a_layer_on(source) | biases(source, mlp=False)
 
 

@@ -14,8 +14,8 @@ from outpace.weights.values import Values
 
 def config(source: Values) -> Config:
     """Return the checked config; windows are not supported."""
-    source.only("use_sliding_window", False)
-    usual = decoder(source, context=32768, kv_heads=4, theta=2e6, tied=True)
+    source.only("use_sliding_window", False, null=True)
+    usual = decoder(source, context=32768, kv_heads=4, nulls=["num_key_value_heads"], theta=2e6, tied=True)
     num_layers = usual["num_hidden_layers"]
     if source.is_given("layer_types"):
         listed(source, num_layers, None)
@@ -24,8 +24,10 @@ def config(source: Values) -> Config:
 
 def _turning(source: Values, num_layers: int) -> list[int]:
     """Return 1 for each layer with rope, 0 for each without."""
-    interval = source.count("no_rope_layer_interval", 1 << 10, absent=4)
-    turning = source.items("no_rope_layers") or [int((i + 1) % interval != 0) for i in range(num_layers)]
+    turning = source.items("no_rope_layers")
+    if not turning:
+        interval = source.count("no_rope_layer_interval", 1 << 10, absent=4)
+        turning = [int((i + 1) % interval != 0) for i in range(num_layers)]
     if len(turning) != num_layers or not all(type(turns) is int and turns in (0, 1) for turns in turning):
         raise source.error("no_rope_layers", f"must be a list of {num_layers} of 0 (without rope) and 1")
     return turning
