@@ -160,6 +160,8 @@ def _yarn(given: Mapping[str, Any]) -> Config:
 
 def numbers(file: GGUFFile, name: str) -> list[float]:
     """Return the numbers of a small tensor that says something of the config."""
+    if name not in file.tensors:
+        raise WeightsError(f"{file.path}: tensor {name!r} is missing: convert the model again")
     tensor = file.tensors[name]
     if tensor.format != "F32" or len(tensor.shape) != 1 or tensor.shape[0] > _MOST_FACTORS:
         raise WeightsError(

@@ -65,8 +65,8 @@ def decoder(
     """Return what every decoder's config says; the arguments are the values of absent keys.
 
     kv_heads and head_width: None for as many as heads, and an equal share of the width. nulls: those of
-    both keys in which null means that too; else it is refused. rotary: the part of a head that turns; None where only 1 is supported.
-    ropes: the rope types that are supported. activation: its key, and its only supported value.
+    both keys in which null means that too; else it is refused. rotary: the part of a head that turns; None where only
+    1 is supported. ropes: the rope types that are supported. activation: its key, and its only supported value.
     """
     source.only(*activation)
     rope_theta, scaling = _rope(source, theta, ropes)

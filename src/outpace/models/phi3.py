@@ -53,7 +53,7 @@ def layer(sizes: ModelConfig) -> Places:
 
 def from_gguf(file: GGUFFile, config: Config) -> Config:
     """Return the rope, where a file has factors for it."""
-    if not file.tensors.keys() >= set(FACTORS.values()):
+    if not file.tensors.keys() & set(FACTORS.values()):
         return {}
     attention = {"attention_factor": file.metadata.get("phi3.rope.scaling.attn_factor", 1.0)}
     return {"rope_scaling": {"rope_type": "longrope", **{k: numbers(file, n) for k, n in FACTORS.items()}, **attention}}
