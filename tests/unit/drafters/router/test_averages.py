@@ -35,8 +35,7 @@ def test_a_flat_cost_is_fixed_until_two_numbers_of_items_say_otherwise() -> None
 
 
 def test_what_is_expected_is_the_cost_until_samples_say_otherwise() -> None:
-    cost = LinearCost()
-    cost.expect(0.3, 0.1)
+    cost = LinearCost.expected(0.3, 0.1)
     assert cost.is_known
     assert (cost.fixed, cost.per_item) == (0.3, 0.1)
     cost.learn(4, 50.0)
