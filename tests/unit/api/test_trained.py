@@ -14,9 +14,11 @@ import pytest
 import outpace
 from benchmarks.convert_drafter import write
 from outpace import LanguageModel, UsageError, WeightsError
+from outpace.drafters.eagle import EagleDrafter
 from outpace.models import Transformer
 from outpace.ops.formats import dequantise
 from outpace.types import RawTensor
+from outpace.weights.drafter import open_drafter
 from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
 from tests.folder import make_folder
 from tests.published import write_published
@@ -105,6 +107,18 @@ def test_a_trained_drafter_leaves_the_text_as_it_is(
         assert drafted.stats.proposed.keys() <= {kind}
     lm.runner.cache.check()
     assert lm.runner.cache.num_available == lm.runner.cache.capacity
+
+
+def test_an_eagle_is_expected_to_cost_its_part_of_the_targets_bytes(folder: Path, drafter: Path) -> None:
+    lm = load(folder, drafter)
+    assert isinstance(lm.loaded.trained, EagleDrafter)
+    cost = lm.loaded.trained.expected_cost
+    assert cost is not None
+    sizes = {name: tensor.data.nbytes for name, tensor in open_drafter(drafter).tensors.items()}
+    config = lm.loaded.trained.network.config
+    unread = sizes["head"] * (1 - config.num_fixed / len(config.head_tokens))
+    assert cost.question == pytest.approx((sum(sizes.values()) - unread) / lm.loaded.num_bytes, rel=0.01)
+    assert 0 < cost.node < cost.question
 
 
 @pytest.mark.parametrize("strategy", ["eagle", "auto"])

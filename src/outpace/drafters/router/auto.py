@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from outpace.drafters.protocol import Drafter, ExpectedCost, SequenceView
 from outpace.drafters.router.acceptance import Acceptance, OpenProposal
-from outpace.drafters.router.averages import Gain
+from outpace.drafters.router.averages import Gain, LinearCost
 from outpace.drafters.router.experience import DrafterCost, DrafterRecord, Experience, sampling_kind
 from outpace.drafters.router.questions import Questions
 from outpace.drafters.router.selection import Proposals, select
@@ -188,8 +188,8 @@ class Auto:
             self._row_seconds = sampling.per_item
             for drafter, known in zip(self.drafters, self._costs, strict=True):
                 expected: ExpectedCost | None = getattr(drafter, "expected_cost", None)
-                if expected is not None and not known.question.is_known:
-                    known.question.expect(expected.question * cost.plain, expected.node * cost.plain)
+                if expected is not None and not known.is_timed:  # the first passes may be slow: it follows them
+                    known.question = LinearCost.expected(expected.question * cost.plain, expected.node * cost.plain)
         self._undrafted.clear()
 
     def _without_draft(self, reason: str) -> Forecast:
@@ -299,6 +299,7 @@ class Auto:
             length = sum([state.proposals.context for state in whom if state.proposals]) / len(whom)
             if not new:
                 cost.question.learn(nodes, each)
+                cost.is_timed = True
             elif cost.question.is_known:  # it had to read the prompts
                 cost.reading.learn(length, max(each - cost.question.at(nodes), 0.0))
             for state in whom:

@@ -34,11 +34,14 @@ class LinearCost:
         """Return the predicted seconds."""
         return self.fixed + self.per_item * items
 
-    def expect(self, fixed: float, per_item: float) -> None:
-        """Begin with what is known before the first sample: as much as a few samples, around four items, say."""
+    @staticmethod
+    def expected(fixed: float, per_item: float) -> LinearCost:
+        """Return what is known before the first sample: as much as four samples, around four items, say."""
+        cost = LinearCost()
         for items in (2.0, 6.0) * 2:
-            self.learn(items, fixed + per_item * items)
-        self.fixed, self.per_item = fixed, per_item
+            cost.learn(items, fixed + per_item * items)
+        cost.fixed, cost.per_item = fixed, per_item
+        return cost
 
     def learn(self, items: float, seconds: float) -> None:
         """Take in a sample."""

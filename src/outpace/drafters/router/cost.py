@@ -24,7 +24,7 @@ from typing import Any
 from outpace.drafters.router.averages import LinearCost
 
 ROWS = (1, 2, 4, 5, 8, 9, 16, 17, 32)  # knots: kernels take rows in tiles of 4, 8 or 16
-SCHEMA = 2
+SCHEMA = 3
 
 _UNMEASURED = 0.05  # of a plain pass: what a row is held to cost at the least where nobody has measured yet
 _PLAIN_GAIN = 0.4  # of each pass' error goes to `plain` at once; only the rest can be a matter of rows

@@ -33,6 +33,7 @@ class DrafterCost:
 
     question: LinearCost = field(default_factory=LinearCost)  # by the nodes that it is asked for
     reading: LinearCost = field(default_factory=LinearCost)  # by the tokens of a request that it has not seen before
+    is_timed: bool = False  # or what is known of a question was only expected
 
     @staticmethod
     def of(is_one_pass: bool) -> DrafterCost:

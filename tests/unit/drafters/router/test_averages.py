@@ -34,6 +34,19 @@ def test_a_flat_cost_is_fixed_until_two_numbers_of_items_say_otherwise() -> None
     assert cost.fixed == pytest.approx(0.0, abs=0.1)
 
 
+def test_what_is_expected_is_the_cost_until_samples_say_otherwise() -> None:
+    cost = LinearCost.expected(0.3, 0.1)
+    assert cost.is_known
+    assert (cost.fixed, cost.per_item) == (0.3, 0.1)
+    cost.learn(4, 50.0)
+    assert cost.at(4) < 1.5, "one unlucky timing"
+    for _ in range(40):
+        cost.learn(4, 2.8)
+        cost.learn(1, 0.7)
+    assert cost.at(4) == pytest.approx(2.8, rel=0.1)
+    assert cost.at(1) == pytest.approx(0.7, rel=0.1)
+
+
 def test_one_timing_of_a_busy_moment_counts_for_four_at_most() -> None:
     cost = LinearCost()
     for _ in range(20):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import time
+
 import pytest
 
 from outpace.drafters.router.calibrate import Calibration, PassProbe
@@ -142,3 +145,12 @@ def test_a_small_context_has_short_probes() -> None:
     probe = PassProbe(tiny_runner(context=32))
     assert probe.long == 0
     assert probe(8, 0) > 0.0
+
+
+def test_a_probe_does_not_count_the_time_in_which_other_processes_have_the_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "process_time", lambda: 5.0 * next(ticks))
+    assert PassProbe(tiny_runner(context=32))(1, 0) == 5.0
+    assert PassProbe(tiny_runner(context=32), clock=lambda: 7.0)(1, 0) == 0.0

@@ -198,7 +198,7 @@ def test_what_was_learned_survives_the_process(tmp_path) -> None:
         lambda text: "[1, 2]",
         lambda text: "null",
         lambda text: '{"schema": 2, "rows": 3}',
-        lambda text: text.replace('"schema": 2', '"schema": 1'),
+        lambda text: text.replace('"schema": 3', '"schema": 2'),
         lambda text: text.replace('"4": {', '"3": {'),
         lambda text: text.replace('"4": {', '"four": {'),
         lambda text: text.replace('"ratio": 1', '"ratio": -1', 1),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from outpace.errors import UsageError
-from outpace.ops.protocol import DecoderLayer
+from outpace.ops.protocol import DecoderLayer, FusionParts, GuessLayer, HeadPart
 from outpace.ops.sampling import Ragged, SamplingBatch, SamplingRows
 from outpace.types import NUMERIC_PARAMS, KVSpec, SamplingParams, Segment
 from tests.tiny import raw_tensor
@@ -80,6 +80,10 @@ def segment(**changes: Any) -> Segment:
         ({"kind": "full"}, "full segment has no draft"),
         ({"kind": "forest"}, "kind"),
         ({"tokens": [1, 2.5, 3]}, "integer"),
+        ({"stored": [-1]}, "no pending tokens"),
+        ({"stored": [0], "parents": [-1, -1, -1]}, "parent 0 of draft node 0"),
+        ({"stored": [-1], "parents": [-1, 0, 3]}, "parent 3 of draft node 3"),
+        ({"stored": [-1] * 3, "parents": [-1] * 3}, "does not cover 9 tokens"),
     ],
     ids=str,
 )
@@ -255,6 +259,97 @@ def test_a_sampling_batch_whose_arrays_do_not_fit_is_refused(
     for call in (ops.sample, ops.probs):
         with pytest.raises(UsageError, match=message):
             call(array(ops, 2, 9), batch(**changes))
+
+
+def guess_layer(ops: NativeOps, **changes: Any) -> GuessLayer:
+    """Return a guess layer 32 wide over embeddings of 64 numbers, with a head of 5 rows."""
+    wide, keys = ops.pack(zeros(32, 96)), ops.pack(zeros(16, 96))
+    own = decoder_layer(ops, wq=wide, wk=keys, wv=keys, attn_norm=ops.vector(zeros(64)))
+    norm = ops.vector(zeros(32))
+    head = HeadPart(ops.pack(zeros(5, 32)), (0, 1, 2, 3, 4))
+    return replace(GuessLayer(own, ops.pack(zeros(9, 64)), norm, norm, head), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (lambda ops: {"layer": decoder_layer(ops)}, "wq must be"),
+        (lambda ops: {"embedding": ops.pack(zeros(9, 32))}, "wq must be"),
+        (lambda ops: {"feature_norm": ops.vector(zeros(64))}, "norms must have the layer's width"),
+        (lambda ops: {"head_norm": ops.vector(zeros(64))}, "norms must have the layer's width"),
+        (lambda ops: {"bo": ops.vector(zeros(64))}, "bo must be"),
+        (lambda ops: {"head": HeadPart(ops.pack(zeros(5, 64)), (0, 1, 2, 3, 4))}, "head must be as wide"),
+        (lambda ops: {"head": HeadPart(ops.pack(zeros(5, 32)), (0, 1, 2, 3, 9))}, "rows in the embedding"),
+        (lambda ops: {"head": HeadPart(ops.pack(zeros(5, 32)), (0, 1, 2, 3))}, "token for each of the 5 rows, got 4"),
+        (lambda ops: {"head": HeadPart(ops.pack(zeros(2, 32)), (0, -1))}, "a token must be in"),
+    ],
+)
+def test_a_guess_layer_that_does_not_fit_together_is_refused(ops: NativeOps, changes: Any, message: str) -> None:
+    ops.guesser(guess_layer(ops))
+    with pytest.raises(UsageError, match=message):
+        ops.guesser(guess_layer(ops, **changes(ops)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": (3, 31)}, r"features must be \[2, 32\], got \[3, 31\]"),
+        ({"further": []}, "for each segment"),
+        ({"further": (5, 64, 0)}, "further rows must be"),
+        ({"further": (5, 32, 9)}, "further rows must be"),
+        ({"batch": 2}, "scored rows"),
+        ({"k": 6}, "number of tokens"),
+        ({"k": 0}, "number of tokens"),
+        ({"tokens": [1, 9]}, "token id 9 is outside the embedding"),
+        ({"blocks": [5]}, "names block 5"),
+    ],
+)
+def test_a_guess_whose_parts_do_not_fit_is_refused(ops: NativeOps, changes: dict[str, Any], message: str) -> None:
+    def call(features: Any = (2, 32), further: Any = None, batch: int = 1, k: int = 5, **own: Any) -> None:
+        rows: list[Any] = [None]
+        if further is not None:
+            rows = list(further)
+        if rows and further:
+            count, width, first = further
+            part = HeadPart(ops.pack(zeros(count, width)), tuple(range(first, first + count)))
+            rows = [ops.head_rows(part)]
+        given = ops.plan([Segment(own.get("blocks", [1]), 1, own.get("tokens", [1, 2]))], BLOCK)
+        guesser, kv = ops.guesser(guess_layer(ops)), ops.kv_alloc(SPEC, 4)
+        ops.guess(array(ops, *features), guesser, kv, given, rows, SamplingBatch.greedy(batch), k)
+
+    call()
+    with pytest.raises(UsageError, match=message):
+        call(**changes)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (np.zeros((2, 3), np.int32), "columns must be int32 of the logits' shape"),
+        (np.full((1, 3), 9, np.int32), "token must be in"),
+        (np.array([[1, -1, 2]], np.int32), "-1 behind the last"),
+        (np.array([[1, -2, -1]], np.int32), "token must be in"),
+    ],
+)
+def test_columns_that_are_no_tokens_are_refused(ops: NativeOps, columns: Any, message: str) -> None:
+    ops.best_of_columns(array(ops, 1, 3), np.array([[3, 1, -1]], np.int32), 9, SamplingBatch.greedy(1), 2)
+    with pytest.raises(UsageError, match=message):
+        ops.best_of_columns(array(ops, 1, 3), columns, 9, SamplingBatch.greedy(1), 2)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([], "at least one row"),
+        ([((2, 32), [0])], "as wide together as fc"),
+        ([((2, 16), [2])], "a row must be in"),
+    ],
+)
+def test_hidden_states_that_do_not_fit_are_refused(ops: NativeOps, parts: Any, message: str) -> None:
+    fusion = ops.fusion(FusionParts(ops.pack(zeros(16, 32)), 1e-5, True, (ops.vector(zeros(16)),) * 2))
+    ops.fuse(fusion, [([array(ops, 2, 16)] * 2, [1])])
+    with pytest.raises(UsageError, match=message):
+        ops.fuse(fusion, [([array(ops, *shape)] * 2, rows) for shape, rows in parts])
 
 
 def test_handles_of_other_things_are_refused(ops: NativeOps) -> None:

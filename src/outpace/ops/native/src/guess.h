@@ -14,6 +14,7 @@ namespace outpace {
 struct HeadRows {
   std::shared_ptr<const Matrix> matrix;
   std::vector<int32_t> tokens;
+  int32_t largest_token;
 };
 
 // What a Python GuessLayer says.

@@ -396,6 +396,7 @@ std::shared_ptr<HeadRows> head_rows(std::shared_ptr<const Matrix> matrix, nb::ha
   check(static_cast<int64_t>(rows->tokens.size()) == matrix->out, "give a token for each of the " +
                                                                       std::to_string(matrix->out) + " rows, got " +
                                                                       std::to_string(rows->tokens.size()));
+  rows->largest_token = *std::max_element(rows->tokens.begin(), rows->tokens.end());
   rows->matrix = std::move(matrix);
   return rows;
 }
@@ -452,7 +453,9 @@ nb::tuple guess_op(Context& context, const Array& features, const Guesser& guess
             " is outside the embedding: allowed are [0, " + std::to_string(guesser.embedding->out) + ")");
   check(further.size() == plan.segments.size(), "give further rows, or None, for each segment");
   for (const HeadRows* own : further) {
-    check(own == nullptr || own->matrix->in == guesser.layer.width(), "further rows must be as wide as the head's");
+    check(own == nullptr ||
+              (own->matrix->in == guesser.layer.width() && own->largest_token < guesser.embedding->out),
+          "further rows must be as wide as the head's, and their tokens must have rows in the embedding");
   }
   const auto rows = plan.scored.size();
   check(given.batch().num_rows == static_cast<int64_t>(rows), "the sampling batch must have the plan's scored rows");
