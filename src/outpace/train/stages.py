@@ -274,7 +274,7 @@ class Run:
     ) -> Generator[Decoded, None, None]:
         if held_out:
             lm = opened(drafter)
-            yield from decode(lm, held_out, self.options.kind, self.options.max_draft, self.options.batch)
+            yield from decode(lm, held_out, self.options.kind, self.options.max_draft)
             lm.close()
 
     # Time.

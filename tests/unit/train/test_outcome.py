@@ -20,14 +20,14 @@ from outpace.train.trainer import Outcome
 from tests.unit.train.test_stages import prompts_file
 
 SMALL: dict[str, Any] = {
-    "num_responses": 48, "max_tokens": 24, "num_checked": 6, "held_out": 0.2, "steps": 6, "batch_tokens": 256,
+    "num_responses": 32, "max_tokens": 40, "num_checked": 16, "held_out": 0.5, "steps": 6, "batch_tokens": 256,
     "learning_rate": 0.02,
 }  # fmt: skip
 
 
 def run(lm: LanguageModel, folder: Path, start: Path, **options: Any) -> Run:
     """Return a run that continues a drafter."""
-    prompts = prompts_file(folder.parent.parent / "prompts.jsonl", 30)
+    prompts = prompts_file(folder.parent.parent / "prompts.jsonl", 40)
     return Run(TrainOptions(kind="eagle", prompts=prompts, start=start, **SMALL | options), folder, lm)
 
 
@@ -78,7 +78,7 @@ def test_a_finished_run_is_told_again_without_any_work(
 def test_every_kind_decodes_as_forecast(
     kind: Kind, lm: LanguageModel, trained_of: Callable[[str], Outcome], tmp_path: Path
 ) -> None:
-    prompts, start = prompts_file(tmp_path / "p.jsonl", 30), trained_of(kind).path
+    prompts, start = prompts_file(tmp_path / "p.jsonl", 40), trained_of(kind).path
     run = Run(TrainOptions(kind=kind, prompts=prompts, start=start, **SMALL | {"steps": 2}), tmp_path / "out", lm)
     done = finish(run, opened(lm), "outpace train")
     assert done.check.agrees
