@@ -20,7 +20,7 @@ from outpace.train.trainer import Outcome
 from tests.unit.train.test_stages import prompts_file
 
 SMALL: dict[str, Any] = {
-    "num_responses": 48, "max_tokens": 24, "num_checked": 6, "held_out": 0.2, "steps": 6, "batch_tokens": 256,
+    "num_responses": 48, "max_tokens": 48, "num_checked": 16, "held_out": 0.34, "steps": 6, "batch_tokens": 256,
     "learning_rate": 0.02,
 }  # fmt: skip
 
