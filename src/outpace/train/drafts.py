@@ -83,4 +83,7 @@ def _one_pass(
             if accuracies is not None:
                 choices = [(token, chance) for (token, _), chance in zip(choices, accuracies[k].tolist(), strict=False)]
             level.append(choices)
-    return [[best_tree(level[:budget], budget, minimum, network.kind) for budget in budgets] for level in levels]
+    return [
+        [best_tree(level[:budget], budget, minimum, network.kind) for budget in (view.budget(at, n) for n in budgets)]
+        for at, level in enumerate(levels)
+    ]

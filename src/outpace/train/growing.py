@@ -41,7 +41,7 @@ class _Anchor:
         level, following, parents = self.nodes, dict[Path, int](), list[int]()
         for tree in self.trees:
             front = [()] if () in level else [tree.path(node) for node in tree.front]
-            if not front:
+            if not front or not tree.budget:
                 continue
             tree.add([children[level[path]] for path in front])
             for node in tree.front:
@@ -65,7 +65,10 @@ def grow(
     """
     shape = Shape(_default("width"), _default("min_confidence", min_confidence), _default("min_expanded"))
     anchors = [
-        [_Anchor(i, [GrowingTree(shape, budget) for budget in budgets], {(): 0}) for i in range(len(view.anchors))]
+        [
+            _Anchor(at, [GrowingTree(shape, view.budget(at, most)) for most in budgets], {(): 0})
+            for at in range(len(view.anchors))
+        ]
         for view in views
     ]
     prefix, states = network.begin(batch)

@@ -80,6 +80,13 @@ class View:
         total = largest + np.log(np.exp(scaled - largest).sum(axis=1, keepdims=True))
         return Best(found, np.take_along_axis(scaled - total, found, 1), np.take_along_axis(scores, found, 1))
 
+    def budget(self, at: int, most: int) -> int:
+        """Return the nodes that a draft behind anchor `at` may have: no more than the response has tokens left but one.
+
+        As if the response had been as long as it was allowed to be.
+        """
+        return min(most, len(self.anchors) - at - 1)
+
     def truth(self, k: int) -> Ints:
         """Return the text's token k places behind each anchor, [A]; -1 behind its end."""
         tokens, places = self.own.tokens, self.anchors + k

@@ -17,10 +17,10 @@ def test_more_nodes_confirm_more_and_never_more_than_there_are(
     trained_of: Callable[[str], Outcome], target: EngineTarget, held_out: list[Conversation], kind: str
 ) -> None:
     network = read_network(trained_of(kind).path, kind, target)
-    for own, found in accepted(network, target, held_out[:6], (1, 2, 4, 8), 0.0):
+    for own, found in accepted(network, target, held_out[:3], (1, 2, 4, 8), 0.0):
         left = len(own.tokens) - 1 - np.arange(own.num_prompt, len(own.tokens) - 1)
         assert found.shape == (len(left), 4)
-        assert (found <= np.minimum(left[:, None], [1, 2, 4, 8])).all()
+        assert (found <= np.minimum(left[:, None] - 1, [1, 2, 4, 8])).all()
         assert (np.diff(found, axis=1) >= 0).mean() > 0.97  # a wider tree may leave a deep node out
     assert found.any()
 

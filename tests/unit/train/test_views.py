@@ -58,6 +58,7 @@ def test_the_best_come_first_with_their_probabilities_and_equals_in_order(
     assert np.exp(best.logprobs) == pytest.approx(np.array([[0.4, 0.4, 0.1], [0.7, 0.1, 0.1]]))
     assert view.truth(1).tolist() == [2, 3]
     assert view.truth(2).tolist() == [3, -1]
+    assert [view.budget(at, most) for at in (0, 1) for most in (0, 1, 9)] == [0, 1, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("temperature", "min_p"), [(1.0, 0.0), (0.7, 0.2)])
