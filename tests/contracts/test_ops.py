@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from outpace.errors import UsageError, WeightsError
 from outpace.models import Transformer
+from outpace.ops.compose import compose_decoder_layer
 from outpace.ops.formats import dequantise
-from outpace.ops.protocol import DecoderLayer, Ops, compose_decoder_layer
+from outpace.ops.protocol import DecoderLayer, Ops
 from outpace.types import KVFormat, KVSpec, RawTensor, Segment
 from tests.implementations import MAKERS
 from tests.networks import NETWORKS

@@ -15,7 +15,8 @@ from outpace.errors import UsageError, WeightsError
 from outpace.models.architecture import architecture_of
 from outpace.models.config import Config, ModelConfig, Rotation
 from outpace.models.tensors import Places, Tensor, embedding, final_norm, output
-from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight, compose_decoder_layer
+from outpace.ops.compose import compose_decoder_layer
+from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor
 
 
