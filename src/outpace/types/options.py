@@ -138,7 +138,7 @@ class Options:
     strategies) is checked in `api`.
     """
 
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     max_new_tokens: int | None = field(
         default=256,
         metadata=about("Maximum number of new tokens; None: until the text ends or the context is full.", _limit),
