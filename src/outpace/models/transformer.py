@@ -22,14 +22,15 @@ from outpace.types import KVFormat, KVSpec, RawTensor
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A decoder layer: its parts, and those of them that ops runs by themselves."""
+    """A decoder layer: its parts, those of them that ops runs by themselves, and whether ops runs the whole of it."""
 
     parts: DecoderLayer
     handle: Layer
+    is_fused: bool
 
     def forward(self, ops: Ops, x: Array, kv: KV, plan: Plan) -> Array:
         """Return x after the layer, [T, D]."""
-        if self.parts.is_plain:
+        if self.is_fused:
             return ops.decoder_layer(x, self.handle, kv, plan)
         return compose_decoder_layer(ops, x, self.parts, self.handle, kv, plan)
 
@@ -122,7 +123,7 @@ def build(config: Config, tensors: Mapping[str, RawTensor], ops: Ops, context: i
 
 
 def _block(ops: Ops, parts: DecoderLayer) -> Block:
-    return Block(parts, ops.layer(parts))
+    return Block(parts, ops.layer(parts), parts.is_plain)
 
 
 def _parts(shelf: _Shelf, places: Places, sizes: ModelConfig, rope: Rope, index: int) -> DecoderLayer:
