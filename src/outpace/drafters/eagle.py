@@ -10,7 +10,7 @@ from outpace.drafters.chances import chances_of_logprobs, chances_of_scores
 from outpace.drafters.features import HeldRows, HiddenStates, runs_of
 from outpace.drafters.growth import GrowingTree, Shape
 from outpace.drafters.head import Head, OwnRows
-from outpace.drafters.protocol import ExpectedCost, SequenceView
+from outpace.drafters.protocol import Expectation, SequenceView
 from outpace.errors import UsageError
 from outpace.models.eagle import Eagle
 from outpace.ops.protocol import Array, Guesses
@@ -57,8 +57,8 @@ class EagleDrafter:
 
     A sampled request is drafted with the target's own noise. width: nodes of a level that are continued; branches:
     tokens that are looked at behind each. Nodes that are less likely than `min_confidence` are not proposed, those less
-    likely than `min_expanded` not continued: all confidences on the way to a node, multiplied. expected_cost: for the
-    router, before the drafter was ever timed.
+    likely than `min_expanded` not continued: all confidences on the way to a node, multiplied. expectation: for the
+    router, before the drafter was ever asked.
 
     runner: the target's. The network's keys and values are the group `GROUP` of the target's cache: those of prompts
     are written as the target computes them, those of the guesses are written again, from the target's states, once
@@ -76,7 +76,7 @@ class EagleDrafter:
         branches: int = 4,
         min_confidence: float = 0.1,
         min_expanded: float = 0.25,
-        expected_cost: ExpectedCost | None = None,
+        expectation: Expectation | None = None,
     ) -> None:
         for what, value in (("min_confidence", min_confidence), ("min_expanded", min_expanded)):
             if not 0.0 <= value <= 1.0:
@@ -84,7 +84,7 @@ class EagleDrafter:
         for what, count in (("width", width), ("branches", branches)):
             if count < 1:
                 raise UsageError(f"{what} must be at least 1, got {count}")
-        self.network, self.runner, self.expected_cost = network, runner, expected_cost
+        self.network, self.runner, self.expectation = network, runner, expectation
         self.shape = Shape(width, min_confidence, min_expanded)
         self.branches = branches if width > 1 else 1
         self._look = min(max(branches, _LOOK), network.config.num_fixed)
