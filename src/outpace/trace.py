@@ -19,12 +19,17 @@ PHASES = ("draft", "forward", "verify", "commit")
 
 @dataclass(slots=True)
 class Times:
-    """Seconds of one pass of the batch, shared by all requests in it."""
+    """Seconds of one pass of the batch, shared by all requests in it.
+
+    worked: the same by the clock of the ops (`Ops.clock`), which leaves out what other processes took of the core; None:
+    not known.
+    """
 
     draft: float
     forward: float
     verify: float
     commit: float
+    worked: Times | None = None
 
     @property
     def total(self) -> float:

@@ -140,6 +140,12 @@ def test_an_implementation_says_what_it_computes_on(ops: Ops, implementation: st
     ops.synchronize()
 
 
+def test_the_clock_counts_work(ops: Ops) -> None:
+    started = ops.clock()
+    ops.linear(ops.array(np.ones((64, 256), np.float32)), ops.pack(raw_tensor("w", np.ones((256, 256), np.float32))))
+    assert ops.clock() > started
+
+
 def test_the_bandwidth_probe_reports_each_repeat(ops: Ops) -> None:
     speeds = ops.read_bandwidth(1 << 20, 5)
     assert len(speeds) == 5

@@ -77,7 +77,9 @@ class _Drafters:
             parts.insert(0, self.prediction())
         if self._options.draft_model is not None:
             parts.append(self.draft_model())
-        return self._target.drafter(("auto", *parts), lambda: Auto(parts, self._target.experience))
+        return self._target.drafter(
+            ("auto", *parts), lambda: Auto(parts, self._target.experience, self._target.runner.ops.clock)
+        )
 
 
 _DRAFTERS: dict[str, Callable[[_Drafters], Drafter]] = {

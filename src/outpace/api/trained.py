@@ -11,7 +11,7 @@ from outpace.drafters.block import BlockDrafter
 from outpace.drafters.eagle import EagleDrafter
 from outpace.drafters.layouts import open_trained
 from outpace.drafters.medusa import MedusaDrafter
-from outpace.drafters.protocol import Drafter, ExpectedCost
+from outpace.drafters.protocol import Drafter, Expectation
 from outpace.models import block, eagle, medusa
 from outpace.models.block import BlockConfig
 from outpace.models.checkpoint import Checkpoint
@@ -24,6 +24,7 @@ from outpace.weights.files import present
 from outpace.weights.trained import DrafterTarget
 
 _SHIPPED = Path(drafters.__file__).with_name("weights")
+_ACCEPTANCE = 0.6  # of a trained drafter's guess: 0.5 to 0.7, by text
 _NODE_SHARE = 0.6  # of the time of a first read, for one more node: measured with the default model's drafter
 
 
@@ -62,11 +63,11 @@ def with_vocabulary(file: DrafterCheckpoint) -> DrafterCheckpoint:
 def _eagle(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Drafter:
     config = EagleConfig.read(file.entries, file.target)
     network = eagle.build(config, file.tensors, runner.model)
-    return EagleDrafter(network, runner, expected_cost=_expected_cost(file, config, target.num_bytes))
+    return EagleDrafter(network, runner, expectation=_expectation(file, config, target.num_bytes))
 
 
-def _expected_cost(file: DrafterCheckpoint, config: EagleConfig, target_bytes: int) -> ExpectedCost:
-    """Return what drafting should take by the bytes that it reads, relative to those of a pass of the target.
+def _expectation(file: DrafterCheckpoint, config: EagleConfig, target_bytes: int) -> Expectation:
+    """Return what drafting should take by the bytes that it reads, relative to those of a pass of the target, and bring.
 
     A question reads all but the further rows of the head. A node reads them again, from the last cache, and without
     fc; and a level brings more than one node.
@@ -74,7 +75,7 @@ def _expected_cost(file: DrafterCheckpoint, config: EagleConfig, target_bytes: i
     size = {name: tensor.data.nbytes for name, tensor in file.tensors.items() if name != "embedding"}
     size["head"] = size.get("head", 0) * config.num_fixed // len(config.head_tokens)
     whole = sum(size.values()) / target_bytes
-    return ExpectedCost(whole, _NODE_SHARE * (whole - size["fc"] / target_bytes))
+    return Expectation(whole, _NODE_SHARE * (whole - size["fc"] / target_bytes), _ACCEPTANCE)
 
 
 def _medusa(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Drafter:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from outpace.cache import BlockTable
 from outpace.drafters.chances import chances_of_logprobs, chances_of_scores
 from outpace.drafters.features import HeldRows, HiddenStates, runs_of
 from outpace.drafters.growth import GrowingTree, Shape
 from outpace.drafters.head import Head, OwnRows
-from outpace.drafters.protocol import ExpectedCost, SequenceView
+from outpace.drafters.protocol import Expectation, SequenceView
 from outpace.errors import UsageError
 from outpace.models.eagle import Eagle
 from outpace.ops.protocol import Array, Guesses
@@ -30,11 +29,15 @@ LOOK = 8  # tokens behind a node whose scores tell how likely each of them is
 
 @dataclass(slots=True)
 class _Sequence:
-    """What is known of one sequence beside its keys and values: its hidden states, and its rows of the head."""
+    """What is known of one sequence beside its keys and values: its hidden states, and its rows of the head.
+
+    batches: how so many rows of it alone are sampled, but for their position, where that depends on nothing else.
+    """
 
     held: HeldRows
     own: OwnRows
     request: Request | None = None
+    batches: dict[int, SamplingBatch] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -54,8 +57,8 @@ class EagleDrafter:
 
     A sampled request is drafted with the target's own noise. width: nodes of a level that are continued; branches:
     tokens that are looked at behind each. Nodes that are less likely than `min_confidence` are not proposed, those less
-    likely than `min_expanded` not continued: all confidences on the way to a node, multiplied. expected_cost: for the
-    router, before the drafter was ever timed.
+    likely than `min_expanded` not continued: all confidences on the way to a node, multiplied. expectation: for the
+    router, before the drafter was ever asked.
 
     runner: the target's. The network's keys and values are the group `GROUP` of the target's cache: those of prompts
     are written as the target computes them, those of the guesses are written again, from the target's states, once
@@ -73,7 +76,7 @@ class EagleDrafter:
         branches: int = 4,
         min_confidence: float = 0.1,
         min_expanded: float = 0.25,
-        expected_cost: ExpectedCost | None = None,
+        expectation: Expectation | None = None,
     ) -> None:
         for what, value in (("min_confidence", min_confidence), ("min_expanded", min_expanded)):
             if not 0.0 <= value <= 1.0:
@@ -81,7 +84,7 @@ class EagleDrafter:
         for what, count in (("width", width), ("branches", branches)):
             if count < 1:
                 raise UsageError(f"{what} must be at least 1, got {count}")
-        self.network, self.runner, self.expected_cost = network, runner, expected_cost
+        self.network, self.runner, self.expectation = network, runner, expectation
         self.shape = Shape(width, min_confidence, min_expanded)
         self.branches = branches if width > 1 else 1
         self._look = min(max(branches, LOOK), network.config.num_fixed)
@@ -119,10 +122,8 @@ class EagleDrafter:
         if not (held.first < begin and length <= held.end + 1 and table.can_hold(GROUP)):
             return None
         if state.request is None:
-            options = dataclasses.replace(
-                sequence.request.options, constraint=None, logits_processors=(), logprobs=None
-            )
-            state.request = dataclasses.replace(sequence.request, options=options)
+            options = replace(sequence.request.options, constraint=None, logits_processors=(), logprobs=None)
+            state.request = replace(sequence.request, options=options)
         self._head.look_at(state.own, text)
         return _Draft(state, state.request, table, text, min(begin, length - 1), GrowingTree(self.shape, budget))
 
@@ -171,22 +172,22 @@ class EagleDrafter:
         """Return how the rows behind the fronts become tokens: as the target's own will, noise and penalties too."""
         if all([draft.request.options.sampling.is_argmax for draft in drafts]):
             return SamplingBatch.greedy(sum([len(draft.tree.front) or 1 for draft in drafts]))
+        (first, *others) = drafts
+        count, place = len(first.tree.front) or 1, len(first.text) + first.tree.depth
+        if not others and (known := first.state.batches.get(count)) is not None:
+            return known.at([place] * count)
         rows = SamplingRows()
         for draft in drafts:
             request, sampling, tree = draft.request, draft.request.options.sampling, draft.tree
-            paths = [tree.path(node) for node in tree.front] or [()]
-            positions = [len(draft.text) + len(path) for path in paths]
+            positions = [len(draft.text) + tree.depth] * (len(tree.front) or 1)  # a front is one level
+            paths = [tree.path(node) for node in tree.front] if sampling.penalises else ()
             output = draft.text[len(request.prompt) :] if sampling.penalises else ()
-            rows.add(
-                sampling,
-                request.seed,
-                request.sample_index,
-                positions,
-                prompt=request.prompt,
-                output=output,
-                paths=paths,
-            )
-        return rows.build()
+            seed, index = request.seed, request.sample_index
+            rows.add(sampling, seed, index, positions, prompt=request.prompt, output=output, paths=paths)
+        batch = rows.build()
+        if not others and not first.request.options.sampling.penalises:
+            first.state.batches[count] = batch
+        return batch
 
     # The target's hidden states.
 

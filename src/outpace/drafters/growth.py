@@ -44,6 +44,7 @@ class GrowingTree:
     values: list[float] = field(default_factory=list)
     front: list[int] = field(default_factory=list)
     origins: list[int] = field(default_factory=list)
+    depth: int = 0  # tokens from the root to each node of the front
     _place: dict[int, int] = field(default_factory=dict)  # expanded node -> its slot, counted from the first
     _expanded: list[int] = field(default_factory=list)  # by slot: the parent's slot, -1 for the root
 
@@ -62,6 +63,7 @@ class GrowingTree:
                 self.values.append(value * confidence)
         self.front = self._next_front(first)
         self.origins = [old.index(self.parents[node]) for node in self.front]
+        self.depth += 1
 
     def _next_front(self, first: int) -> list[int]:
         """Return the newest nodes that are worth expanding: those whose children may still be among the best."""

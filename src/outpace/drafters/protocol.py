@@ -37,14 +37,16 @@ class SequenceView(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ExpectedCost:
-    """What a drafter is known to take before it was ever timed, in plain passes of the target.
+class Expectation:
+    """What is known of a drafter before it was ever asked; it may have one as `expectation`, the router begins with it.
 
-    A drafter may have one as `expected_cost`; the router begins with it. question: being asked; node: each node.
+    question, node: plain passes of the target that being asked takes, and each node. acceptance: the chance that a
+    guess comes true, given that those before it did.
     """
 
     question: float
     node: float
+    acceptance: float
 
 
 class Drafter(Protocol):

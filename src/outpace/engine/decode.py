@@ -34,11 +34,12 @@ class Decoder:
         *,
         token_budget: int = 256,
         max_running: int = 256,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.runner = runner
         self.scheduler = Scheduler(runner.cache, runner.context, token_budget=token_budget, max_running=max_running)
-        self.clock = clock
+        self.clock = clock or time.perf_counter
+        self._work_clock = None if clock else runner.ops.clock
         self._ids = itertools.count()
 
     # Sequences come and go.
@@ -80,20 +81,23 @@ class Decoder:
 
     def step(self) -> list[Step]:
         """Advance the scheduled sequences by one pass; return a record for each that wrote tokens."""
-        started = self.clock()
+        marks = [self._now()]
         batch = self.scheduler.schedule()
         self._draft(batch)
-        drafted = self.clock()
+        marks.append(self._now())
         passed = self.runner.forward([entry.part for entry in batch], _taps(batch))
         self.runner.ops.synchronize()  # a device may still compute
-        forwarded = self.clock()
+        marks.append(self._now())
         self._verify(batch, passed)
-        verified = self.clock()
+        marks.append(self._now())
         for entry in batch:
             self._settle(entry)
-        done = self.clock()
-        times = Times(drafted - started, forwarded - drafted, verified - forwarded, done - verified)
-        return self._report(batch, passed, times)
+        marks.append(self._now())
+        return self._report(batch, passed, _times(marks, self._work_clock is not None))
+
+    def _now(self) -> tuple[float, float]:
+        """Return the time, and that of the ops' clock, where it is looked at."""
+        return self.clock(), self._work_clock() if self._work_clock else 0.0
 
     def _draft(self, batch: Batch) -> None:
         """Ask each drafter for its sequences that are scored in this pass."""
@@ -255,6 +259,15 @@ class Decoder:
             sequence.drafter.forget(sequence.id)
         except Exception as error:
             sequence.switch_drafter_off(error)
+
+
+def _times(marks: Sequence[tuple[float, float]], has_work: bool) -> Times:
+    """Return what lies between the marks of a step: its parts by either clock."""
+    (draft, own_draft), (forward, own_forward), (verify, own_verify), (commit, own_commit) = (
+        (after[0] - before[0], after[1] - before[1]) for before, after in itertools.pairwise(marks)
+    )
+    worked = Times(own_draft, own_forward, own_verify, own_commit) if has_work else None
+    return Times(draft, forward, verify, commit, worked)
 
 
 def _by_drafter(batch: Iterable[Entry]) -> list[tuple[Drafter, Batch]]:

@@ -173,6 +173,12 @@ class Ops(Protocol):
     def synchronize(self) -> None:
         """Wait until everything asked for is computed: call it before reading a clock."""
 
+    def clock(self) -> float:
+        """Return seconds by which the cost of calls is compared: work, not waiting for a core that others have.
+
+        By the thread that calls the ops, and only differences between its own readings.
+        """
+
     def read_bandwidth(self, num_bytes: int = 100_000_000, repeats: int = 20) -> list[float]:
         """Return the speeds, in GB/s, of `repeats` streaming reads of `num_bytes` by all threads together."""
 

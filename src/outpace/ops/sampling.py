@@ -75,6 +75,23 @@ class SamplingBatch:
         """Return a batch whose tokens are those of the largest logits."""
         return SamplingBatch(num_rows)
 
+    def at(self, positions: Sequence[int]) -> SamplingBatch:
+        """Return the same batch for tokens at other positions, one a row."""
+        return SamplingBatch(
+            self.num_rows,
+            self.params,
+            self.seeds,
+            self.sample_indices,
+            np.array(positions, np.uint32),
+            self.streams,
+            self.prompts,
+            self.outputs,
+            self.masks,
+            self.has_mask,
+            self.bias_tokens,
+            self.biases,
+        )
+
     def select(self, rows: Sequence[int]) -> SamplingBatch:
         """Return the batch of some rows, in the order given."""
         if self.params is None:

@@ -112,7 +112,7 @@ def test_a_trained_drafter_leaves_the_text_as_it_is(
 def test_an_eagle_is_expected_to_cost_its_part_of_the_targets_bytes(folder: Path, drafter: Path) -> None:
     lm = load(folder, drafter)
     assert isinstance(lm.loaded.trained, EagleDrafter)
-    cost = lm.loaded.trained.expected_cost
+    cost = lm.loaded.trained.expectation
     assert cost is not None
     sizes = {name: tensor.data.nbytes for name, tensor in open_drafter(drafter).tensors.items()}
     config = lm.loaded.trained.network.config

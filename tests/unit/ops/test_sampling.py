@@ -115,3 +115,12 @@ def test_selecting_takes_the_same_rows_of_every_array() -> None:
             assert y.tolist() == x[rows].tolist()
             assert y.flags.c_contiguous
     assert SamplingBatch.greedy(5).select([0, 4]) is SamplingBatch.greedy(2)
+
+
+def test_a_batch_at_other_positions_is_the_same_in_everything_else() -> None:
+    batch = built()
+    moved = batch.at([90 + row for row in range(len(batch))])
+    assert moved.positions is not None
+    assert moved.positions.dtype == np.uint32
+    assert moved.positions.tolist() == [90 + row for row in range(len(batch))]
+    assert all(getattr(moved, name) is getattr(batch, name) for name in ARRAYS if name != "positions")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from outpace.drafters.protocol import Drafter, ExpectedCost, SequenceView
+from outpace.drafters.protocol import Drafter, SequenceView
 from outpace.drafters.router.acceptance import Acceptance, OpenProposal
 from outpace.drafters.router.averages import Gain, LinearCost
 from outpace.drafters.router.experience import DrafterCost, DrafterRecord, Experience, sampling_kind
@@ -171,6 +171,8 @@ class Auto:
         ]
         state = self._states[sequence.id] = _State(uses, sampling_kind(sequence.request), greedy)
         for use, questions in zip(uses, self._questions, strict=True):
+            if questions.expected is not None and not use.alone.is_known:
+                use.alone, use.extra = (Gain.expected(questions.expected.acceptance, _INHERITED) for _ in range(2))
             use.credit, use.credited_at = _ADVANCE / len(uses), len(sequence.tokens)
             questions.begin(sequence)
         return state
@@ -186,10 +188,9 @@ class Auto:
         if cost.is_known:
             self._plain = cost.seconds([(1, len(s.tokens)) for s in sequences]) + sampling.at(self._size)
             self._row_seconds = sampling.per_item
-            for drafter, known in zip(self.drafters, self._costs, strict=True):
-                expected: ExpectedCost | None = getattr(drafter, "expected_cost", None)
-                if expected is not None and not known.is_timed:  # the first passes may be slow: it follows them
-                    known.question = LinearCost.expected(expected.question * cost.plain, expected.node * cost.plain)
+            for questions, known in zip(self._questions, self._costs, strict=True):
+                if (prior := questions.expected) is not None and not known.is_timed:  # follows the first, slow passes
+                    known.question = LinearCost.expected(prior.question * cost.plain, prior.node * cost.plain)
         self._undrafted.clear()
 
     def _without_draft(self, reason: str) -> Forecast:

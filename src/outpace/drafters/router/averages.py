@@ -7,6 +7,7 @@ import math
 MEMORY = 8  # samples that an average is about: a sequence changes its character within tens of tokens
 _DECAY = 1.0 - 1.0 / MEMORY
 MIN_CUMULATIVE = 0.02  # less likely nodes are not looked at: on no machine is a row as cheap
+_EXPECTED_NODES, _EXPECTED_ROW = 6, 0.08  # of a drafter that was never asked: plain passes that a row costs
 _OUTLIER = 4.0  # times what was predicted: the most that one timing counts for (another process had the core)
 
 
@@ -84,6 +85,18 @@ class Gain:
     def is_known(self) -> bool:
         """Whether the drafter was ever asked."""
         return bool(self._weights)
+
+    @staticmethod
+    def expected(acceptance: float, weight: float) -> Gain:
+        """Return what is known before the first question, where each guess comes true with such a chance.
+
+        It counts for `weight` questions: one that brings nothing, at a place that nobody can guess, says little then.
+        """
+        gain = Gain()
+        gain._tokens = [acceptance ** (k + 1) for k in range(_EXPECTED_NODES)]
+        gain._rows, gain._given = [_EXPECTED_ROW] * _EXPECTED_NODES, [1.0] * _EXPECTED_NODES
+        gain._weights = [weight] * _EXPECTED_NODES
+        return gain
 
     def inherited(self, most: float) -> Gain:
         """Return a copy that counts for at most `most` samples."""

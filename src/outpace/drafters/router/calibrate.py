@@ -109,13 +109,12 @@ class PassProbe:
     """Time passes of a model on a cache of its own: texts and their shared prefixes do not notice.
 
     The long context is filled with copies of one token, since only its size matters.
-    clock: None takes the process' own time where the CPU computes: a busy machine takes the core away in the middle of
-    a pass, and of a longer one more often, which says nothing of what a row costs.
+    clock: None takes that of the ops: a busy machine takes the core away in the middle of a pass, which says nothing
+    of what a row costs.
     """
 
     def __init__(self, runner: Runner, clock: Callable[[], float] | None = None) -> None:
-        own = time.process_time if runner.ops.device == "cpu" else time.perf_counter
-        self._target, self._clock = runner, clock or own
+        self._target, self._clock = runner, clock or runner.ops.clock
         self._tables: dict[int, BlockTable] = {}  # by context
         spec = runner.cache.spec
         room = min(_LONG_BYTES // spec.bytes_per_token, runner.context) - 2 * spec.block_size

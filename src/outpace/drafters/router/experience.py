@@ -66,7 +66,7 @@ class Experience:
         path = folder / f"{hashlib.sha256(repr(of).encode()).hexdigest()[:24]}.json" if folder else None
         experience = Experience(path, load_cost(path))
         probe = PassProbe(runner)
-        experience.calibration = Calibration(experience.cost, probe, probe.long, probe.close)
+        experience.calibration = Calibration(experience.cost, probe, probe.long, probe.close, ops.clock)
         return experience
 
     def observe(self, steps: Sequence[Step], kind: int) -> None:
@@ -78,7 +78,7 @@ class Experience:
             return
         if len(steps) != first.batch or any([step.num_pending != 1 for step in steps]):
             return  # it also computed a prompt, or requests of others
-        times = first.times
+        times = first.times.worked or first.times
         self.cost.observe([(1 + len(step.tree), step.position) for step in steps], times.forward)
         self.sampling_cost(kind).learn(num_rows, times.verify + times.commit)
         if self.calibration is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from outpace.drafters.protocol import Drafter, SequenceView, switched_off
+from outpace.drafters.protocol import Drafter, Expectation, SequenceView, switched_off
 from outpace.errors import DrafterError
 from outpace.runner import Pass
 from outpace.trace import Step
@@ -17,6 +17,7 @@ class Questions:
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
+        self.expected: Expectation | None = getattr(drafter, "expectation", None)
         self.failed: set[int] = set()  # requests
         self._views: dict[int, SequenceView] = {}
         self._unsaid: dict[int, str] = {}  # failures before the request was first seen

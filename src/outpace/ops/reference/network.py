@@ -68,6 +68,9 @@ class ReferenceOps:
     def synchronize(self) -> None:
         """Nothing to wait for: every call returns when it is done."""
 
+    def clock(self) -> float:
+        return time.thread_time() if self.threads == 1 else time.perf_counter()  # a caller of threads sleeps
+
     def read_bandwidth(self, num_bytes: int = 100_000_000, repeats: int = 20) -> list[float]:
         parts = np.array_split(np.ones(max(1, num_bytes // 8)), self.threads)
         pool, speeds = self._workers(), []

@@ -74,6 +74,20 @@ def test_a_gain_is_unbiased_from_the_first_question_on() -> None:
     assert passes == pytest.approx(1.1)
 
 
+def test_what_is_expected_of_a_drafter_outweighs_one_question_that_brought_nothing() -> None:
+    gain = Gain.expected(0.6, 2.0)
+    assert gain.is_known
+    assert gain.best(1.0, 1.1, 0.04, 16, 0.0)[0] in range(2, 7)
+    gain.learn(4, [], [], 0.0)
+    nodes, tokens, passes = gain.best(1.0, 1.1, 0.04, 16, 0.0)
+    assert nodes > 0
+    assert tokens > passes
+    for _ in range(8):
+        gain.learn(4, [], [], 0.0)
+    nodes, tokens, passes = gain.best(1.0, 1.1, 0.04, 16, 0.0)
+    assert tokens < passes
+
+
 def test_a_gain_soon_forgets() -> None:
     gain = Gain()
     for _ in range(100):
