@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 ROUNDS = 4  # times that a prompt is answered at most, where the budget says how many responses there are
 LOG, CHECK = "log.jsonl", "check.jsonl"
 _PER_SHARD = 32  # prompts answered
+_KEEP_SECONDS = 10.0  # of training, after which its time is written down
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,7 @@ class Run:
 
             def report(step: StepReport) -> None:
                 log.add(asdict(step))
+                timer.keep(at_least=_KEEP_SECONDS)
                 show(int(1000 * step.done), 1000, _in_words(step))
 
             outcome = train(self.options, timer.allowed, device, text, held_out, self.lm, folder, start, report)
