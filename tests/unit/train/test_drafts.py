@@ -12,7 +12,7 @@ from outpace.train.target import EngineTarget
 from outpace.train.trainer import Outcome
 
 
-@pytest.mark.parametrize("kind", ["eagle", "medusa", "block"])
+@pytest.mark.parametrize("kind", ["eagle", "medusa", pytest.param("block", marks=pytest.mark.slow)])
 def test_more_nodes_confirm_more_and_never_more_than_there_are(
     trained_of: Callable[[str], Outcome], target: EngineTarget, held_out: list[Conversation], kind: str
 ) -> None:
@@ -25,7 +25,7 @@ def test_more_nodes_confirm_more_and_never_more_than_there_are(
     assert found.any()
 
 
-@pytest.mark.parametrize("kind", ["eagle", "medusa", "block"])
+@pytest.mark.parametrize("kind", ["eagle", "medusa", pytest.param("block", marks=pytest.mark.slow)])
 def test_what_is_in_the_call_beside_a_conversation_changes_nothing(
     trained_of: Callable[[str], Outcome], target: EngineTarget, held_out: list[Conversation], kind: str
 ) -> None:

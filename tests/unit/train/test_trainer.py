@@ -55,7 +55,7 @@ def test_shuffled_labels_teach_nothing(
 
     Drafts of one token, without a bar: what is left is the chance of the most frequent token.
     """
-    settings = TrainSettings(steps=40, evaluations=1, **FAST)
+    settings = TrainSettings(steps=24, evaluations=1, **FAST)
     path = train("eagle", settings, text, held_out, Confused(target), tmp_path).path  # type: ignore[arg-type]
     network = read_network(path, "eagle", target)
     score = simulate(network, target, held_out, budgets=(1,), min_confidence=0.0).mean(1)
