@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def conversations(folder: Path) -> Iterator[Conversation]:
             raise UsageError(f"{path}: {len(ids)} token ids, but its conversations have {start}")
 
 
-def _read(path: Path) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
+def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return a file's rows [conversations, 5] and its token ids."""
     data = path.read_bytes()
     parts, start = [], 64

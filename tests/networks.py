@@ -17,6 +17,22 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+GEMMA = {
+    **{"head_dim": 16, "sliding_window": 24, "num_hidden_layers": 6, "query_pre_attn_scalar": 24.0},
+    **{"hidden_activation": "gelu_pytorch_tanh", "rope_theta": 1e6, "rope_local_base_freq": 5000.0},
+    **{"tie_word_embeddings": True},
+}
+GRANITE = {
+    **{"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.6, "logits_scaling": 1.7},
+    **{"tie_word_embeddings": True},
+}
+LONGROPE = {
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 2.0],
+        "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0],
+    }
+}
 SLIDING = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
 
 _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,6 +55,53 @@ _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, yarn, betas, not truncated": (
         "llama",
         {"rope_scaling": YARN | {"beta_fast": 16.0, "beta_slow": 2.0, "truncate": False}},
+    ),
+    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "qwen3, biases": ("qwen3", {"attention_bias": True}),
+    "gemma3_text": ("gemma3_text", GEMMA),
+    "gemma3_text, soft cap, linear, listed": (
+        "gemma3_text",
+        GEMMA
+        | {
+            "num_hidden_layers": 2,
+            "final_logit_softcapping": 3.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "layer_types": ["full_attention", "sliding_attention"],
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+        },
+    ),
+    "glm4": ("glm4", {}),
+    "glm4, no biases, three quarters turn": (
+        "glm4",
+        {"attention_bias": False, "partial_rotary_factor": 0.75, "head_dim": 16},
+    ),
+    "granite": ("granite", GRANITE),
+    "granite, biases": ("granite", GRANITE | {"attention_bias": True, "mlp_bias": True, "rope_scaling": LLAMA3}),
+    "olmo2": ("olmo2", {}),
+    "olmo2, biases": ("olmo2", {"attention_bias": True, "rope_scaling": {"type": "linear", "factor": 2.5}}),
+    "olmo3": ("olmo3", {"sliding_window": 24, "num_hidden_layers": 4, "rope_scaling": YARN}),
+    "olmo3, listed, biases": (
+        "olmo3",
+        {"sliding_window": 24, "attention_bias": True, "layer_types": ["full_attention", "sliding_attention"]},
+    ),
+    "phi3": ("phi3", {}),
+    "phi3, window, part turns": ("phi3", {"sliding_window": 24, "partial_rotary_factor": 0.5}),
+    "phi3, longrope, long": ("phi3", LONGROPE | {"original_max_position_embeddings": 64, "context": 2048}),
+    "phi3, longrope, short": ("phi3", LONGROPE | {"original_max_position_embeddings": 1024}),
+    "phi3, longrope, part turns": (
+        "phi3",
+        {
+            **LONGROPE,
+            "original_max_position_embeddings": 1024,
+            "hidden_size": 64,
+            "partial_rotary_factor": 0.75,
+        },
+    ),
+    "smollm3": ("smollm3", {"num_hidden_layers": 4}),
+    "smollm3, listed, biases": (
+        "smollm3",
+        {"no_rope_layers": [0, 1], "attention_bias": True, "mlp_bias": True, "rope_scaling": YARN},
     ),
 }
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = _FEATURES | {

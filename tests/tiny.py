@@ -15,7 +15,11 @@ from outpace.models.select import select, tensors
 from outpace.ops.protocol import Ops
 from outpace.types import RawTensor
 
-_OWN: dict[str, dict[str, Any]] = {"mistral": {"sliding_window": 24}, "qwen3": {"head_dim": 16}}
+_OWN: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 24},
+    "qwen3": {"head_dim": 16},
+    "glm4": {"head_dim": 12},
+}
 
 
 def tiny_config(model_type: str = "llama", **overrides: Any) -> dict[str, Any]:
@@ -108,6 +112,11 @@ def tiny_model(
 
 
 def built(ops: Ops, config: dict[str, Any], seed: int = 0, format: str = "F32", spread: float = 2.0) -> Transformer:
-    """Return the network of a config and the tiny model's numbers."""
+    """Return the network of a config (its `context` is how many positions are wanted) and the tiny model's numbers."""
     checked = models.normalise(config, "tiny")
-    return models.build(checked, select(tiny_tensors(config, seed, format, spread), checked, "folder", "tiny"), ops)
+    return models.build(
+        checked,
+        select(tiny_tensors(config, seed, format, spread), checked, "folder", "tiny"),
+        ops,
+        config.get("context"),
+    )

@@ -9,18 +9,8 @@ import numpy as np
 import pytest
 
 from outpace.errors import UsageError
-from outpace.ops.protocol import (
-    DecoderLayer,
-    FusionParts,
-    Guesses,
-    GuessLayer,
-    HeadPart,
-    Ops,
-    compose_choice,
-    compose_fuse,
-    compose_states,
-    compose_store,
-)
+from outpace.ops.compose import compose_choice, compose_fuse, compose_states, compose_store
+from outpace.ops.protocol import DecoderLayer, FusionParts, Guesses, GuessLayer, HeadPart, Ops
 from outpace.ops.sampling import SamplingBatch, SamplingRows
 from outpace.types import KVSpec, SamplingParams, Segment
 from tests.implementations import MAKERS

@@ -27,6 +27,7 @@ from outpace.runner import Runner
 from outpace.tree import DraftTree, TreeBuilder
 from tests.decoding import decode, tiny_ops, tiny_runner
 from tests.eagle import tiny_drafter
+from tests.networks import NETWORKS
 from tests.trained import tiny_block_drafter, tiny_medusa_drafter
 
 VOCAB = 97
@@ -107,6 +108,25 @@ BATCHES = (1, 3, 8)
 PRODUCT = list(itertools.product(DRAFTERS, SAMPLING, CACHES, BATCHES))
 
 
+# Every other kind of network, with every format of the cache.
+OTHERS = [name for name in NETWORKS if NETWORKS[name][0] not in ("llama", "mistral", "qwen2") and "long" not in name]
+UNTIED = {"tie_word_embeddings": False}  # a tiny network that is tied says its last token for ever
+NETWORK_CACHES = {
+    f"{name}, {kv}": {"model_type": NETWORKS[name][0], "kv": kv, **NETWORKS[name][1], **UNTIED}
+    for name in ("llama, biases", "phi3, longrope, part turns", *OTHERS)
+    for kv in ("f32", "bf16", "int8")
+}
+NETWORK_PRODUCT = list(itertools.product(DRAFTERS, ("greedy", "sampled"), NETWORK_CACHES))
+
+
+def one_each() -> list[tuple[str, str, str]]:
+    """Return every network once, with drafters, samplings and formats in turn."""
+    names = list(dict.fromkeys(option.rpartition(", ")[0] for option in NETWORK_CACHES))
+    turns = zip(names, itertools.cycle(DRAFTERS), itertools.cycle(SAMPLING), strict=False)
+    formats = itertools.cycle(("bf16", "f32", "int8", "bf16"))
+    return [(drafter, sampling, f"{name}, {kv}") for (name, drafter, sampling), kv in zip(turns, formats, strict=False)]
+
+
 def pairwise() -> list[tuple[Any, ...]]:
     """Return few cases of the product in which every pair of two options' values meets (greedily chosen)."""
 
@@ -128,7 +148,7 @@ def prompts(count: int) -> list[list[int]]:
 
 
 def runner(option: str) -> Runner:
-    settings = dict(CACHES[option])
+    settings = dict((CACHES | NETWORK_CACHES)[option])
     return tiny_runner(settings.pop("model_type", "llama"), ops=tiny_ops(), vocab_size=VOCAB, **settings)
 
 
@@ -161,6 +181,19 @@ def test_drafts_do_not_change_the_text_in_the_full_product(
     drafter: str, sampling: str, option: str, batch: int
 ) -> None:
     assert_lossless(drafter, sampling, option, batch)
+
+
+@pytest.mark.parametrize(("drafter", "sampling", "option"), one_each())
+def test_drafts_do_not_change_the_text_of_any_network(drafter: str, sampling: str, option: str) -> None:
+    assert_lossless(drafter, sampling, option, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("drafter", "sampling", "option"), sorted(set(NETWORK_PRODUCT) - set(one_each())))
+def test_drafts_do_not_change_the_text_of_any_network_in_the_full_product(
+    drafter: str, sampling: str, option: str
+) -> None:
+    assert_lossless(drafter, sampling, option, 3)
 
 
 def test_the_texts_are_not_trivial() -> None:

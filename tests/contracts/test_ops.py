@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from outpace.errors import UsageError, WeightsError
 from outpace.models import Transformer
+from outpace.ops.compose import compose_decoder_layer
 from outpace.ops.formats import dequantise
-from outpace.ops.protocol import DecoderLayer, Ops, compose_decoder_layer
+from outpace.ops.protocol import DecoderLayer, Ops
 from outpace.types import KVFormat, KVSpec, RawTensor, Segment
 from tests.implementations import MAKERS
+from tests.networks import NETWORKS
 from tests.tiny import raw_tensor, tiny_config, tiny_model, tiny_tensors
 
 BLOCK = 32  # slots in a block
@@ -29,14 +31,14 @@ BLOCK = 32  # slots in a block
 
 @dataclass(frozen=True)
 class Case:
-    """A network, how its matrices are stored, how its keys and values are."""
+    """A network (`tests.networks`), how its matrices are stored, how its keys and values are."""
 
-    model_type: str
+    network: str
     format: str
     kv: KVFormat
 
     def __str__(self) -> str:
-        return f"{self.model_type}-{self.format}-{self.kv}"
+        return f"{self.network}-{self.format}-{self.kv}"
 
 
 # Every model type with every kv format, every matrix format twice; odd widths where blocks allow them.
@@ -53,7 +55,16 @@ CASES = [
     Case("qwen3", "F16", "f32"),
     Case("qwen3", "F32", "bf16"),
     Case("qwen3", "Q8_0", "int8"),
+    # Layers that are not plain, once each.
+    Case("llama, biases", "F16", "bf16"),
+    Case("gemma3_text, soft cap, linear, listed", "Q8_0", "bf16"),
+    Case("granite, biases", "BF16", "f32"),
+    Case("olmo3, listed, biases", "F32", "int8"),
+    Case("glm4", "F16", "f32"),
+    Case("phi3, longrope, part turns", "Q8_0", "int8"),
+    Case("smollm3, listed, biases", "F32", "bf16"),
 ]
+PLAIN = [case for case in CASES if "," not in case.network and case.network != "glm4"]
 SIZES = {"hidden_size": 64, "intermediate_size": 96}  # multiples of 32, for blocks
 
 
@@ -81,9 +92,13 @@ class Lab:
     """A tiny model with a cache, where tests place blocks as they like."""
 
     def __init__(self, ops: Ops, case: Case, num_blocks: int = 24, **overrides: Any) -> None:
-        sizes = SIZES if case.format == "Q8_0" else {}
+        model_type, own = NETWORKS[case.network]
+        sizes = own | (SIZES if case.format == "Q8_0" else {})
+        if "num_hidden_layers" in overrides:  # what is listed by layer is cut with them
+            cut = overrides["num_hidden_layers"]
+            sizes = {key: value[:cut] if isinstance(value, list) else value for key, value in sizes.items()}
         self.ops = ops
-        self.model: Transformer = tiny_model(ops, case.model_type, format=case.format, **(sizes | overrides))
+        self.model: Transformer = tiny_model(ops, model_type, format=case.format, **(sizes | overrides))
         self.spec: KVSpec = replace(self.model.spec(case.kv), block_size=BLOCK)
         self.kv = ops.kv_alloc(self.spec, num_blocks)
 
@@ -327,8 +342,9 @@ def test_threads_change_no_bit(implementation: str, case: Case) -> None:
     assert same(one.chain(range(5), tokens, cuts=(129,)), three.chain(range(5), tokens, cuts=(129,)))
 
 
-def test_a_fused_layer_has_the_bits_of_the_composed_one(ops: Ops, case: Case) -> None:
-    lab = Lab(ops, case)
+@pytest.mark.parametrize("plain", PLAIN, ids=str)
+def test_a_fused_layer_has_the_bits_of_the_composed_one(ops: Ops, plain: Case) -> None:
+    lab = Lab(ops, plain)
     layer = lab.model.layers[0]
     plan = ops.plan([Segment(range(0, 3), 0, [*text(70), *DRAFT], PARENTS), Segment([3], 0, [1])], BLOCK)
     x = ops.embed(lab.model.embedding, plan)

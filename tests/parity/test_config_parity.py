@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from outpace.errors import WeightsError
-from outpace.models import normalise, sizes
+from outpace.models import build, normalise, sizes
+from outpace.models.select import select
+from outpace.ops.reference import ReferenceOps
+from outpace.types import Segment
+from tests.tiny import raw_tensor
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -121,3 +126,71 @@ def test_absent_and_null_options_of_yarn_mean_what_they_mean_there(model_type: s
     raw = without("rope_scaling") | {"rope_scaling": YARN | options}
     assert (mine := ours(model_type, raw)) is not None
     assert mine == theirs(model_type, raw)
+
+
+# -- further architectures, by what their networks compute -------------------------------------------
+
+SMALL = {
+    **{"vocab_size": 97, "hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5},
+    **{"rope_theta": 1000.0, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False},
+    **{"rope_scaling": None, "pad_token_id": 0},
+}
+OWN: dict[str, dict[str, Any]] = {
+    "gemma3_text": {
+        **{"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 9.0, "sliding_window": 8},
+        **{"layer_types": ["full_attention", "sliding_attention"], "final_logit_softcapping": 2.0},
+        **{"rope_local_base_freq": 50.0, "attn_logit_softcapping": None, "use_bidirectional_attention": False},
+    },
+    "phi3": {"sliding_window": 8, "partial_rotary_factor": 0.5, "original_max_position_embeddings": 32},
+    "smollm3": {"no_rope_layers": [1, 0], "no_rope_layer_interval": 2, "use_sliding_window": False},
+    "olmo2": {},
+    "olmo3": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    "granite": {
+        **{"embedding_multiplier": 2.0, "attention_multiplier": 0.1, "residual_multiplier": 0.5},
+        **{"logits_scaling": 3.0},
+    },
+    "glm4": {"partial_rotary_factor": 0.25},
+}
+WITHOUT = [(model_type, key) for model_type, own in OWN.items() for key in SMALL | own if key != "pad_token_id"]
+TOKENS = np.random.default_rng(0).integers(1, 97, 24).tolist()
+
+
+def network_of(model_type: str, raw: dict[str, Any]) -> Any:
+    """Return the network that transformers makes of a config; None where it makes none or cannot run it."""
+    try:
+        config = transformers.CONFIG_MAPPING[model_type](**raw)
+        config._attn_implementation = "eager"
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        with torch.no_grad():
+            model(torch.tensor([TOKENS]), use_cache=False)
+    except Exception:
+        return None
+    return model
+
+
+@pytest.mark.parametrize(("model_type", "key"), WITHOUT)
+@pytest.mark.parametrize("kind", ["absent", "null"])
+def test_a_network_without_a_key_is_the_one_of_transformers(model_type: str, key: str, kind: str) -> None:
+    raw = {name: value for name, value in (SMALL | OWN[model_type]).items() if name != key or kind == "null"}
+    raw |= {key: None} if kind == "null" else {}
+    try:
+        config = normalise(raw | {"model_type": model_type}, "config.json")
+    except WeightsError:
+        config = None
+    large = key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    if large or (key, kind) == ("max_position_embeddings", "null"):
+        assert config is None  # required: a default would be a guess, and a context is needed
+        return
+    theirs = network_of(model_type, raw)
+    assert (config is None) == (theirs is None)
+    if config is None:
+        return
+    ops = ReferenceOps()
+    found = {name: raw_tensor(name, value.detach().numpy()) for name, value in theirs.named_parameters()}
+    model = build(config, select(found, config, "folder", "theirs"), ops)
+    plan = ops.plan([Segment((0, 1), 0, TOKENS, num_scored=len(TOKENS))], 32)
+    logits = ops.numpy(model.forward(plan, ops.kv_alloc(model.spec("f32"), 2))[0])
+    with torch.no_grad():
+        expected = theirs(torch.tensor([TOKENS]), use_cache=False).logits[0].numpy()
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()

@@ -23,7 +23,7 @@ from tests.tiny import built, tiny_config, tiny_model, tiny_values
 
 def theirs(config: dict[str, Any], values: dict[str, NDArray[np.float32]], tokens: list[int]) -> NDArray[np.float32]:
     """Return transformers' logits of every token, [T, V]."""
-    options = {key: value for key, value in config.items() if key != "model_type"}
+    options = {key: value for key, value in config.items() if key != "model_type"} | {"pad_token_id": 0}
     own = transformers.AutoConfig.for_model(config["model_type"], **options)
     own._attn_implementation = "eager"
     with torch.no_grad(), transformers.modeling_utils.no_init_weights():

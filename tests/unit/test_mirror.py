@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE, TESTS = ROOT / "src" / "outpace", ROOT / "tests" / "unit"
 COVERED_ELSEWHERE = {
     "ops/protocol.py": "a protocol: tests/contracts/test_ops.py runs it against every implementation",
+    "ops/compose.py": "tests/contracts/test_ops.py and test_guess.py hold every implementation against it",
     "drafters/protocol.py": "a protocol: tests/contracts/test_drafters.py runs it against every drafter",
     "train/networks/network.py": "an interface: every kind's own test runs its network through it",
     "models/tensors.py": "a table: tests/unit/models/test_select.py and tests/parity hold files against it",

@@ -49,11 +49,12 @@ def load(
 
     threads: of the arithmetic (None: the cores available). ops: "native" (C++), "reference" (NumPy), an instance,
     or None for the best there is. kv: storage of keys and values. context: most tokens of a text (None: the
-    model's own limit). cache_tokens: most tokens that the KV cache may hold, over all texts and the shared
-    prefixes it remembers (None: a quarter of the machine's memory; taken as needed). quantize: pack F32, F16 and
-    BF16 weights as "q8_0" or "q4_0" (native ops; another, smaller model as it were). drafter: one that was
-    trained for this model, for the strategy of its kind and auto: its file, folder or hub id (None: the one that the
-    package brings for the default model). progress(done, total): bytes while a known model is fetched.
+    model's own limit; of a model with "longrope", such as Phi-3: the limit up to which it computes as for short texts).
+    cache_tokens: most tokens that the KV cache may hold, over all texts and the shared prefixes it remembers (None: a
+    quarter of the machine's memory; taken as needed). quantize: pack F32, F16 and BF16 weights as "q8_0" or "q4_0"
+    (native ops; another, smaller model as it were). drafter: one that was trained for this model, for the strategy of
+    its kind and auto: its file, folder or hub id (None: the one that the package brings for the default model).
+    progress(done, total): bytes while a known model is fetched.
 
     Raises UsageError for a name or option that cannot work, WeightsError for a malformed file, DownloadError.
     """
@@ -62,12 +63,11 @@ def load(
     path = resolve(os.fspath(model), progress)
     checkpoint = open_checkpoint(path)
     chosen = _ops(ops, threads, quantize)
-    network = models.build(checkpoint.config, checkpoint.tensors, chosen)
+    context = None if context is None else integer("context", context, 2)
+    network = models.build(checkpoint.config, checkpoint.tensors, chosen, context)
     limit = network.config.context
-    if context is not None:
-        context = integer("context", context, 2)
-        if context > limit:
-            raise UsageError(f"context must be in [2, {limit}] (this model's own limit), got {context}")
+    if context is not None and context > limit:
+        raise UsageError(f"context must be in [2, {limit}] (this model's own limit), got {context}")
     spec = network.spec(kv)
     capacity = _blocks(spec, cache_tokens, context or limit, chosen.memory_bytes)
     cache = Cache(chosen, spec, capacity=capacity, max_window=network.max_window, fingerprint=checkpoint.fingerprint)

@@ -51,7 +51,7 @@ def with_vocabulary(file: DrafterCheckpoint) -> DrafterCheckpoint:
     """Return the drafter with what its target's token ids stand for, where a tokenizer lies beside it."""
     if file.target.vocabulary is not None:
         return file
-    if file.gguf is not None:
+    if file.gguf is not None and "tokenizer.ggml.tokens" in file.gguf:
         tokenizer = Tokenizer.from_gguf(file.gguf)
     elif file.path.is_dir() and present(file.path / "tokenizer.json"):
         tokenizer = Tokenizer.from_folder(file.path)

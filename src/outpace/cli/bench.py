@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,8 +30,14 @@ def bench_strategies(
     context: typer.Context,
     loading: Annotated[Mapping[str, Any], loading_fields("context", "cache_tokens")],
     strategies: Annotated[
-        str, typer.Option("--strategies", "-s", help="Strategies, comma-separated; plain decoding is always included.")
-    ] = "auto,ngram,suffix,lookahead",
+        str | None,
+        typer.Option(
+            "--strategies",
+            "-s",
+            help="Strategies, comma-separated; plain decoding is always included. (default: auto, that of the model's "
+            "trained drafter, suffix, ngram, lookahead)",
+        ),
+    ] = None,
     prompts: Prompts = None,
     per_category: Annotated[
         int | None, typer.Option(help="Maximum number of prompts per category. (default: all)")
@@ -67,8 +74,9 @@ def bench_strategies(
     at_least(0, adversarial=num_adversarial)
     at_least(1, repeats=repeats, per_category=1 if per_category is None else per_category)
     at_least(2, num_tokens=num_tokens)
+    named = () if strategies is None else tuple(words(strategies, "--strategies", "auto,ngram"))
     design = alternate.Design(
-        strategies=tuple(words(strategies, "--strategies", "auto,ngram")),
+        strategies=named,
         samplings=tuple(known(sampling, SAMPLINGS, "--sampling")),
         batches=tuple(numbers(batch, "--batch", 1)),
         contexts=tuple(numbers(lengths, "--context", 0)),
@@ -82,6 +90,8 @@ def bench_strategies(
     cache_tokens = max(2 * alternate.longest(chosen, design) * max(design.batches), 4096)
     lm = open_model(**loading, cache_tokens=cache_tokens)
     draft = lm.companion(draft_model) if draft_model is not None else None
+    if strategies is None:
+        design = replace(design, strategies=alternate.default_strategies(lm))
     alternate.check(lm, design, draft)
     chosen += adversarial(lm.tokenizer, num_adversarial)
     origin = provenance(lm)

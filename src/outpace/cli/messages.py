@@ -34,5 +34,7 @@ def _with_options(message: str) -> str:
 def _names() -> list[str]:
     from outpace.cli.loading import Loading
     from outpace.cli.writing import generation_fields
+    from outpace.train.options import OPTION_NAMES
 
-    return [*generation_fields().parameters(), *(field.name for field in dataclasses.fields(Loading))]
+    loading = [field.name for field in dataclasses.fields(Loading)]
+    return list(dict.fromkeys([*generation_fields().parameters(), *loading, *OPTION_NAMES]))

@@ -58,8 +58,8 @@ def train(
     """Train a drafter for a model, on what the model itself writes, and measure it.
 
     The folder keeps every stage, so the same command goes on after Ctrl-C or a crash. Exit code 1 if the forecast of
-    the drafter and decoding with it differ by more than 5 %. Needs PyTorch, which comes with outpace and train in
-    brackets: docs/training.md.
+    the drafter and decoding with it differ by more than 5 %. Needs PyTorch, which the
+    package's extra "train" brings: docs/training.md.
     """
     from outpace.train import extra
 

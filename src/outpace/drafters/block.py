@@ -20,8 +20,8 @@ from outpace.types import Request, Segment
 
 GROUP = "block"
 _HELD_ROWS = 8  # of a sequence, before their keys and values are written though nobody asks
-_WIDTH = 8  # choices a position
-_NUM_NOISY = 2  # positions that are drafted with the target's noise
+WIDTH = 8  # choices a position
+NUM_NOISY = 2  # positions that are drafted with the target's noise
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class BlockDrafter:
             self._cache.add_group(GROUP, self._ops, network.spec(spec.format, spec.block_size), is_tapped=True)
         self._states = HiddenStates(self._ops, self._cache, self.taps)
         self._head = Head(network.config.head_tokens, network.config.num_fixed, network.head.pack)
-        self._chooser = Chooser(runner, _WIDTH, _NUM_NOISY)
+        self._chooser = Chooser(runner, WIDTH, NUM_NOISY)
         self._sequences: dict[int, _Sequence] = {}
 
     # Guesses.

@@ -24,7 +24,7 @@ GROUP = "eagle"
 _HELD_ROWS = (
     8  # of a sequence, before their keys and values are written though nobody asks: a late question stays cheap
 )
-_LOOK = 8  # tokens behind a node whose scores tell how likely each of them is
+LOOK = 8  # tokens behind a node whose scores tell how likely each of them is
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class EagleDrafter:
         self.network, self.runner, self.expectation = network, runner, expectation
         self.shape = Shape(width, min_confidence, min_expanded)
         self.branches = branches if width > 1 else 1
-        self._look = min(max(branches, _LOOK), network.config.num_fixed)
+        self._look = min(max(branches, LOOK), network.config.num_fixed)
         self.taps = network.config.taps
         self._ops = runner.ops
         self._cache = runner.cache

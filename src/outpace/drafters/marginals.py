@@ -97,7 +97,8 @@ class Chooser:
             for i in open_:
                 guess = guesses[i]
                 best = found[i] if i in found else _largest(guess.logits[depth], self._width)
-                levels[i].append(_choices(guess, depth, best, i in found))
+                temperature, has_noise = guess.request.options.sampling.temperature, i in found
+                levels[i].append(choices_of(guess.logits[depth], guess.tokens, best, temperature, has_noise=has_noise))
             open_ = [i for i in open_ if levels[i][-1]]
         return levels
 
@@ -139,16 +140,19 @@ class Chooser:
             return answers
 
 
-def _choices(guess: Guess, depth: int, columns: Sequence[int], is_processed: bool) -> list[Choice]:
-    """Return columns as choices, with what the network thinks of them; their order is kept, so chances never rise."""
-    temperature = guess.request.options.sampling.temperature
-    row = guess.logits[depth]
+def choices_of(
+    row: NDArray[np.float32], tokens: NDArray[np.int64], columns: Sequence[int], temperature: float, *, has_noise: bool
+) -> list[Choice]:
+    """Return columns of a position's logits as choices; their order is kept, so chances never rise.
+
+    tokens: of all columns. has_noise: the order is that of scores with the target's noise.
+    """
     weights = np.exp((row - row.max()) / np.float32(temperature or 1.0))
     chances = (weights[list(columns)] / weights.sum()).astype(np.float64)
-    if is_processed and temperature:
+    if has_noise and temperature:
         chances = (_AGREED + _BELIEVED * chances) * _NEXT ** np.arange(len(chances))
     chances = np.minimum.accumulate(chances)
-    return list(zip(guess.tokens[list(columns)].tolist(), chances.tolist(), strict=True))
+    return list(zip(tokens[list(columns)].tolist(), chances.tolist(), strict=True))
 
 
 def _largest(row: NDArray[np.float32], count: int) -> list[int]:

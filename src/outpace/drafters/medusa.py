@@ -15,7 +15,7 @@ from outpace.trace import Step
 from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request
 
-_NUM_NOISY = 1  # positions that are drafted with the target's noise
+NUM_NOISY = 1  # positions that are drafted with the target's noise
 
 
 class MedusaDrafter:
@@ -39,7 +39,7 @@ class MedusaDrafter:
         config = network.config
         self._states = HiddenStates(runner.ops, runner.cache, self.taps)
         self._head = Head(config.head_tokens, config.num_fixed, network.pack_rows)
-        self._chooser = Chooser(runner, len(config.accuracies[0]), _NUM_NOISY)
+        self._chooser = Chooser(runner, len(config.accuracies[0]), NUM_NOISY)
         self._owns: dict[int, OwnRows] = {}
         self._requests: dict[int, Request] = {}
 

@@ -16,6 +16,7 @@ from typing import Any
 from outpace import models
 from outpace.models.config import Config, ModelConfig
 from outpace.models.tensors import Places
+from outpace.weights.gguf import GGUFFile
 from outpace.weights.values import Values, shown
 
 
@@ -28,7 +29,8 @@ class Architecture:
     layer: return the tensors of one layer by their place in it (see `outpace.models.tensors`).
 
     gguf_mark: where several share a name in GGUF files, the metadata key (after the name) that only this one has.
-    gguf_keys: further keys: ours -> the metadata key after the name. gguf_config: what metadata says in other ways.
+    gguf_keys: further keys: ours -> the metadata key after the name. gguf_config: given a file and its config, return
+    what the file says in other ways; gguf_tensors: those that it reads for that, which are not the network's.
     pairs, gguf_pairs: whether rows 2i and 2i + 1 of a query's or key's head are a rotary pair in a folder, in a GGUF
     file; else rows i and i + half are, as in the network. norms_less_one: a folder's norm weights lack 1.
     usual_eos: the end token of a folder that is silent about it.
@@ -41,7 +43,8 @@ class Architecture:
     sizes: Callable[[Config], ModelConfig] = ModelConfig.from_hf
     gguf_mark: str | None = None
     gguf_keys: Mapping[str, str] = field(default_factory=dict)
-    gguf_config: Callable[[Mapping[str, Any], Config], Config] | None = None
+    gguf_config: Callable[[GGUFFile, Config], Config] | None = None
+    gguf_tensors: tuple[str, ...] = ()
     pairs: bool = False
     gguf_pairs: bool = False
     norms_less_one: bool = False

@@ -52,9 +52,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _from_gguf(file: GGUFFile) -> Checkpoint:
     where = str(file.path)
-    raw, names = raw_config(file, choose(file))
+    architecture = choose(file)
+    raw, names = raw_config(file, architecture)
     config = normalise(raw, where, names)
-    found = {name: tensor for name, tensor in file.tensors.items() if name != ROPE_FACTORS}
+    read = (ROPE_FACTORS, *architecture.gguf_tensors)
+    found = {name: tensor for name, tensor in file.tensors.items() if name not in read}
     tensors = select(found, config, "gguf", where)
     return _checkpoint(file.path, config, tensors, file.metadata, _gguf_ends(file.metadata, config["vocab_size"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from outpace.models.rope import frequencies
@@ -72,6 +72,9 @@ class ModelConfig:
             inv_freq=rotation.inv_freq,
             rope_scale=rotation.scale,
             tied=config["tie_word_embeddings"],
+            qkv_bias=config["attention_bias"],
+            output_bias=config["attention_bias"],
+            mlp_bias=config.get("mlp_bias", False),
         )
 
     @property
@@ -79,6 +82,12 @@ class ModelConfig:
         """The largest window, itself included, if every layer has one: older positions are never read again."""
         windows = [window for window in self.windows if window is not None]
         return max(windows) if len(windows) == len(self.windows) else None
+
+    def with_near_rope(self, theta: float) -> ModelConfig:
+        """Return it with a rope of this theta, never scaled, in the layers that have a window."""
+        far = Rotation(self.inv_freq, self.rope_scale)
+        near = rotate(theta, None, self.head_width, self.rotary_width, self.context)
+        return replace(self, rotations=tuple(far if window is None else near for window in self.windows))
 
     def rotation(self, layer: int) -> Rotation:
         """Return how a layer's queries and keys turn."""

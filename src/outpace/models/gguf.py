@@ -9,6 +9,7 @@ from typing import Any
 from outpace.errors import WeightsError
 from outpace.models.architecture import Architecture, architectures
 from outpace.models.config import Config
+from outpace.models.keys import FULL, SLIDING
 from outpace.weights.gguf import GGUFFile
 from outpace.weights.values import shown
 
@@ -39,6 +40,30 @@ _YARN_KEYS = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
 _SCALING_KEYS = {"type", "factor", "attn_factor", "original_context_length", "finetuned", *_YARN_KEYS}
 
 
+def layer_types(file: GGUFFile, arch: str) -> Config:
+    """Return `layer_types`, where metadata lists which layers have a window."""
+    key = f"{arch}.attention.sliding_window_pattern"
+    pattern = file.metadata.get(key)
+    if pattern is None:
+        return {}
+    if not isinstance(pattern, list) or not all(isinstance(has_window, bool) for has_window in pattern):
+        raise WeightsError(f"{file.path}: metadata {key} is {shown(pattern)}, must be a list of booleans")
+    return {"layer_types": [SLIDING if has_window else FULL for has_window in pattern]}
+
+
+def biases(file: GGUFFile, config: Config) -> Config:
+    """Return whether a file has biases of attention, its output included, and of the MLP: metadata do not say so."""
+    return {
+        "attention_bias": "blk.0.attn_output.bias" in file.tensors,
+        "mlp_bias": "blk.0.ffn_down.bias" in file.tensors,
+    }
+
+
+def bias_of_queries(file: GGUFFile, config: Config) -> Config:
+    """Return whether a file has biases of queries, keys and values: its metadata do not say so."""
+    return {"attention_bias": "blk.0.attn_q.bias" in file.tensors}
+
+
 def choose(file: GGUFFile) -> Architecture:
     """Return the architecture of a file; WeightsError if there is no code for it."""
     name = file.metadata.get("general.architecture")
@@ -61,6 +86,8 @@ def raw_config(file: GGUFFile, architecture: Architecture) -> tuple[Config, dict
     raw: Config = _derived(given) | given
     if "vocab_size" not in raw and "token_embd.weight" in file.tensors:
         raw["vocab_size"] = file.tensors["token_embd.weight"].shape[0]
+    if raw.get("sliding_window") == 0:  # no window
+        del raw["sliding_window"]
     raw |= {
         "model_type": architecture.model_type,
         "tie_word_embeddings": "output.weight" not in file.tensors,
@@ -70,7 +97,7 @@ def raw_config(file: GGUFFile, architecture: Architecture) -> tuple[Config, dict
     if _ROTARY_WIDTH in raw:
         raw[_ROTARY_WIDTH] = _rotary_factor(file, names[_ROTARY_WIDTH], raw)
     if architecture.gguf_config:
-        raw = architecture.gguf_config(file.metadata, raw)
+        raw |= architecture.gguf_config(file, raw)
     return raw, names | {"rope_scaling": f"metadata {arch}.{_SCALING}*"}
 
 
@@ -113,7 +140,7 @@ def _rope_scaling(file: GGUFFile, arch: str) -> Config | None:
     if ROPE_FACTORS in file.tensors:
         if kind != "none":
             raise WeightsError(f"{file.path}: {prefix}type is {kind!r} beside {ROPE_FACTORS!r}: only one is supported")
-        return {"rope_type": "factors", "factors": _rope_factors(file)}
+        return {"rope_type": "factors", "factors": numbers(file, ROPE_FACTORS)}
     if kind == "none":
         return None
     scaling = {"rope_type": kind} | {key: given[key] for key in ("factor",) if key in given}
@@ -126,16 +153,19 @@ def _yarn(given: Mapping[str, Any]) -> Config:
     result = {ours: given[theirs] for theirs, ours in names.items() if theirs in given}
     extra, factor = given.get("attn_factor", 1.0), given.get("factor", 0.0)
     if extra != 1.0:
-        numbers = isinstance(extra, int | float) and isinstance(factor, int | float) and factor >= 1.0
-        result["attention_factor"] = extra * (0.1 * math.log(factor) + 1.0) if numbers else extra
+        are_numbers = isinstance(extra, int | float) and isinstance(factor, int | float) and factor >= 1.0
+        result["attention_factor"] = extra * (0.1 * math.log(factor) + 1.0) if are_numbers else extra
     return result
 
 
-def _rope_factors(file: GGUFFile) -> list[float]:
-    tensor = file.tensors[ROPE_FACTORS]
+def numbers(file: GGUFFile, name: str) -> list[float]:
+    """Return the numbers of a small tensor that says something of the config."""
+    if name not in file.tensors:
+        raise WeightsError(f"{file.path}: tensor {name!r} is missing: convert the model again")
+    tensor = file.tensors[name]
     if tensor.format != "F32" or len(tensor.shape) != 1 or tensor.shape[0] > _MOST_FACTORS:
         raise WeightsError(
-            f"{file.path}: tensor {ROPE_FACTORS!r} must be F32 and at most {_MOST_FACTORS} long, "
+            f"{file.path}: tensor {name!r} must be F32 and at most {_MOST_FACTORS} long, "
             f"is {tensor.format} {tensor.shape}"
         )
     factors: list[float] = tensor.data[0].view("<f4").tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from outpace.models.architecture import Architecture
 from outpace.models.config import Config, ModelConfig
-from outpace.models.keys import decoder, one_window
+from outpace.models.keys import biases, decoder, one_window
 from outpace.models.tensors import Places, attention, gated_mlp, pre_norms
 from outpace.weights.values import Values
 
@@ -12,9 +12,7 @@ from outpace.weights.values import Values
 def config(source: Values) -> Config:
     """Return the checked config."""
     source.only("attention_bias", False, null=True)
-    source.only("mlp_bias", False, null=True)
-    source.only("partial_rotary_factor", 1.0)
-    return decoder(source, context=131072, kv_heads=8) | one_window(source) | {"attention_bias": False}
+    return decoder(source, context=131072, kv_heads=8) | one_window(source) | biases(source, mlp=False)
 
 
 def layer(sizes: ModelConfig) -> Places:

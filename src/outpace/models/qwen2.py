@@ -14,14 +14,13 @@ from outpace.weights.values import Values
 def config(source: Values) -> Config:
     """Return the checked config. Files do not say that it has biases: it always has."""
     source.only("mlp_bias", False, null=True)
-    source.only("partial_rotary_factor", 1.0)
-    usual = decoder(source, context=32768, kv_heads=32, null_head_width=False)
+    usual = decoder(source, context=32768, kv_heads=32, nulls=["num_key_value_heads"])
     return usual | windows_from_a_layer_on(source) | {"attention_bias": True}
 
 
 def sizes(config: Config) -> ModelConfig:
     """Return the network's numbers."""
-    return replace(ModelConfig.from_hf(config), qkv_bias=True)
+    return replace(ModelConfig.from_hf(config), output_bias=False)
 
 
 def layer(sizes: ModelConfig) -> Places:

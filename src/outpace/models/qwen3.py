@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from outpace.models.architecture import Architecture
 from outpace.models.config import Config, ModelConfig
-from outpace.models.keys import decoder, windows_from_a_layer_on
+from outpace.models.keys import biases, decoder, windows_from_a_layer_on
 from outpace.models.tensors import Places, attention, gated_mlp, head_norms, pre_norms
 from outpace.weights.values import Values
 
 
 def config(source: Values) -> Config:
     """Return the checked config."""
-    source.only("attention_bias", False, null=True)
-    source.only("mlp_bias", False, null=True)
-    source.only("partial_rotary_factor", 1.0)
-    usual = decoder(source, context=32768, kv_heads=32, head_width=128, null_head_width=False)
-    return usual | windows_from_a_layer_on(source) | {"attention_bias": False}
+    usual = decoder(source, context=32768, kv_heads=32, head_width=128, nulls=["num_key_value_heads"])
+    return usual | windows_from_a_layer_on(source) | biases(source, mlp=False)
 
 
 def layer(sizes: ModelConfig) -> Places:

@@ -15,12 +15,10 @@ from outpace.ops.formats import dequantise
 from outpace.types import RawTensor
 
 _VECTOR_FORMATS = ("F32", "F16", "BF16")
-_HEADS = {
-    "wq": "num_heads",
-    "bq": "num_heads",
-    "wk": "num_kv_heads",
-    "bk": "num_kv_heads",
-}  # place -> whose rows it has
+_HEADS = {  # place -> whose channels it has; those of one head, where no name is
+    **{"wq": "num_heads", "bq": "num_heads", "q_wide_norm": "num_heads", "q_norm": None},
+    **{"wk": "num_kv_heads", "bk": "num_kv_heads", "k_wide_norm": "num_kv_heads", "k_norm": None},
+}
 
 Change = Callable[[RawTensor], RawTensor]
 
@@ -105,7 +103,8 @@ def _changes(architecture: Architecture, sizes: ModelConfig, source: Source) -> 
     order = head_order(sizes.head_width, sizes.rotary_width, pairs)
     if (order != np.arange(sizes.head_width)).any():
         for place, heads in _HEADS.items():
-            rows = (np.arange(getattr(sizes, heads))[:, None] * sizes.head_width + order).reshape(-1)
+            count = getattr(sizes, heads) if heads else 1
+            rows = (np.arange(count)[:, None] * sizes.head_width + order).reshape(-1)
             changes[place] = _Reorder(rows)
     if architecture.norms_less_one and source == "folder":
         for place in (*architecture.layer(sizes), "final_norm"):

@@ -70,12 +70,19 @@ def output(sizes: ModelConfig) -> Tensor:
 def attention(sizes: ModelConfig) -> Places:
     """Return the matrices of attention, and those of its biases that the sizes name."""
     width, q, kv = _widths(sizes)
-    places = {
+    places: Places = {
         "wq": Tensor("self_attn.q_proj.weight", "attn_q.weight", (q, width)),
         "wk": Tensor("self_attn.k_proj.weight", "attn_k.weight", (kv, width)),
         "wv": Tensor("self_attn.v_proj.weight", "attn_v.weight", (kv, width)),
         "wo": Tensor("self_attn.o_proj.weight", "attn_output.weight", (width, q)),
     }
+    return places | attention_biases(sizes)
+
+
+def attention_biases(sizes: ModelConfig) -> Places:
+    """Return those biases of attention that the sizes name."""
+    width, q, kv = _widths(sizes)
+    places: Places = {}
     if sizes.qkv_bias:
         places |= {
             "bq": Tensor("self_attn.q_proj.bias", "attn_q.bias", (q,)),
@@ -85,6 +92,38 @@ def attention(sizes: ModelConfig) -> Places:
     if sizes.output_bias:
         places["bo"] = Tensor("self_attn.o_proj.bias", "attn_output.bias", (width,))
     return places
+
+
+def fused_attention(sizes: ModelConfig) -> Places:
+    """Return the matrices of attention, where those of queries, keys and values are one in files."""
+    width, q, kv = _widths(sizes)
+    whole, rows = "self_attn.qkv_proj.weight", q + 2 * kv
+    return {
+        "wq": Tensor("self_attn.q_proj.weight", "attn_qkv.weight", (q, width), Part(whole, rows, 0)),
+        "wk": Tensor("self_attn.k_proj.weight", "attn_qkv.weight", (kv, width), Part(whole, rows, q)),
+        "wv": Tensor("self_attn.v_proj.weight", "attn_qkv.weight", (kv, width), Part(whole, rows, q + kv)),
+        "wo": Tensor("self_attn.o_proj.weight", "attn_output.weight", (width, q)),
+    }
+
+
+def wide_norms(sizes: ModelConfig) -> Places:
+    """Return the RMS norms over all queries of a token, and over all keys."""
+    _, q, kv = _widths(sizes)
+    return {
+        "q_wide_norm": Tensor("self_attn.q_norm.weight", "attn_q_norm.weight", (q,)),
+        "k_wide_norm": Tensor("self_attn.k_norm.weight", "attn_k_norm.weight", (kv,)),
+    }
+
+
+def fused_mlp(sizes: ModelConfig) -> Places:
+    """Return the matrices of the gated MLP, where gate and up are one in files."""
+    width, inner = sizes.width, sizes.feed_forward_width
+    whole = "mlp.gate_up_proj.weight"
+    return {
+        "gate": Tensor("mlp.gate_proj.weight", "ffn_up.weight", (inner, width), Part(whole, 2 * inner, 0)),
+        "up": Tensor("mlp.up_proj.weight", "ffn_up.weight", (inner, width), Part(whole, 2 * inner, inner)),
+        "down": Tensor("mlp.down_proj.weight", "ffn_down.weight", (width, inner)),
+    }
 
 
 def head_norms(sizes: ModelConfig) -> Places:
@@ -119,6 +158,13 @@ def pre_norms(sizes: ModelConfig) -> Places:
         "attn_norm": Tensor("input_layernorm.weight", "attn_norm.weight", (sizes.width,)),
         "mlp_norm": Tensor("post_attention_layernorm.weight", "ffn_norm.weight", (sizes.width,)),
     }
+
+
+def norms(sizes: ModelConfig, **names: str) -> Places:
+    """Return norms by their place, as an architecture's folders name them: place=name."""
+    gguf = {"attn_norm": "attn_norm", "attn_post_norm": "post_attention_norm"}
+    gguf |= {"mlp_norm": "ffn_norm", "mlp_post_norm": "post_ffw_norm"}
+    return {place: Tensor(f"{name}.weight", f"{gguf[place]}.weight", (sizes.width,)) for place, name in names.items()}
 
 
 def _widths(sizes: ModelConfig) -> tuple[int, int, int]:

@@ -15,20 +15,22 @@ from outpace.errors import UsageError, WeightsError
 from outpace.models.architecture import architecture_of
 from outpace.models.config import Config, ModelConfig, Rotation
 from outpace.models.tensors import Places, Tensor, embedding, final_norm, output
-from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight, compose_decoder_layer
+from outpace.ops.compose import compose_decoder_layer
+from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A decoder layer: its parts, and those of them that ops runs by themselves."""
+    """A decoder layer: its parts, those of them that ops runs by themselves, and whether ops runs the whole of it."""
 
     parts: DecoderLayer
     handle: Layer
+    is_fused: bool
 
     def forward(self, ops: Ops, x: Array, kv: KV, plan: Plan) -> Array:
         """Return x after the layer, [T, D]."""
-        if self.parts.is_plain:
+        if self.is_fused:
             return ops.decoder_layer(x, self.handle, kv, plan)
         return compose_decoder_layer(ops, x, self.parts, self.handle, kv, plan)
 
@@ -53,6 +55,15 @@ class Transformer:
     def max_window(self) -> int | None:
         """How far back any layer reads, itself included; None: to the beginning."""
         return self.config.max_window
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is Llama's network, heads normed or not: plain layers, one rope for whole heads, no scales."""
+        config = self.config
+        scales = (config.embedding_scale, config.logit_scale)
+        one_rope = not config.rotations and config.rotary_width == config.head_width
+        numbers = scales == (1.0, 1.0) and config.logit_cap is config.attention_scale is None
+        return one_rope and numbers and config.activation == "silu" and all(x.parts.is_plain for x in self.layers)
 
     def forward(self, plan: Plan, kv: KV, taps: Sequence[int] = ()) -> tuple[Array, dict[int, Array]]:
         """Return the logits of the plan's scored rows, [R, V], and the hidden states at each tap, [T, D].
@@ -90,13 +101,14 @@ class Transformer:
         return logits if config.logit_cap is None else ops.soft_cap(logits, config.logit_cap)
 
 
-def build(config: Config, tensors: Mapping[str, RawTensor], ops: Ops) -> Transformer:
+def build(config: Config, tensors: Mapping[str, RawTensor], ops: Ops, context: int | None = None) -> Transformer:
     """Return the network that a checked config describes, with its tensors packed by `ops`.
 
+    context: how many positions are wanted, for networks that differ by that (longrope: short or long factors).
     WeightsError for a missing tensor, a wrong shape, or a tensor that the network has no place for: leaving it out
     would change the text.
     """
-    architecture = architecture_of(config)
+    architecture, config = architecture_of(config), config | ({} if context is None else {"context": context})
     sizes, shelf = architecture.sizes(config), _Shelf(tensors, ops)
     places, ropes = architecture.layer(sizes), _Ropes(ops, sizes.context)
     table = shelf.take(embedding(sizes))
@@ -111,7 +123,7 @@ def build(config: Config, tensors: Mapping[str, RawTensor], ops: Ops) -> Transfo
 
 
 def _block(ops: Ops, parts: DecoderLayer) -> Block:
-    return Block(parts, ops.layer(parts))
+    return Block(parts, ops.layer(parts), parts.is_plain)
 
 
 def _parts(shelf: _Shelf, places: Places, sizes: ModelConfig, rope: Rope, index: int) -> DecoderLayer:

@@ -1,9 +1,12 @@
-"""How text is cut before byte-pair merges, by the names that GGUF files use (tokenizer.ggml.pre)."""
+"""How text is cut before byte-pair merges, by the names that GGUF files use (tokenizer.ggml.pre).
+
+Names, patterns and options are llama.cpp's (`llama-vocab.cpp`); a name that is not here is refused, never guessed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers import Regex, pre_tokenizers
 
@@ -45,6 +48,19 @@ def _llama(number: str) -> Callable[[], pre_tokenizers.PreTokenizer]:
     )
 
 
+def _by_case(number: str, endings: str) -> Callable[[], pre_tokenizers.PreTokenizer]:
+    """Return the pre-tokenizer of GPT-4o and of Tekken: a new word begins where a capital follows a small letter."""
+    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    before = r"[^\r\n\p{L}\p{N}]?"
+    return _patterns(
+        f"{before}{upper}*{lower}+{endings}|{before}{upper}+{lower}*{endings}|"
+        + number
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+_GPT2, _DIGITS, _LLAMA3 = Pre(_gpt2), Pre(_digits_then_gpt2), Pre(_llama(r"\p{N}{1,3}"))
+
 PRE: dict[str, Pre] = {
     # What llama.cpp does with the name "default": punctuation apart, then as GPT-2, then numbers in threes.
     "default": Pre(
@@ -55,9 +71,14 @@ PRE: dict[str, Pre] = {
             r"[0-9]{3}",
         )
     ),
-    "gpt-2": Pre(_gpt2),
-    "gpt2": Pre(_gpt2),
-    "smollm": Pre(_digits_then_gpt2),
+    **dict.fromkeys(("gpt-2", "gpt2", "olmo"), _GPT2),
+    **dict.fromkeys(("smollm", "refact", "starcoder", "command-r"), _DIGITS),  # refact: Granite
     "qwen2": Pre(_llama(r"\p{N}"), nfc=True),
-    "llama-bpe": Pre(_llama(r"\p{N}{1,3}"), whole_words=True, adds_bos=True),
+    "deepseek-r1-qwen": Pre(_llama(r"\p{N}")),
+    **dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe", "glm4"), _LLAMA3),  # OLMo 2, SmolLM3, GLM-4
+    **dict.fromkeys(
+        ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"), replace(_LLAMA3, whole_words=True, adds_bos=True)
+    ),
+    "gpt-4o": Pre(_by_case(r"\p{N}{1,3}", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?")),  # Phi-4 mini
+    "tekken": Pre(_by_case(r"\p{N}", ""), whole_words=True, adds_bos=True),  # Mistral Nemo and later
 }

@@ -22,7 +22,7 @@ def card(
         f"{target['sha256'][:16]}) and for other files of the same model and vocabulary.",
         "## What it brings",
         "Tokens per step (bonus included) on conversations that training did not see, written by the target: forecast "
-        f"by simulation, and decoded by the engine with chains of {options.chain}.",
+        f"by simulation, and decoded by the engine with drafts of {options.max_draft} tokens at most.",
         check_table(check),
         verdict(check),
         *_started_at(ledger),

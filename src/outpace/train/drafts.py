@@ -2,90 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from outpace.drafters.marginals import Choice, best_tree
-from outpace.train.guesses import Guesses, Noise
+from outpace.drafters.block import NUM_NOISY as BLOCK_NOISY
+from outpace.drafters.block import WIDTH, BlockDrafter
+from outpace.drafters.marginals import Choice, best_tree, choices_of
+from outpace.drafters.medusa import NUM_NOISY as MEDUSA_NOISY
+from outpace.drafters.medusa import MedusaDrafter
+from outpace.train.corpus import Conversation
+from outpace.train.growing import grow
+from outpace.train.networks.eagle import EagleNetwork
 from outpace.train.networks.medusa import MedusaNetwork
 from outpace.train.networks.network import DraftNetwork
-
-# As in `outpace.drafters`: least likely nodes, choices a position, positions that are drafted with the target's noise.
-MIN_CONFIDENCE = {"eagle": 0.1, "block": 0.02, "medusa": 0.02}
-_BLOCK_WIDTH, _NUM_NOISY = 8, {"block": 2, "medusa": 1}
-_SHARED_NOISE = 0.2  # how often tokens agree that have the same noise, whatever they are
-
-_NOWHERE = 1 << 30
+from outpace.train.target import FrozenTarget
+from outpace.train.views import Ints, View, views_of
+from outpace.tree import DraftTree
 
 
+@torch.no_grad()
 def accepted(
-    network: DraftNetwork, guesses: Guesses, budgets: Sequence[int], min_confidence: float | None = None
-) -> NDArray[np.int64]:
-    """Return how many tokens of a draft the text confirms at each anchor, for each budget of nodes, [A, budgets].
+    network: DraftNetwork,
+    target: FrozenTarget,
+    conversations: Sequence[Conversation],
+    budgets: Sequence[int],
+    min_confidence: float | None = None,
+) -> Iterator[tuple[Conversation, Ints]]:
+    """Yield each conversation, and how many tokens of a draft its text confirms, [A, budgets]: at each anchor, for
+    each budget of nodes.
 
     A sampled conversation whose seed is known is drafted with the target's noise, another one greedily.
     min_confidence: of the drafter (None: as decoding has it).
     """
-    own = guesses.own
-    noise = Noise(own, max(network.head_tokens) + 1) if own.sampled and own.seed else None
-    minimum = MIN_CONFIDENCE[network.kind] if min_confidence is None else min_confidence
-    if network.kind == "eagle":
-        places = _chain(guesses, noise, minimum)
-    else:
-        places = _one_pass(network, guesses, noise, max(budgets), minimum)
-    return np.stack([np.cumprod(places < budget, axis=1).sum(axis=1) for budget in budgets], axis=1)
+    for batch, views in views_of(network, target, conversations):
+        if isinstance(network, EagleNetwork):
+            trees = grow(network, batch, views, budgets, min_confidence)
+        else:
+            depths = min(max(budgets), network.num_depths)
+            states = torch.stack(network.states(batch, depths), dim=2)
+            trees = [
+                _one_pass(network, view, states[b, : len(view.anchors)], budgets, min_confidence)
+                for b, view in enumerate(views)
+            ]
+        for view, own in zip(views, trees, strict=True):
+            yield view.own, np.array([[_confirmed(view, at, tree) for tree in some] for at, some in enumerate(own)])
 
 
-def _truth(guesses: Guesses, k: int) -> NDArray[np.int64]:
-    """Return the text's token k + 1 places behind each anchor; -1 behind the end."""
-    tokens, places = guesses.own.tokens, guesses.anchors + k + 1
-    return np.where(places < len(tokens), tokens[np.minimum(places, len(tokens) - 1)], -1)
-
-
-def _chain(guesses: Guesses, noise: Noise | None, minimum: float) -> NDArray[np.int64]:
-    """Return the place in the draft of each depth's true token, [A, depths], for chains that end by confidence."""
-    places = np.full((len(guesses.anchors), len(guesses.logits)), _NOWHERE, np.int64)
-    product = np.ones(len(guesses.anchors))
-    for k in range(len(guesses.logits)):
-        columns, chances = guesses.best(k, 1, noise)
-        confidence = chances[:, 0] if noise is None else _SHARED_NOISE + (1 - _SHARED_NOISE) * chances[:, 0]
-        product *= confidence
-        is_right = guesses.columns[columns[:, 0]] == _truth(guesses, k)
-        places[is_right & (product >= minimum), k] = k
-    return places
+def _confirmed(view: View, at: int, tree: DraftTree) -> int:
+    """Return how far a tree behind an anchor follows the text."""
+    nodes = {pair: node for node, pair in enumerate(zip(tree.parents, tree.tokens, strict=True))}
+    node, depth = -1, 0
+    for token in view.own.tokens[view.anchors[at] + 1 :].tolist():
+        if (node, token) not in nodes:
+            break
+        node, depth = nodes[node, token], depth + 1
+    return depth
 
 
 def _one_pass(
-    network: DraftNetwork, guesses: Guesses, noise: Noise | None, budget: int, minimum: float
-) -> NDArray[np.int64]:
-    """Return the place in the draft of each depth's true token, [A, depths], for trees of positions' own guesses.
-
-    The nodes come in the order in which a tree takes them in, so the tree of a smaller budget is their beginning.
-    """
+    network: DraftNetwork, view: View, states: Tensor, budgets: Sequence[int], min_confidence: float | None
+) -> list[list[DraftTree]]:
+    """Return the trees of positions' own guesses at each anchor; states: [A, depths, D], what the head multiplies."""
     accuracies = network.accuracies if isinstance(network, MedusaNetwork) else None
-    width = _BLOCK_WIDTH if accuracies is None else accuracies.shape[1]
-    levels: list[list[list[Choice]]] = [[] for _ in guesses.anchors]
-    for k in range(len(guesses.logits)):
-        is_noisy = noise is not None and k < _NUM_NOISY[network.kind]
-        columns, chances = guesses.best(k, width, noise if is_noisy else None)
-        if is_noisy:
-            chances = np.float32(_SHARED_NOISE) + np.float32(1 - _SHARED_NOISE) * chances
-        if accuracies is not None:
-            chances = np.broadcast_to(accuracies[k, : columns.shape[1]].astype(np.float32), chances.shape)
-        chances = np.minimum.accumulate(chances, axis=1)
-        for level, tokens, own in zip(levels, guesses.columns[columns].tolist(), chances.tolist(), strict=True):
-            level.append(list(zip(tokens, own, strict=True)))
-    places = np.full((len(levels), len(guesses.logits)), _NOWHERE, np.int64)
-    truth = np.stack([_truth(guesses, k) for k in range(len(guesses.logits))], axis=1).tolist()
-    for row, level, tokens in zip(places, levels, truth, strict=True):
-        tree = best_tree(level, budget, minimum, network.kind)
-        nodes = {pair: node for node, pair in enumerate(zip(tree.parents, tree.tokens, strict=True))}
-        node = -1
-        for k, token in enumerate(tokens):
-            found = nodes.get((node, token))
-            if found is None:
-                break
-            row[k] = node = found
-    return places
+    width = WIDTH if accuracies is None else accuracies.shape[1]
+    num_noisy, drafter = (BLOCK_NOISY, BlockDrafter) if accuracies is None else (MEDUSA_NOISY, MedusaDrafter)
+    default = inspect.signature(drafter).parameters["min_confidence"].default
+    minimum = default if min_confidence is None else min_confidence
+    levels: list[list[list[Choice]]] = [[] for _ in view.anchors]
+    for k in range(states.shape[1]):
+        logits = view.logits(states[:, k], view.anchors)
+        best = view.best(logits, view.anchors + k + 1, width, has_noise=k < num_noisy)
+        has_noise = view.noise is not None and k < num_noisy
+        for level, row, columns, scores in zip(levels, logits, best.columns, best.scores, strict=True):
+            chosen = columns[np.isfinite(scores)].tolist()
+            choices = choices_of(row.astype(np.float32), view.columns, chosen, view.temperature, has_noise=has_noise)
+            if accuracies is not None:
+                choices = [(token, chance) for (token, _), chance in zip(choices, accuracies[k].tolist(), strict=False)]
+            level.append(choices)
+    return [
+        [best_tree(level[:budget], budget, minimum, network.kind) for budget in (view.budget(at, n) for n in budgets)]
+        for at, level in enumerate(levels)
+    ]

@@ -34,23 +34,29 @@ class Decoded:
 
 
 def decode(
-    lm: LanguageModel, conversations: Sequence[Conversation], strategy: str, chain: int, at_once: int
+    lm: LanguageModel, conversations: Sequence[Conversation], strategy: str, max_draft: int
 ) -> Iterator[Decoded]:
-    """Write conversations again with drafts of `chain` tokens at most; yield each as it is done, in order."""
+    """Write conversations again with drafts of `max_draft` tokens at most; yield each as it is done, in order.
 
-    def write(own: Conversation) -> Decoded:
+    One at a time, and without shared prefixes: a prompt that is computed in two passes, or whose beginning is cached,
+    has another first draft.
+    """
+
+    def write(job: tuple[int, Conversation]) -> Decoded:
+        number, own = job
         prompt, response = own.tokens[: own.num_prompt].tolist(), own.tokens[own.num_prompt :].tolist()
         result = lm.generate(
             prompt,
             strategy=strategy,
-            max_draft=chain,
+            max_draft=max_draft,
             max_new_tokens=len(response),
             seed=own.seed,
+            salt=number.to_bytes(8, "little"),
             **drawn(own.temperature),
         )
         return Decoded(own.kind, own.sampled, result.stats.tokens, result.stats.steps, result.tokens == response)
 
-    yield from in_order(lm, conversations, write, at_once, lambda: True)
+    yield from in_order(lm, enumerate(conversations), write, 1, lambda: True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,9 +120,11 @@ class Timer:
         """Whether the stage may go on."""
         return self.taken < self.allowed
 
-    def keep(self) -> None:
-        """Write the seconds down: what comes after a kill counts from here."""
+    def keep(self, at_least: float = 0.0) -> None:
+        """Write the seconds down, if there are so many: what comes after a kill counts from here."""
         now = self._ledger.now()
+        if now - self._started < at_least:
+            return
         self._ledger.add_seconds(self._stage, now - self._started)
         self._started = now
 

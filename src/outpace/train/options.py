@@ -64,7 +64,9 @@ class TrainingOptions:
     learning_rate: float | None = field(
         default=None, metadata=_about("Peak learning rate of matrices; None: the recipe's own.")
     )
-    chain: int = field(default=4, metadata=_about("Length of the draft that the check compares."))
+    max_draft: int = field(
+        default=4, metadata=_about("Maximum draft tokens in a step, for the forecast and its check.")
+    )
     device: str = field(default="auto", metadata=_about("auto, cpu, or an accelerator by its name in PyTorch."))
     seed: int = field(default=0, metadata=_about("Same seed, same training, on the CPU and without a time limit."))
 
@@ -85,7 +87,7 @@ class TrainOptions(TextOptions, TrainingOptions):
         integer("batch", self.batch, 1, 1024)
         integer("max_prompt_tokens", self.max_prompt_tokens, 8)
         integer("num_checked", self.num_checked, 1)
-        integer("chain", self.chain, 1, 7)
+        integer("max_draft", self.max_draft, 1, 5)
         integer("seed", self.seed, 0, 2**53)
         real("held_out", self.held_out, 0.001, 0.5)
         if self.learning_rate is not None:

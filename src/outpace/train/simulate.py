@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 from outpace.train.corpus import Conversation
 from outpace.train.drafts import accepted
-from outpace.train.guesses import guesses_of
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget
 
 BUDGETS = (1, 2, 3, 4, 5, 7)
+SCORED = 4  # tokens of the drafts by which drafters are chosen
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """Texts of one kind: how many there are, their response tokens, and tokens per step.
 
-    chains: by the most tokens of a draft. `eagle` makes chains of them, the other kinds trees.
+    chains: by the most tokens of a draft, which is a chain or a tree, as its kind's drafter makes it.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Simulation:
 
     rows: tuple[Row, ...]
 
-    def mean(self, chain: int = 4, sampled: bool | None = None) -> float:
+    def mean(self, chain: int = SCORED, sampled: bool | None = None) -> float:
         """Return the mean over the rows (of greedy or sampled text alone, where `sampled` is given)."""
         chosen = [row.chains[chain] for row in self.rows if sampled in (None, row.sampled)]
         return float(np.mean(chosen)) if chosen else 1.0
@@ -62,11 +62,9 @@ def simulate(
     are rounded as decoding has them.
     """
     sizes = sorted(set(budgets))
-    depths = min(sizes[-1], network.max_depth or sizes[-1])
     counts: dict[tuple[str, bool], list[tuple[int, list[int]]]] = {}
-    for guesses in guesses_of(network, target, conversations, depths):
-        own = guesses.own
-        steps = [num_steps(column) for column in accepted(network, guesses, sizes, min_confidence).T]
+    for own, found in accepted(network, target, conversations, sizes, min_confidence):
+        steps = [num_steps(column) for column in found.T]
         counts.setdefault((own.kind, own.sampled), []).append((len(own.tokens) - own.num_prompt, steps))
     rows = []
     for (kind, sampled), texts in sorted(counts.items()):

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 ROUNDS = 4  # times that a prompt is answered at most, where the budget says how many responses there are
 LOG, CHECK = "log.jsonl", "check.jsonl"
 _PER_SHARD = 32  # prompts answered
+_KEEP_SECONDS = 10.0  # of training, after which its time is written down
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,7 @@ class Run:
         facts = self.ledger.facts("training")
         return Trained(
             self.folder / facts["path"],
-            {(row["kind"], row["sampled"]): _of_chain(row["chains"], self.options.chain) for row in facts["rows"]},
+            {(row["kind"], row["sampled"]): row["chains"][str(self.options.max_draft)] for row in facts["rows"]},
         )
 
     def _train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> None:
@@ -229,11 +230,13 @@ class Run:
 
             def report(step: StepReport) -> None:
                 log.add(asdict(step))
+                timer.keep(at_least=_KEEP_SECONDS)
                 show(int(1000 * step.done), 1000, _in_words(step))
 
             outcome = train(self.options, timer.allowed, device, text, held_out, self.lm, folder, start, report)
         timer.keep()
-        rows = [asdict(row) for row in outcome.tokens_per_step.rows]
+        measured = [(row, {str(n): value for n, value in row.chains.items()}) for row in outcome.tokens_per_step.rows]
+        rows = [asdict(row) | {"chains": chains} for row, chains in measured]
         self.ledger.finish(
             "training",
             path=str(outcome.path.relative_to(self.folder)),
@@ -273,7 +276,7 @@ class Run:
     ) -> Generator[Decoded, None, None]:
         if held_out:
             lm = opened(drafter)
-            yield from decode(lm, held_out, self.options.kind, self.options.chain, self.options.batch)
+            yield from decode(lm, held_out, self.options.kind, self.options.max_draft)
             lm.close()
 
     # Time.
@@ -287,12 +290,6 @@ def _state(timer: Timer, done: int, count: int | None) -> tuple[int, int]:
     if count is None:
         return int(min(timer.taken, timer.allowed) * 1000), int(timer.allowed * 1000)
     return min(done, count), count
-
-
-def _of_chain(chains: dict[str, float], length: int) -> float:
-    """Return the tokens per step of a chain, or of the longest that the drafter can draft."""
-    by_length = {int(name): value for name, value in chains.items()}
-    return by_length[min(length, max(by_length))]
 
 
 def _in_words(step: StepReport) -> str:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from outpace.api import LanguageModel
+from outpace.errors import UsageError
 from outpace.models.checkpoint import open_checkpoint
 from outpace.models.config import ModelConfig
 from outpace.ops.formats import dequantise
@@ -25,6 +26,11 @@ class TorchTarget:
     def __init__(
         self, model: LanguageModel, device: torch.device, dtype: torch.dtype = torch.float32, name: str | None = None
     ) -> None:
+        if not model.runner.model.is_plain:
+            raise UsageError(
+                f"{model.name}: a {model.config.model_type} network cannot run in PyTorch yet, only Llama's and its "
+                "nearest relatives: train on a machine without an accelerator (device cpu), which runs them all"
+            )
         self.config, self.identity, self.device = model.config, identity_of(model, name), device
         checkpoint = open_checkpoint(model.path)
         shared = SharedMatrices.of(checkpoint, model.config.tied, device)

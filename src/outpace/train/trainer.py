@@ -26,7 +26,7 @@ from outpace.train.muon import Muon
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.schedule import factor
 from outpace.train.settings import TrainSettings
-from outpace.train.simulate import Simulation, simulate
+from outpace.train.simulate import BUDGETS, SCORED, Simulation, simulate
 from outpace.train.state import RunState, load_state, save_state
 from outpace.train.target import FrozenTarget
 from outpace.weights.trained import Entries
@@ -227,8 +227,8 @@ class _Run:
     def _consider(self, candidate: Path) -> float:
         """Measure a drafter's file on held-out text; keep it if it is the best so far. Returns its score."""
         state = self._state
-        measured = self._measure(candidate)
-        score = measured.mean()
+        measured = self._measure(candidate, (SCORED,))
+        score = measured.mean(SCORED)
         if state.best is None or score > state.best[1]:
             kept = self._folder / f"step-{state.step:07}.gguf"
             if candidate != kept:
@@ -237,9 +237,9 @@ class _Run:
         state.log.append({"step": state.step, "seconds": state.seconds, "score": score, "rows": _plain(measured)})
         return score
 
-    def _measure(self, path: Path) -> Simulation:
+    def _measure(self, path: Path, budgets: Sequence[int]) -> Simulation:
         network = read_network(path, self._kind, self._target)
-        return simulate(network, self._target, self._held_out)
+        return simulate(network, self._target, self._held_out, budgets=budgets)
 
     def _save(self) -> None:
         """Write the checkpoint; drafters that it does not name are in nobody's way any more."""
@@ -260,7 +260,9 @@ class _Run:
         shutil.copyfile(self._folder / state.best[0], new)
         new.replace(path)
         started_at = state.log[0]["score"] if self._start is not None else None
-        return Outcome(path, self._measure(path), state.best[1], started_at, state.step, state.seconds, state.log)
+        return Outcome(
+            path, self._measure(path, BUDGETS), state.best[1], started_at, state.step, state.seconds, state.log
+        )
 
 
 def _optimisers(network: DraftNetwork, settings: TrainSettings) -> list[torch.optim.Optimizer]:

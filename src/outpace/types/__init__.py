@@ -18,16 +18,15 @@ from __future__ import annotations
 
 from outpace.types.network import KVFormat, KVSpec, RawTensor, Segment
 from outpace.types.options import (
-    NUMERIC_PARAMS,
     Constraint,
     LogitsProcessor,
     Named,
     OptionKeywords,
     Options,
-    SamplingParams,
     given,
 )
 from outpace.types.request import COIN_STREAM, RESIDUAL_STREAM, TOKEN_STREAM, FinishReason, Request, TokenLogprob
+from outpace.types.sampling_params import NUMERIC_PARAMS, SamplingParams
 
 __all__ = [
     "COIN_STREAM",

@@ -1,17 +1,37 @@
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import outpace
-from outpace import LanguageModel, UsageError, WeightsError
+from outpace import LanguageModel, OutpaceError, UsageError, WeightsError
 from outpace.api.inspection import export_drafter, inspect_drafter
 from outpace.ops.formats import dequantise
 from tests.folder import make_folder
-from tests.published import DFLASH, SPECULATORS, copy_speculators, write_folder, write_ours, write_published
+from tests.published import (
+    DFLASH,
+    SPECULATORS,
+    copy_speculators,
+    dflash_config,
+    dflash_tensors,
+    flat_config,
+    flat_tensors,
+    gguf_entries,
+    gguf_tensors,
+    nested_dflash_config,
+    tensors_of,
+    write_folder,
+    write_gguf,
+    write_ours,
+    write_published,
+)
+from tests.vocabularies import byte_level_json, byte_level_metadata
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +144,95 @@ def test_a_published_drafter_can_be_written_in_the_same_layout(folder: Path, tmp
     assert one.entries.raw["head_tokens"] == other.entries.raw["head_tokens"]
     for name, tensor in one.tensors.items():
         assert np.array_equal(dequantise(tensor), dequantise(other.tensors[name]))
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_gguf_file_is_held_against_the_tokens_that_it_holds(other: bool, tmp_path: Path) -> None:
+    metadata = byte_level_metadata()
+    tokens = list(metadata["tokenizer.ggml.tokens"])
+    model = make_folder(tmp_path / "m", hidden_size=16, intermediate_size=24, num_hidden_layers=4, head_dim=4)
+    (model / "tokenizer.json").write_text(byte_level_json())
+    (model / "config.json").write_text(
+        json.dumps(json.loads((model / "config.json").read_text()) | {"vocab_size": len(tokens)})
+    )
+    rows = np.zeros((len(tokens), 16), np.float32)
+    save_file(
+        load_file(model / "model.safetensors") | {"model.embed_tokens.weight": rows, "lm_head.weight": rows},
+        model / "model.safetensors",
+    )
+    if other:
+        tokens[-1], tokens[-2] = tokens[-2], tokens[-1]
+    given = metadata | {"tokenizer.ggml.tokens": tokens}
+    kept = {name: value for name, value in gguf_tensors("plain").items() if name != "token_embd.weight"}
+    path = write_gguf(tmp_path / "d.gguf", gguf_entries(vocab_size=len(tokens)), kept, given)
+    if other:
+        with pytest.raises(UsageError, match="its token ids stand for other tokens"):
+            inspect_drafter(str(path), str(model))
+    else:
+        assert inspect_drafter(str(path), str(model)).vocabulary == "same"
+
+
+def test_a_gguf_file_without_tokens_states_none(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "d.gguf", gguf_entries(), gguf_tensors("plain"))
+    assert inspect_drafter(str(path)).target.vocabulary is None
+
+
+ODD: list[Any] = [None, True, -1, 0, (1 << 24) - 2, 1 << 70, 0.5, float("inf"), "x", [], [None], [-1], {}, {"a": 1}]
+
+
+def changed(config: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    head, *rest = path
+    return config | {head: changed(config[head], tuple(rest), value) if rest else value}
+
+
+def places(config: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return where values stand in nested objects."""
+    inner = [(key, *path) for key, value in config.items() if isinstance(value, dict) for path in places(value)]
+    return [*((key,) for key in config), *inner]
+
+
+MEDUSA = {"medusa_num_heads": 1, "medusa_num_layers": 1, "base_model_name_or_path": "b"}
+HEADS = {"0.0.linear.weight": np.ones((4, 4), np.float32), "0.0.linear.bias": np.ones(4, np.float32)}
+EAGLE_CONFIG = {"eagle_aux_hidden_state_layer_ids": [0, 1, 2], "use_aux_hidden_state": True, "norm_before_fc": False}
+FOLDERS: dict[str, tuple[dict[str, Any], Any]] = {
+    "flat": (flat_config("plain", eagle_config=EAGLE_CONFIG, sliding_window=4), flat_tensors("plain")),
+    "nested": (json.loads((SPECULATORS / "each" / "config.json").read_text()), tensors_of("each")),
+    "dflash": (dflash_config(), dflash_tensors()),
+    "nested dflash": (nested_dflash_config(), dflash_tensors()),
+    "medusa": (MEDUSA, HEADS | {"0.1.weight": np.ones((9, 4), np.float32)}),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_odd_values_anywhere_in_a_config_are_taken_or_refused_in_words(name: str, tmp_path: Path) -> None:
+    config, tensors = FOLDERS[name]
+    folder = write_folder(tmp_path / "d", config, tensors)
+    inspect_drafter(str(folder))
+    refused = 0
+    for path in places(config):
+        for value in ODD:
+            (folder / "config.json").write_text(json.dumps(changed(config, path, value)))
+            try:
+                inspect_drafter(str(folder))
+            except OutpaceError as error:
+                refused += 1
+                assert len(str(error)) < 1000  # noqa: PT017 - whatever was given is not repeated at length
+    assert refused > len(places(config))
+
+
+@pytest.mark.parametrize("key", gguf_entries())
+def test_odd_metadata_of_a_gguf_file_is_taken_or_refused_in_words(key: str, tmp_path: Path) -> None:
+    for i, value in enumerate([True, 0, (1 << 32) - 1, 0.5, float("nan"), "x", ["a"], [-1, 2, 3]]):
+        path = write_gguf(tmp_path / f"{i}.gguf", gguf_entries(**{key: value}), gguf_tensors("plain"))
+        with contextlib.suppress(OutpaceError):
+            inspect_drafter(str(path))
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_tensors_of_odd_shapes_and_types_are_refused_in_words(name: str, tmp_path: Path) -> None:
+    config, tensors = FOLDERS[name]
+    for key in tensors:
+        for odd in (np.ones(3, np.float32), np.ones((2, 2, 2), np.float32), np.ones((1, 1), np.int64)):
+            folder = write_folder(tmp_path / "d", config, dict(tensors) | {key: odd})
+            with contextlib.suppress(OutpaceError):
+                inspect_drafter(str(folder))

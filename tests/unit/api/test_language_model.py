@@ -198,6 +198,17 @@ def test_a_stop_string_may_spell_a_control_token(lm: LanguageModel) -> None:
     assert (cut.tokens, cut.text, cut.finish_reason) == ([], "", "stop")
 
 
+def test_a_model_with_longrope_has_its_long_context_if_it_is_asked_for(tmp_path: Path) -> None:
+    scaling = {"type": "longrope", "short_factor": [1.0] * 6, "long_factor": [4.0] * 6}
+    folder = make_folder(tmp_path / "phi", "phi3", rope_scaling=scaling, original_max_position_embeddings=64)
+    short, long = outpace.load(folder, ops=OPS), outpace.load(folder, ops=OPS, context=65)
+    assert (short.config.context, long.config.context) == (64, 2048)
+    assert short.config.inv_freq[1] == pytest.approx(4 * long.config.inv_freq[1])
+    assert short.config.rope_scale == long.config.rope_scale > 1
+    with pytest.raises(UsageError, match=r"context must be in \[2, 2048\]"):
+        outpace.load(folder, ops=OPS, context=2049)
+
+
 def test_a_smaller_context_ends_the_text_sooner(folder: Path) -> None:
     lm = outpace.load(folder, ops=OPS, context=32)
     result = lm.generate("the cat", max_new_tokens=None, ignore_eos=True)

@@ -10,8 +10,9 @@ from outpace.drafters.chances import chances_of_logprobs, chances_of_scores
 from outpace.drafters.eagle import EagleDrafter
 from outpace.engine.decode import Decoder
 from outpace.errors import UsageError
+from outpace.ops.compose import compose_fuse, compose_states, compose_store
 from outpace.ops.philox import gumbel
-from outpace.ops.protocol import Ops, compose_fuse, compose_states, compose_store
+from outpace.ops.protocol import Ops
 from outpace.runner import Runner, ScheduledSequence
 from outpace.tree import DraftTree
 from outpace.types import TOKEN_STREAM, Segment

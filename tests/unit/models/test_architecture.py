@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from outpace.ops.reference import ReferenceOps
 from tests.tiny import tiny_model
 
 SOURCES = Path(outpace.__file__).parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,17 @@ def test_no_other_file_names_an_architecture() -> None:
     for path, found in naming.items():
         own = architectures()[Path(path).stem]
         assert found == {own.model_type, own.gguf}
+
+
+def test_the_documents_are_of_today() -> None:
+    """Every architecture has its line in the list of models, and the example is the file that it says it is."""
+    listed = re.findall(r"^\| `(\w+)` \| `([\w-]+)` \|", (ROOT / "docs/models.md").read_text("utf-8"), re.MULTILINE)
+    assert listed == [(a.model_type, a.gguf) for a in architectures().values()]
+    example = (SOURCES / "models" / "qwen3.py").read_text("utf-8")
+    page = (ROOT / "docs/adding-a-model.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    assert all(block in example for block in blocks)
 
 
 @pytest.mark.parametrize("model_type", architectures())

@@ -138,3 +138,108 @@ def test_windows_of_qwen_files_are_refused(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "a.gguf", "qwen2", {"qwen2.attention.sliding_window": 32})
     with pytest.raises(WeightsError, match=r"qwen2\.attention\.sliding_window is 32, not supported for qwen2"):
         open_checkpoint(path)
+
+
+# -- what other architectures say in metadata and tensors ------------------------------------------
+
+
+def opened(
+    path: Path, arch: str, model_type: str, metadata: dict[str, Any], more: dict[str, Any], **changes: Any
+) -> Any:
+    """Return the checkpoint of a file of another architecture, with further metadata and tensors."""
+    tensors = tensors_of(CONFIG | {"model_type": model_type, "head_dim": 16} | changes, names="gguf") | more
+    return open_checkpoint(write_gguf(path / "a.gguf", arch, {f"{arch}.attention.key_length": 16} | metadata, tensors))
+
+
+def factors(short: int = 8, long: int = 8, kind: Any = np.float32) -> dict[str, Any]:
+    return {f"rope_factors_{name}.weight": np.full(n, 2, kind) for name, n in (("short", short), ("long", long))}
+
+
+ORIGINAL = {"phi3.rope.scaling.original_context_length": 64}
+
+
+def test_longrope_is_two_tensors_and_a_factor(tmp_path: Path) -> None:
+    metadata = ORIGINAL | {"phi3.rope.scaling.attn_factor": 1.5, "phi3.attention.sliding_window": 0}
+    checkpoint = opened(tmp_path, "phi3", "phi3", metadata, factors())
+    assert checkpoint.config["rope_scaling"] == {
+        "rope_type": "longrope",
+        "short_factor": [2.0] * 8,
+        "long_factor": [2.0] * 8,
+        "attention_factor": 1.5,
+    }
+    assert checkpoint.config["original_max_position_embeddings"] == 64
+    assert checkpoint.config["sliding_window"] is None
+    assert not any("rope" in name for name in checkpoint.tensors)
+    assert opened(tmp_path, "phi3", "phi3", ORIGINAL, {}).config["rope_scaling"] is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors", "message"),
+    [
+        (ORIGINAL, factors(short=7), "has 7 short_factor, must have 8"),
+        (ORIGINAL, factors(kind=np.float16), "must be F32"),
+        (ORIGINAL, factors() | {"rope_factors_long.weight": np.full(8, np.inf, np.float32)}, "list of positive"),
+        (ORIGINAL, factors() | {"rope_factors_long.weight": np.ones((2, 4), np.float32)}, "must be F32"),
+        (ORIGINAL | {"phi3.rope.scaling.attn_factor": "1"}, factors(), "attention_factor must be a number"),
+        ({"phi3.rope.scaling.original_context_length": 1}, factors(), "original_context_length must be an integer"),
+        ({"phi3.rope.dimension_count": 17}, {}, "dimension_count is 17, must be at most the head's width, 16"),
+        ({"phi3.rope.dimension_count": 0}, {}, "dimension_count is 0, must be at most"),
+        ({"phi3.rope.dimension_count": "8"}, {}, "dimension_count is '8', must be at most"),
+        ({"phi3.rope.dimension_count": 7}, {}, "7 channels of a head cannot turn as pairs"),
+        ({"phi3.expert_count": 16}, {}, "phi3.expert_count is 16, not supported for phi3"),
+    ],
+)
+def test_what_a_phi3_file_cannot_say_is_an_error(
+    tmp_path: Path, metadata: dict[str, Any], tensors: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WeightsError, match=message):
+        opened(tmp_path, "phi3", "phi3", metadata, tensors)
+
+
+def test_one_list_of_factors_alone_is_refused(tmp_path: Path) -> None:
+    alone = {"rope_factors_long.weight": np.ones(8, np.float32)}
+    with pytest.raises(WeightsError, match=r"tensor 'rope_factors_short.weight' is missing"):
+        opened(tmp_path, "phi3", "phi3", ORIGINAL, alone)
+
+
+GEMMA = {"gemma3.attention.sliding_window": 32}
+
+
+def test_layers_with_a_window_are_by_rule_or_listed(tmp_path: Path) -> None:
+    assert opened(tmp_path, "gemma3", "gemma3_text", GEMMA, {}, tie_word_embeddings=True).config["layer_types"] == [
+        "sliding_attention",
+        "sliding_attention",
+    ]
+    listed = GEMMA | {"gemma3.attention.sliding_window_pattern": [True, False]}
+    config = opened(tmp_path, "gemma3", "gemma3_text", listed, {}, tie_word_embeddings=True).config
+    assert config["layer_types"] == ["sliding_attention", "full_attention"]
+    assert config["query_pre_attn_scalar"] == 16.0
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"gemma3.attention.sliding_window_pattern": 6}, "sliding_window_pattern is 6, must be a list of booleans"),
+        ({"gemma3.attention.sliding_window_pattern": [1, 0]}, "must be a list of booleans"),
+        ({"gemma3.attention.sliding_window_pattern": [True]}, "layer_types must be a list of 2"),
+        ({"gemma3.attention.sliding_window": -1}, "sliding_window must be an integer"),
+        ({"gemma3.rope.freq_base_swa": 0.0}, "rope.freq_base_swa must be a number"),
+        ({"gemma3.final_logit_softcapping": -1.0}, "final_logit_softcapping must be a number"),
+        ({"gemma3.attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0, not supported for gemma3"),
+    ],
+)
+def test_what_a_gemma3_file_cannot_say_is_an_error(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        opened(tmp_path, "gemma3", "gemma3_text", GEMMA | metadata, {}, tie_word_embeddings=True)
+
+
+def test_multipliers_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"metadata llama.residual_scale is 0.5, not supported for llama"):
+        open_checkpoint(write_gguf(tmp_path / "a.gguf", metadata={"llama.residual_scale": 0.5}, tensors=gguf_tensors()))
+
+
+def test_biases_are_found_by_their_tensors(tmp_path: Path) -> None:
+    tensors = gguf_tensors(attention_bias=True, mlp_bias=True)
+    config = open_checkpoint(write_gguf(tmp_path / "a.gguf", tensors=tensors)).config
+    assert config["attention_bias"]
+    assert config["mlp_bias"]

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from outpace.errors import WeightsError
-from outpace.models import normalise
+from outpace.models import architectures, normalise
 from tests.unit.weights.tiny import CONFIG
 
 LLAMA3 = {
@@ -77,9 +77,39 @@ def test_errors_show_long_values_in_short() -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_only_qwen2_has_biases() -> None:
+def test_qwen2_always_has_biases_and_others_have_them_where_the_config_says_so() -> None:
     assert check(model_type="qwen2")["attention_bias"]
     assert not check(model_type="qwen3")["attention_bias"]
+    assert check(model_type="qwen3", attention_bias=True)["attention_bias"]
+    assert "mlp_bias" not in check(mlp_bias=None)
+    assert check(mlp_bias=True)["mlp_bias"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gemma3_text", "hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
+        ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0, only None"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+        ({"model_type": "gemma3_text", "query_pre_attn_scalar": 0}, "query_pre_attn_scalar must be a number"),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": 0}, "sliding_window_pattern must be an integer"),
+        ({"model_type": "glm4", "partial_rotary_factor": 0.01}, "partial_rotary_factor is 0.01"),
+        ({"model_type": "glm4", "partial_rotary_factor": 1.5}, "partial_rotary_factor must be a number"),
+        ({"model_type": "granite", "logits_scaling": 0.0}, "logits_scaling must be a number"),
+        ({"model_type": "olmo2", "rope_scaling": {"type": "yarn", "factor": 2.0}}, "supported are default, linear"),
+        ({"model_type": "phi3", "rope_scaling": {"type": "linear", "factor": 2.0}}, "supported are default, longrope"),
+        (
+            {"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0] * 8}},
+            "has 1 short_factor, must have 8",
+        ),
+        ({"model_type": "smollm3", "no_rope_layers": [1, 2]}, "no_rope_layers must be a list of 2 of 0"),
+        ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers must be a list of 2 of 0"),
+        ({"model_type": "smollm3", "use_sliding_window": True}, "use_sliding_window is True"),
+    ],
+)
+def test_what_an_architecture_does_not_support_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightsError, match=f"^config.json: .*{message}"):
+        check(**{"head_dim": 16} | changes)
 
 
 @pytest.mark.parametrize("key", ["rope_type", "type"])
@@ -110,7 +140,7 @@ def test_a_size_that_is_no_sensible_integer_is_an_error_that_names_it(key: str, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "model_type is 'gpt2', supported are llama, mistral, qwen2, qwen3"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', supported are gemma3_text, .*llama, mistral, .*qwen2, qwen3"),
         ({"model_type": None}, "model_type is None"),
         ({"model_type": ["llama"]}, "model_type"),
         ({"num_key_value_heads": 3}, "num_attention_heads is 4, must be a multiple of the 3"),
@@ -124,8 +154,8 @@ def test_a_size_that_is_no_sensible_integer_is_an_error_that_names_it(key: str, 
         ({"rope_theta": float("nan")}, "rope_theta must be a number"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"mlp_bias": True}, "mlp_bias is True"),
-        ({"attention_bias": True}, "attention_bias is True, only False is supported"),
+        ({"model_type": "mistral", "mlp_bias": True}, "mlp_bias is True"),
+        ({"model_type": "mistral", "attention_bias": True}, "attention_bias is True, only False is supported"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"model_type": "mistral", "sliding_window": 0}, "sliding_window must be an integer"),
@@ -156,11 +186,23 @@ ANYTHING = st.recursive(
     ),
     max_leaves=5,
 )
-KEYS = [*CONFIG, "head_dim", "rope_scaling", "rope_parameters", "sliding_window", "use_sliding_window", "layer_types"]
+KEYS = [
+    *CONFIG,
+    "partial_rotary_factor",
+    "no_rope_layers",
+    "query_pre_attn_scalar",
+    "logits_scaling",
+    "head_dim",
+    "rope_scaling",
+    "rope_parameters",
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+]
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=3), st.sampled_from(["mistral", "qwen2", "qwen3"]))
+@given(st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=3), st.sampled_from(list(architectures())))
 def test_any_values_give_a_config_or_an_error(changes: dict[str, Any], model_type: str) -> None:
     try:
         config = check(**{"model_type": model_type} | changes)

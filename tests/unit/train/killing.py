@@ -2,10 +2,11 @@
 
     python killing.py ENDS FOLDER [ARGUMENT ...]
 
-runs `Run(...)` in child processes of this one, which has imported everything once: uninterrupted into FOLDER/whole, and
+runs its stages in child processes of this one, which has imported everything once: uninterrupted into FOLDER/whole, and
 for each number N of ENDS (1,5,9) into FOLDER/N, killed with SIGKILL right before its N-th file appears, then again from
 there to the end. Prints one line for each: how it ended both times, the stage in which it was killed, and the names of
-files that differ from those of whole.
+files that differ from those of whole. ARGUMENTs: a model, then options of `TrainOptions` as NAME=VALUE; training and
+the check are run too where there is steps=N.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from pathlib import Path
 import outpace
 from outpace.train import sources, stages, synthesis
 from outpace.train.options import TrainOptions
+from outpace.train.outcome import finish
 
-STAGES = ("responses", "held-out", "texts")  # folders, the last one that there is first
+STAGES = ("check.jsonl", "training", "responses", "held-out", "texts")  # the last one that there is first
+OWN_SECONDS = ("run.json", "card.md", "plot.png", "log.jsonl", "state.pt")  # files that hold times
 
 
 def run(model: str, folder: Path, options: dict[str, int | str | Path]) -> None:
     lm = outpace.load(model, threads=1)
-    text, held_out = stages.Run(TrainOptions(kind="eagle", **options), folder, lm).conversations()  # type: ignore[arg-type]
-    assert len(text)
-    assert len(held_out)
+    own = stages.Run(TrainOptions(kind="eagle", **options), folder, lm)  # type: ignore[arg-type]
+    if "steps" in options:
+        finish(own, lambda drafter: outpace.load(model, threads=1, drafter=drafter), "outpace train")
+    else:
+        own.conversations()
 
 
 def child(model: str, folder: Path, options: dict[str, int | str | Path], end: int = 0) -> int:
@@ -56,9 +61,11 @@ def child(model: str, folder: Path, options: dict[str, int | str | Path], end: i
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return all files but the ledger, which holds seconds, and what a kill leaves of a file that never appeared."""
+    """Return all files but those that hold times, and but what a kill leaves of a file that never appeared."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: data for name, data in found.items() if name != "run.json" and "/.outpace-" not in f"/{name}"}
+    return {
+        name: data for name, data in found.items() if Path(name).name not in OWN_SECONDS and ".outpace-" not in name
+    }
 
 
 def main(ends: str, folder: str, model: str, *given: str) -> None:

@@ -1,67 +1,45 @@
 from __future__ import annotations
 
-import inspect
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from outpace.drafters.block import BlockDrafter
-from outpace.drafters.eagle import EagleDrafter
-from outpace.drafters.medusa import MedusaDrafter
 from outpace.train.corpus import Conversation
-from outpace.train.drafts import MIN_CONFIDENCE, accepted
-from outpace.train.guesses import Guesses
+from outpace.train.drafts import accepted
+from outpace.train.export import read_network
+from outpace.train.target import EngineTarget
+from outpace.train.trainer import Outcome
 
 
-class _Network:
-    """A kind, and the tokens that its head knows: what `accepted` needs of a network."""
-
-    head_tokens = tuple(range(10))
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
-
-def guesses(tokens: list[int], *depths: list[dict[int, float]]) -> Guesses:
-    """Return guesses behind every token but the first and the last; a depth: for each, probabilities of tokens."""
-    logits = [np.full((len(rows), 10), -30.0, np.float32) for rows in depths]
-    for own, rows in zip(logits, depths, strict=True):
-        for row, chances in zip(own, rows, strict=True):
-            for token, chance in chances.items():
-                row[token] = np.log(chance)
-    conversation = Conversation(np.array(tokens, np.int32), 1, False, "x")
-    return Guesses(conversation, np.arange(1, len(tokens) - 1), np.arange(10), logits)
+@pytest.mark.parametrize("kind", ["eagle", "medusa", pytest.param("block", marks=pytest.mark.slow)])
+def test_more_nodes_confirm_more_and_never_more_than_there_are(
+    trained_of: Callable[[str], Outcome], target: EngineTarget, held_out: list[Conversation], kind: str
+) -> None:
+    network = read_network(trained_of(kind).path, kind, target)
+    for own, found in accepted(network, target, held_out[:3], (1, 2, 4, 8), 0.0):
+        left = len(own.tokens) - 1 - np.arange(own.num_prompt, len(own.tokens) - 1)
+        assert found.shape == (len(left), 4)
+        assert (found <= np.minimum(left[:, None] - 1, [1, 2, 4, 8])).all()
+        assert (np.diff(found, axis=1) >= 0).mean() > 0.97  # a wider tree may leave a deep node out
+    assert found.any()
 
 
-def test_a_chain_goes_on_while_it_is_right_and_sure_enough() -> None:
-    found = guesses(
-        [0, 1, 2, 3, 4],
-        [{2: 0.9, 7: 0.1}, {3: 0.6, 7: 0.4}, {7: 0.9, 4: 0.1}],
-        [{3: 0.5, 7: 0.4}, {4: 0.1, 7: 0.09}, {7: 1.0}],
-    )
-    network: Any = _Network("eagle")
-    assert accepted(network, found, (1, 2), 0.1).tolist() == [[1, 2], [1, 2], [0, 0]]
-    assert accepted(network, found, (1, 2), 0.6).tolist() == [[1, 1], [1, 1], [0, 0]]
-    assert accepted(network, found, (1, 2), 0.7).tolist() == [[1, 1], [0, 0], [0, 0]]
+@pytest.mark.parametrize("kind", ["eagle", "medusa", pytest.param("block", marks=pytest.mark.slow)])
+def test_what_is_in_the_call_beside_a_conversation_changes_nothing(
+    trained_of: Callable[[str], Outcome], target: EngineTarget, held_out: list[Conversation], kind: str
+) -> None:
+    network = read_network(trained_of(kind).path, kind, target)
+    together = {id(own): found for own, found in accepted(network, target, held_out[:5], (2, 4, 7))}
+    for own in held_out[:5]:
+        for budget, column in zip((2, 4, 7), together[id(own)].T, strict=True):
+            ((_, alone),) = accepted(network, target, [own], (budget,))
+            assert alone[:, 0].tolist() == column.tolist()
 
 
-def test_a_tree_of_positions_own_guesses_takes_the_likeliest_nodes_first() -> None:
-    """At the first anchor 2 (0.5) or 7 (0.4), then 3 (0.9): nodes 2, 2-3, 7, 7-3 in the order of their products."""
-    found = guesses(
-        [0, 1, 7, 3, 4],
-        [{2: 0.5, 7: 0.4, 0: 0.1}, {3: 1.0}, {4: 1.0}],
-        [{3: 0.9, 0: 0.1}, {4: 1.0}, {7: 1.0}],
-    )
-    network: Any = _Network("block")
-    assert accepted(network, found, (1, 2, 3, 4), 0.02)[0].tolist() == [0, 0, 1, 2]
-    assert accepted(network, found, (1, 2, 3, 4), 0.39)[0].tolist() == [0, 0, 1, 1]
-    assert accepted(network, found, (1, 2, 3, 4), 0.02)[1].tolist() == [1, 2, 2, 2]
-    assert accepted(network, found, (1, 2, 3, 4), 0.02)[2].tolist() == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("kind", "drafter"), [("eagle", EagleDrafter), ("block", BlockDrafter), ("medusa", MedusaDrafter)]
-)
-def test_drafts_end_where_the_drafters_own_do(kind: str, drafter: type) -> None:
-    assert inspect.signature(drafter).parameters["min_confidence"].default == MIN_CONFIDENCE[kind]
+def test_nothing_is_proposed_where_nothing_is_likely_enough(
+    trained: Outcome, target: EngineTarget, held_out: list[Conversation]
+) -> None:
+    network = read_network(trained.path, "eagle", target)
+    ((_, found),) = accepted(network, target, held_out[:1], (4,), 1.0)
+    assert not found.any()

@@ -46,9 +46,9 @@ def test_the_engine_writes_held_out_conversations_again_and_counts_its_steps(lm:
     jobs = [Job(i, Beginning((5, 6, 7 + i), "x"), 0, 0.9 * (i % 2), seed=i) for i in range(4)]
     held_out = [own for job in jobs for own in responder.answer(job)]
     assert len(held_out) == 4
-    found = list(decode(lm, held_out, "ngram", 3, 2))
+    found = list(decode(lm, held_out, "ngram", 3))
     assert all(own.is_same for own in found)
     assert [own.tokens for own in found] == [len(own.tokens) - own.num_prompt for own in held_out]
     assert all(1 <= own.steps <= own.tokens for own in found)
     other = Conversation(np.array([5, 6, 7, *[3] * 20], np.int32), 3, False, "x")
-    assert [own.is_same for own in decode(lm, [other], "ngram", 3, 2)] == [False]
+    assert [own.is_same for own in decode(lm, [other], "ngram", 3)] == [False]

@@ -79,6 +79,18 @@ def test_an_interrupted_stage_has_what_it_was_first_given_less_what_it_took(tmp_
     assert again.taken == pytest.approx(70)
 
 
+def test_a_little_time_is_not_worth_writing_down(tmp_path: Path) -> None:
+    clock = Clock()
+    ledger = Ledger.open(tmp_path, {}, clock)
+    timer = ledger.begin("training", 1000)
+    clock.now += 9
+    timer.keep(at_least=10)
+    assert ledger.seconds("training") == 0
+    clock.now += 2
+    timer.keep(at_least=10)
+    assert (ledger.seconds("training"), timer.taken) == (11, 11)
+
+
 def test_an_overdrawn_budget_leaves_half_of_its_share_to_every_stage(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path, {})
     ledger.add_seconds("prompts", 150)

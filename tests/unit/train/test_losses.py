@@ -111,3 +111,31 @@ def test_every_parameter_of_a_network_gets_the_gradient_of_finite_differences(
         slope = (ends[0] - ends[1]) / (2 * step)
         scale = float(x.grad.norm()) + 1e-3
         assert slope == pytest.approx(float((x.grad * direction).sum()), abs=0.15 * scale), name
+
+
+@pytest.mark.parametrize("kind", ["eagle", "medusa", "block"])
+def test_computed_in_sixteen_bits_as_on_an_accelerator_it_is_close(
+    target: EngineTarget, text: list[Conversation], kind: str
+) -> None:
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        network = fresh_network(kind, target, text, TrainSettings(steps=1, head_rows=100, num_fixed=50))
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for x in network.parameters():
+                x += 0.02 * torch.randn(x.shape, generator=generator)
+        batch = make_batch(text[:6], target, network.taps, network.num_depths)
+        assert batch is not None
+        tokens = torch.tensor(network.head_tokens)
+        probs = target_probs(batch.final, target.unembedding, tokens, dtype)
+        with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+            total = draft_loss(network, batch, probs, tokens).total
+        total.backward()  # type: ignore[no-untyped-call]
+        assert {x.dtype for x in network.parameters()} == {torch.float32}
+        grads = [x.grad for x in network.parameters()]
+        assert all(x is not None and x.dtype == torch.float32 for x in grads)
+        found.append((float(total.detach()), torch.cat([x.flatten() for x in grads if x is not None])))
+    (exact, slope), (rough, other) = found
+    assert rough == pytest.approx(exact, rel=0.02)
+    assert rough != exact
+    assert float(torch.cosine_similarity(slope, other, dim=0)) > 0.98

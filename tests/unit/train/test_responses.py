@@ -22,6 +22,12 @@ def test_half_are_greedy_and_the_second_round_is_the_other_way_round() -> None:
     assert [(job.prompt, job.key) for job in jobs] == PROMPTS * 4
 
 
+def test_every_kind_is_answered_in_both_ways() -> None:
+    mixed: list[Source] = [(user_prompt(f"prompt {i}", "ab"[i % 2]), i) for i in range(8)]
+    ways = [(job.prompt.kind, job.temperature > 0) for job in jobs_of(mixed, 8, seed=3)]
+    assert ways == [("a", False), ("b", False), ("a", True), ("b", True)] * 2
+
+
 def test_jobs_can_be_taken_up_anywhere_and_depend_on_the_seed() -> None:
     jobs = list(jobs_of(PROMPTS, 20, seed=3))
     assert list(jobs_of(PROMPTS, 20, seed=3, start=13)) == jobs[13:]

@@ -68,7 +68,7 @@ def test_rows_of_the_head_behind_the_fixed_ones_count_once_their_token_is_there(
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("kind", ["eagle", "medusa", "block"])
+@pytest.mark.parametrize("kind", ["eagle", "medusa", pytest.param("block", marks=pytest.mark.slow)])
 def test_the_simulation_takes_the_steps_of_the_real_loop(
     lm: LanguageModel,
     trained_of: Callable[[str], Outcome],

@@ -65,6 +65,15 @@ def test_a_run_that_was_killed_anywhere_leaves_what_an_uninterrupted_one_leaves(
     assert {words[2] for words in found} == {"prompts", "held-out", "responses"}
 
 
+@pytest.mark.slow
+def test_so_does_one_that_was_killed_in_training_or_in_the_check(folder: Path, tmp_path: Path) -> None:
+    options = ("num_prompts=20", "num_responses=24", "steps=4", "batch_tokens=256")
+    found = killed("66,70,76", tmp_path, folder, *options)
+    assert [words[:2] for words in found] == [["-9", "0"]] * 3
+    assert [words[3:] for words in found] == [[]] * 3, "files that differ"
+    assert {words[2] for words in found} == {"training", "check.jsonl"}
+
+
 def test_so_does_a_run_over_texts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps("the cat sat on the mat " * (3 + i)) + "\n" for i in range(12)))

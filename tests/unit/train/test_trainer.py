@@ -51,11 +51,17 @@ def test_a_tiny_drafter_learns_far_more_than_repetition_gives(trained: Outcome, 
 def test_shuffled_labels_teach_nothing(
     target: EngineTarget, text: list[Conversation], held_out: list[Conversation], trained: Outcome, tmp_path: Path
 ) -> None:
-    """The negative control: the same run on the labels of other positions, measured by the true ones."""
-    settings = TrainSettings(steps=40, evaluations=1, **FAST)
+    """The negative control: the same run on the labels of other positions, measured by the true ones.
+
+    Drafts of one token, without a bar: what is left is the chance of the most frequent token.
+    """
+    settings = TrainSettings(steps=24, evaluations=1, **FAST)
     path = train("eagle", settings, text, held_out, Confused(target), tmp_path).path  # type: ignore[arg-type]
-    score = simulate(read_network(path, "eagle", target), target, held_out, min_confidence=0.0).mean(4)
-    assert score < 1.1 < trained.score - 0.5
+    network = read_network(path, "eagle", target)
+    score = simulate(network, target, held_out, budgets=(1,), min_confidence=0.0).mean(1)
+    tokens = np.concatenate([own.tokens[own.num_prompt :] for own in held_out])
+    chance = np.bincount(tokens).max() / len(tokens)
+    assert score < 1 + chance + 0.03 < trained.tokens_per_step.mean(1) - 0.3
 
 
 def short(**changes: Any) -> TrainSettings:

@@ -1,4 +1,4 @@
-"""Published drafters: the layouts that others write, in the words of our networks (`docs/published-drafters.md` lists them)."""
+"""Published drafters: the layouts that others write, in the words of our networks (`docs/published-drafters.md`)."""
 
 from outpace.drafters.layouts.open import open_trained
 

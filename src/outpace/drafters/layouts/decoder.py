@@ -9,7 +9,7 @@ from typing import Any
 from outpace.models import normalise
 from outpace.weights.values import Values
 
-_TYPES = {"llama": False, "qwen2": False, "qwen3": True}  # whether its heads are normed
+_TYPES = {"llama": False, "mistral": False, "qwen2": False, "qwen3": True}  # whether its heads are normed
 # What training code writes along with a config, and nothing of the network depends on.
 _IGNORED = ("attention_bias", "tie_word_embeddings", "layer_types", "sliding_window", "use_sliding_window")
 
@@ -43,6 +43,8 @@ class Decoder:
         model_type = source.text("model_type")
         if model_type not in _TYPES:
             raise source.error("model_type", f"is {model_type!r}, supported are {', '.join(_TYPES)}")
+        source.only("mlp_bias", False, null=True)
+        source.only("partial_rotary_factor", 1.0)
         # A drafter's layer is a Llama's, or a Qwen3's with its norms, whatever else these types stand for.
         kind = "qwen3" if _TYPES[model_type] else "llama"
         config = normalise({key: raw[key] for key in raw if key not in _IGNORED} | {"model_type": kind}, where, names)

@@ -11,6 +11,7 @@ from outpace.errors import WeightsError
 from outpace.types import RawTensor
 
 _TYPES = {"I64": "<i8", "I32": "<i4"}
+_MOST_TOKENS = 1 << 21  # several times the largest vocabulary known
 
 
 def head_tokens(
@@ -18,9 +19,14 @@ def head_tokens(
 ) -> tuple[int, ...]:
     """Return the token of each of a head's rows.
 
-    tensors: with `d2t` unless the head has all rows of the vocabulary. It holds tokens, or (offsets) how far row i's
-    lies from i. Raises WeightsError for what is no such map.
+    tensors: of the file, with `d2t` unless the head has all rows of the vocabulary. It holds tokens, or (offsets) how
+    far row i's lies from i. Raises WeightsError for what is no such map.
     """
+    if vocab_size > _MOST_TOKENS:
+        raise WeightsError(f"{where}: a vocabulary of {vocab_size} tokens is none: at most {_MOST_TOKENS}")
+    head = tensors.get("lm_head.weight")
+    if head is not None and head.shape[0] != num_rows:
+        raise WeightsError(f"{where}: tensor 'lm_head.weight' has {head.shape[0]} rows, the config says {num_rows}")
     if num_rows == vocab_size:
         return tuple(range(vocab_size))  # a map beside a whole head is the identity, or left over
     if "d2t" not in tensors:

@@ -46,6 +46,12 @@ class Group:
     repeat: int
 
 
+def default_strategies(lm: LanguageModel) -> tuple[str, ...]:
+    """Return what is worth comparing on any prompts: the router, and the drafters that need nothing from the caller."""
+    trained = lm.loaded.trained
+    return ("auto", *(() if trained is None else (trained.name,)), "suffix", "ngram", "lookahead")
+
+
 def check(lm: LanguageModel, design: Design, draft_model: Any = None) -> None:
     """Raise UsageError for a design that cannot run on this model, before anything is measured."""
     if not design.strategies:

@@ -12,6 +12,22 @@ from outpace.trace import PHASES
 
 Json = Mapping[str, Any]
 
+_ABOUT = {
+    "eagle": "a small network, trained to continue this model's own hidden states. It makes each guess from the one "
+    "before it, so every further guess costs as much again",
+    "medusa": "heads, trained on this model's last hidden state. Each guesses one position further, all at once, and "
+    "none sees what the others guess",
+    "block": "a small network, trained to fill a block of masked positions from this model's hidden states in one "
+    "pass, however long the block",
+    "ngram": "what followed the same tokens earlier in the text",
+    "suffix": "what followed the longest stretch of the same tokens earlier in the text",
+    "prediction": "the text that the caller expected",
+    "lookahead": "what the model itself wrote behind other guesses that it checked",
+    "jacobi": "what the model itself wrote behind the last guesses",
+    "draft_model": "a second, cheaper model with the same vocabulary",
+}
+_MIN_GUESSES = 10  # fewer say nothing of how sure a drafter may be
+
 
 def summarise(trace: Json) -> dict[str, Any]:
     """Return the page's figures as plain JSON values; `trace` has passed `check_trace`."""
@@ -27,6 +43,7 @@ def summarise(trace: Json) -> dict[str, Any]:
         "owners": owners(trace),
         "by_depth": by_depth(trace["steps"]),
         "by_drafter": by_drafter(trace["steps"]),
+        "guessers": guessers(trace["steps"]),
         "seconds": {phase: sum(step["seconds"][phase] for step in trace["steps"]) for phase in PHASES},
         "example": example(trace["steps"]),
     }
@@ -138,6 +155,33 @@ def by_drafter(steps: Sequence[Json]) -> list[dict[str, Any]]:
                 rows[name]["verified"] += 1
                 rows[name]["accepted"] += node in accepted
     return sorted(rows.values(), key=lambda row: (-row["accepted"], row["name"]))
+
+
+def guessers(steps: Sequence[Json]) -> list[dict[str, str]]:
+    """Return who guessed, what that is, and whether it knows how sure it may be.
+
+    A guess comes to the test where all before it were right.
+    """
+    tested: dict[str, list[tuple[float, bool]]] = {}
+    for step in steps:
+        tree, accepted = step["tree"], {-1, *step["path"]}
+        rows = zip(tree["parents"], tree["sources"], tree["confidence"], strict=True)
+        for node, (parent, names, confidence) in enumerate(rows):
+            for name in names:
+                guesses = tested.setdefault(name, [])
+                if parent in accepted:
+                    guesses.append((confidence, node in accepted))
+    return [{"name": name, "about": _ABOUT.get(name, ""), "sure": _sure(tested[name])} for name in sorted(tested)]
+
+
+def _sure(guesses: Sequence[tuple[float, bool]]) -> str:
+    """Put a drafter's mean confidence beside what became of its guesses."""
+    if len(guesses) < _MIN_GUESSES:
+        return ""
+    sure = sum(confidence for confidence, _ in guesses) / len(guesses)
+    right = sum(is_right for _, is_right in guesses) / len(guesses)
+    tested = f"{len(guesses)} of its guesses came to the test."
+    return f"{tested} It was {sure:.0%} sure of them on average; {right:.0%} were right."
 
 
 def example(steps: Sequence[Json]) -> int | None:

@@ -41,6 +41,7 @@ def explain(trace: Mapping[str, Any]) -> str:
         "speed_sentence": html.escape(summary["speed_sentence"]),
         "promise": html.escape(_promise(trace)),
         "text": html.escape("".join(trace["pieces"])),
+        "guessers": "".join(map(_guesser, summary["guessers"])),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _asset("template.html"))
 
@@ -58,6 +59,12 @@ def _shown(trace: Mapping[str, Any]) -> dict[str, Any]:
     kv = {name: trace["kv"][name] for name in ("format", "block_size") if name in trace.get("kv", {})}
     steps = [{name: step[name] for name in STEP if name in step} for step in trace["steps"]]
     return {**shown, "kv": kv, "stats": stats, "steps": steps}
+
+
+def _guesser(row: Mapping[str, str]) -> str:
+    """Return one drafter's line of the list under the text."""
+    about = f": {row['about']}." if row["about"] else ": a drafter of the caller's own."
+    return f"<li><strong>{html.escape(row['name'])}</strong>{html.escape(about)} {html.escape(row['sure'])}</li>"
 
 
 def _asset(name: str) -> str:

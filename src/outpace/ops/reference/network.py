@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import UsageError, WeightsError
+from outpace.ops.compose import compose_choice, compose_decoder_layer, compose_fuse, compose_states, compose_store
 from outpace.ops.formats import dequantise
 from outpace.ops.machine import check_threads, memory_bytes
 from outpace.ops.protocol import (
@@ -35,11 +36,6 @@ from outpace.ops.protocol import (
     TapRows,
     Vector,
     Weight,
-    compose_choice,
-    compose_decoder_layer,
-    compose_fuse,
-    compose_states,
-    compose_store,
 )
 from outpace.ops.reference import attention, sample
 from outpace.ops.reference.product import multiply

@@ -45,7 +45,7 @@ class BlockNetwork(DraftNetwork):
         sizes = target.config
         self.config, self.eps = config, sizes.eps
         self.taps, self.head_tokens, self.num_fixed = config.taps, config.head_tokens, config.num_fixed
-        self.num_depths = self.max_depth = config.num_masks
+        self.num_depths = config.num_masks
         self._rope = RotaryTable(target.inv_freq, target.rope_scale)
         self._embedding = (target.embedding,)  # in a tuple: no parameter, nor saved with them
         width, features = sizes.width, len(config.taps) * sizes.width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,6 +21,22 @@ from outpace.weights.trained import Entries
 
 _HEADS = ("num_heads", "num_kv_heads", "head_width")
 _FUSION = 0.2  # of 1 / sqrt(inputs): the first features are nearly the target's last state alone
+
+
+@dataclass(slots=True)
+class Prefix:
+    """What guesses behind the anchors of a batch see.
+
+    anchors: [B, A]. keys, values: of the text's slots, [B, S, G, K]; is_visible: [B, A, S]. own_keys, own_values: of
+    the guesses before them, [B, A, J, G, K].
+    """
+
+    anchors: Tensor
+    keys: Tensor
+    values: Tensor
+    is_visible: Tensor
+    own_keys: Tensor
+    own_values: Tensor
 
 
 class EagleNetwork(DraftNetwork):
@@ -51,7 +68,7 @@ class EagleNetwork(DraftNetwork):
         sizes = target.config
         self.taps, self.head_tokens, self.num_fixed = tuple(taps), tuple(head_tokens), num_fixed
         self.num_heads, self.num_kv_heads, self.head_width = num_heads, num_kv_heads, sizes.head_width
-        self.num_depths, self.max_depth, self.eps = num_depths, None, sizes.eps
+        self.num_depths, self.eps = num_depths, sizes.eps
         self._rope = RotaryTable(target.inv_freq, target.rope_scale)
         self._embedding = (target.embedding,)  # in a tuple: no parameter, nor saved with them
         width, queries, keys = sizes.width, num_heads * sizes.head_width, num_kv_heads * sizes.head_width
@@ -112,25 +129,46 @@ class EagleNetwork(DraftNetwork):
 
     def states(self, batch: Batch, num_depths: int) -> list[Tensor]:
         which = torch.arange(len(batch.anchors), device=batch.anchors.device)[:, None]
+        prefix, a = self.begin(batch)
+        found = [self.normed(a)[:, :, 0]]
+        for k in range(1, num_depths):
+            guesses = batch.tokens[which, (batch.anchors + k).clamp(max=batch.tokens.shape[1] - 1)]
+            a = self.extend(prefix, k, guesses[..., None], a)
+            found.append(self.normed(a)[:, :, 0])
+        return found
+
+    def normed(self, states: Tensor) -> Tensor:
+        """Return what the head multiplies of the layer's outputs."""
+        return norm(states, self.head_norm, self.eps)
+
+    def begin(self, batch: Batch) -> tuple[Prefix, Tensor]:
+        """Return what all guesses at a batch's anchors see, and the layer's output behind each anchor, [B, A, 1, D]."""
+        which = torch.arange(len(batch.anchors), device=batch.anchors.device)[:, None]
         features = batch.features[:, :-1]
         width = features.shape[-1] // len(self.taps)
         g = features[..., -width:] + F.linear(features, self.fc)  # entry s: of slot s + 1
         u = self._inputs(batch.tokens[:, 1:], g)
         slots = torch.arange(1, batch.tokens.shape[1], device=u.device)
         keys, values = self._keys_values(u, slots)
-        is_visible = slots <= batch.anchors[..., None]
-        start = batch.anchors - 1
-        own: list[tuple[Tensor, Tensor]] = []
-        a = self._layer(u[which, start], g[which, start], batch.anchors, keys, values, is_visible, own)
-        found = [norm(a, self.head_norm, self.eps)]
-        for k in range(1, num_depths):
-            slot = batch.anchors + k
-            guesses = batch.tokens[which, slot.clamp(max=batch.tokens.shape[1] - 1)]
-            u = self._inputs(guesses, a)
-            own.append(self._keys_values(u, slot))
-            a = self._layer(u, a, slot, keys, values, is_visible, own)
-            found.append(norm(a, self.head_norm, self.eps))
-        return found
+        none = keys.new_zeros(*batch.anchors.shape, 0, *keys.shape[2:])
+        prefix = Prefix(batch.anchors, keys, values, slots <= batch.anchors[..., None], none, none)
+        start = batch.anchors[..., None] - 1
+        return prefix, self._layer(u[which[..., None], start], g[which[..., None], start], batch.anchors, prefix)
+
+    def extend(
+        self, prefix: Prefix, depth: int, tokens: Tensor, features: Tensor, sees: Tensor | None = None
+    ) -> Tensor:
+        """Return the layer's output at guesses `depth` places behind the anchors, [B, A, M, D]; M for each anchor.
+
+        tokens: [B, A, M]. features: the outputs that they were guessed from, [B, A, M, D]. sees: [B, A, M, J + M],
+        which of the J guesses before and of these M each of them sees (None: all). The prefix grows by them.
+        """
+        slots = prefix.anchors + depth
+        u = self._inputs(tokens, features)
+        keys, values = self._keys_values(u, slots[..., None])
+        prefix.own_keys = torch.cat([prefix.own_keys, keys], dim=2)
+        prefix.own_values = torch.cat([prefix.own_values, values], dim=2)
+        return self._layer(u, features, slots, prefix, sees)
 
     def _inputs(self, tokens: Tensor, features: Tensor) -> Tensor:
         embedded = norm(self._embedding[0][tokens], self.token_norm, self.eps)
@@ -140,20 +178,9 @@ class EagleNetwork(DraftNetwork):
         k, v = (heads(F.linear(u, weight), self.head_width) for weight in (self.wk, self.wv))
         return rotate(k, *self._rope(slots)), v
 
-    def _layer(
-        self,
-        u: Tensor,
-        features: Tensor,
-        slots: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        is_visible: Tensor,
-        own: Sequence[tuple[Tensor, Tensor]],
-    ) -> Tensor:
-        q = rotate(heads(F.linear(u, self.wq), self.head_width), *self._rope(slots))
-        none = q.new_zeros(*q.shape[:2], 0, *keys.shape[2:])
-        own_keys, own_values = (torch.stack(x, dim=2) for x in zip(*own, strict=True)) if own else (none, none)
-        attended = attend(q[:, :, None], keys, values, is_visible, own_keys, own_values)[:, :, 0]
+    def _layer(self, u: Tensor, features: Tensor, slots: Tensor, prefix: Prefix, sees: Tensor | None = None) -> Tensor:
+        q = rotate(heads(F.linear(u, self.wq), self.head_width), *self._rope(slots[..., None]))
+        attended = attend(q, prefix.keys, prefix.values, prefix.is_visible, prefix.own_keys, prefix.own_values, sees)
         a = features + F.linear(attended, self.wo)
         h = norm(a, self.mlp_norm, self.eps)
         return a + F.linear(F.silu(F.linear(h, self.gate)) * F.linear(h, self.up), self.down)

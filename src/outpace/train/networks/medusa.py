@@ -15,9 +15,9 @@ from outpace.errors import UsageError
 from outpace.models.medusa import MedusaConfig
 from outpace.train.batch import Batch
 from outpace.train.corpus import Conversation
-from outpace.train.guesses import guesses_of
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget
+from outpace.train.views import views_of
 from outpace.weights.trained import Entries
 
 _NUM_HEADS = 4
@@ -41,7 +41,7 @@ class MedusaNetwork(DraftNetwork):
         super().__init__()
         self.head_tokens, self.num_fixed, self.accuracies = tuple(head_tokens), num_fixed, accuracies
         self.taps = (target.config.num_layers,)
-        self.num_depths = self.max_depth = len(accuracies)
+        self.num_depths = len(accuracies)
         width, device = target.config.width, target.device
         self.w = nn.ParameterList([nn.Parameter(torch.zeros(width, width, device=device)) for _ in accuracies])
         self.b = nn.ParameterList([nn.Parameter(torch.zeros(width, device=device)) for _ in accuracies])
@@ -81,17 +81,20 @@ class MedusaNetwork(DraftNetwork):
             "accuracies": self.accuracies.flatten().tolist(),
         }
 
+    @torch.no_grad()
     def calibrate(self, target: FrozenTarget, text: Sequence[Conversation]) -> None:
         """Measure the heads' accuracies by rank: tokens that the head does not know count as wrong."""
         hits, total = np.zeros_like(self.accuracies), np.zeros((len(self.accuracies), 1))
-        for guesses in guesses_of(self, target, text, len(self.accuracies)):
-            for k in range(len(self.accuracies)):
-                places = guesses.anchors + k + 1
-                there = places < len(guesses.own.tokens)
-                found = guesses.columns[guesses.best(k, self.accuracies.shape[1])[0]][there]
-                is_right = found == guesses.own.tokens[places[there]][:, None]
-                hits[k, : found.shape[1]] += is_right.sum(axis=0)
-                total[k] += there.sum()
+        for batch, views in views_of(self, target, text):
+            states = torch.stack(self.states(batch, len(self.accuracies)))
+            for b, view in enumerate(views):
+                for k in range(len(self.accuracies)):
+                    logits = view.logits(states[k, b, : len(view.anchors)], view.anchors)
+                    best = view.best(logits, view.anchors + k + 1, self.accuracies.shape[1], has_noise=False)
+                    truth = view.truth(k + 1)
+                    is_right = view.columns[best.columns] == truth[:, None]
+                    hits[k, : is_right.shape[1]] += is_right.sum(axis=0)
+                    total[k] += (truth >= 0).sum()
         # Where text is short a rank may have been luckier than the one before it: order is what a tree relies on.
         self.accuracies = np.minimum.accumulate(hits / np.maximum(total, 1), axis=1)
 

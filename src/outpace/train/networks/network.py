@@ -19,15 +19,14 @@ class DraftNetwork(nn.Module, ABC):
     """A network whose parameters are the tensors of a drafter's file, under the same names.
 
     kind: as in the file. decay: factor of the loss from one depth to the next. share: of the positions that a step
-    of training begins drafts at. num_depths: guesses that a step of training unrolls; max_depth: most that the network
-    can make (None: any number). head: the matrix whose rows are tokens; a parameter where it is trained.
+    of training begins drafts at. num_depths: guesses that a step of training unrolls. head: the matrix whose rows are
+    tokens; a parameter where it is trained.
     """
 
     kind: ClassVar[str]
     decay: ClassVar[float]
     share: ClassVar[float]
     num_depths: int
-    max_depth: int | None
     taps: tuple[int, ...]
     head_tokens: tuple[int, ...]
     num_fixed: int

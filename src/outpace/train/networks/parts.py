@@ -37,12 +37,19 @@ def norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 
 def attend(
-    queries: Tensor, keys: Tensor, values: Tensor, is_visible: Tensor, own_keys: Tensor, own_values: Tensor
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    is_visible: Tensor,
+    own_keys: Tensor,
+    own_values: Tensor,
+    sees: Tensor | None = None,
 ) -> Tensor:
     """Return softmax(q k^T / sqrt(K)) v over a shared prefix and the keys of each anchor's own, [B, A, M, H * K].
 
     queries: [B, A, M, H, K], rotated: M places behind each of A anchors. keys, values: [B, S, G, K] of the prefix.
-    is_visible: [B, A, S]. own_keys, own_values: [B, A, J, G, K]; every place of an anchor sees all J of them.
+    is_visible: [B, A, S]. own_keys, own_values: [B, A, J, G, K]. sees: [B, A, M, J], which of them a place sees (None:
+    all).
     """
     num_sequences, anchors, places, num_heads, width = queries.shape
     size, groups = keys.shape[1], keys.shape[2]
@@ -51,6 +58,8 @@ def attend(
     scores = (flat @ keys.permute(0, 2, 3, 1)).view(*q.shape[:-1], size).float()
     scores = scores.masked_fill(~is_visible[:, None, None, :, None], float("-inf"))
     own = (q @ own_keys.permute(0, 3, 1, 4, 2)[:, :, None]).float()  # [B, G, H / G, A, M, J]
+    if sees is not None:
+        own = own.masked_fill(~sees[:, None, None], float("-inf"))
     weights = torch.softmax(torch.cat([scores, own], dim=-1), dim=-1).to(values.dtype)
     prefix = weights[..., :size].reshape(num_sequences, groups, -1, size) @ values.transpose(1, 2)
     out = prefix.view(q.shape) + weights[..., size:] @ own_values.permute(0, 3, 1, 2, 4)[:, :, None]

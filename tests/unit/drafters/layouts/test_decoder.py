@@ -36,12 +36,13 @@ def test_a_window_holds_for_the_layers_that_are_said_to_slide() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt_oss"}, "model_type is 'gpt_oss', supported are llama, qwen2, qwen3"),
+        ({"model_type": "gpt_oss"}, "model_type is 'gpt_oss', supported are llama, mistral, qwen2, qwen3"),
         ({"hidden_size": 1 << 40}, "hidden_size must be an integer in"),
         ({"hidden_size": "16"}, "hidden_size must be an integer in"),
         ({"num_attention_heads": 3}, "num_attention_heads is 3, must be a multiple of the 2"),
         ({"head_dim": 7}, "head_dim is 7, must be even"),
         ({"mlp_bias": True}, "mlp_bias is True, only False is supported"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, only 1.0 is supported"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', only 'silu' is supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_type 'dynamic', supported are"),

@@ -44,3 +44,11 @@ def test_numbers_that_are_no_integers_are_refused() -> None:
     floats = RawTensor("d2t", np.zeros((1, 12), np.uint8), "F32", (3,))
     with pytest.raises(WeightsError, match="holds F32"):
         integers(floats, (3,), "a file")
+
+
+def test_a_head_with_other_rows_and_a_vocabulary_without_end_are_refused() -> None:
+    head = RawTensor("lm_head.weight", np.zeros((5, 8), np.uint8), "F32", (5, 2))
+    with pytest.raises(WeightsError, match=r"'lm_head\.weight' has 5 rows, the config says 3"):
+        head_tokens({"lm_head.weight": head, "d2t": tensor([0, 0, 0])}, 3, 31, "a file")
+    with pytest.raises(WeightsError, match="a vocabulary of 16777216 tokens is none"):
+        head_tokens({}, 1 << 24, 1 << 24, "a file")

@@ -6,8 +6,18 @@ import pytest
 
 import outpace
 from outpace.api import LanguageModel
+from outpace.drafters import NGram
 from outpace.errors import UsageError
-from outpace.measure.bench.alternate import Design, Lengthener, call_groups, check, full_batches, measure, num_calls
+from outpace.measure.bench.alternate import (
+    Design,
+    Lengthener,
+    call_groups,
+    check,
+    default_strategies,
+    full_batches,
+    measure,
+    num_calls,
+)
 from outpace.measure.bench.sample import Sample
 from outpace.measure.bench.traffic import weight_bytes
 from outpace.measure.prompts import TaskPrompt
@@ -65,6 +75,14 @@ def test_a_text_that_differs_is_found(lm: LanguageModel, monkeypatch: pytest.Mon
     design = Design(("lookahead",), samplings=("greedy",), num_tokens=12, repeats=1)
     found = {sample.strategy: sample.equal for sample in measure(lm, PROMPTS[:1], design)}
     assert found == {"none": True, "lookahead": False}
+
+
+def test_a_trained_drafter_is_compared_without_being_named(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_strategies(lm) == ("auto", "suffix", "ngram", "lookahead")
+    trained = NGram()
+    trained.name = "block"
+    monkeypatch.setattr(lm.loaded, "trained", trained)
+    assert default_strategies(lm) == ("auto", "block", "suffix", "ngram", "lookahead")
 
 
 def test_batches_are_full() -> None:

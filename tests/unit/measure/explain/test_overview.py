@@ -39,6 +39,28 @@ def test_drafters_that_agreed_own_a_token_together() -> None:
     assert {tuple(o["names"]): o["tokens"] for o in owners} == {("ngram", "suffix"): 1, ("ngram",): 1, ("suffix",): 0}
 
 
+def test_a_drafter_is_explained_and_its_confidence_held_against_what_came_true() -> None:
+    story = Story().step("a")
+    for turn in range(10):
+        tree = [("b", -1, "eagle", 0.75), ("x", 0, "eagle", 0.5), ("y", -1, "mine", 0.1)]
+        story.step("bc" if turn < 8 else "c", tree, path=(0,) if turn < 8 else ())
+    eagle, mine = overview.guessers(story.as_dict()["steps"])
+    assert eagle["name"] == "eagle"
+    assert "hidden states" in eagle["about"]
+    # 10 guesses "b", and 8 "x" whose parent was right: (10 * 0.75 + 8 * 0.5) / 18, and 8 / 18 right.
+    assert eagle["sure"] == "18 of its guesses came to the test. It was 64% sure of them on average; 44% were right."
+    assert mine == {
+        "name": "mine",
+        "about": "",
+        "sure": "10 of its guesses came to the test. It was 10% sure of them on average; 0% were right.",
+    }
+
+
+def test_a_few_guesses_say_nothing_of_a_drafters_confidence() -> None:
+    story = Story().step("a").step("b", [("x", -1, "ngram", 0.5)])
+    assert [row["sure"] for row in overview.guessers(story.as_dict()["steps"])] == [""]
+
+
 def test_every_token_takes_its_share_of_a_step() -> None:
     trace = small_story().as_dict()
     assert overview.step_shares(trace) == [1, 1 / 3, 1 / 3, 1 / 3, 1]

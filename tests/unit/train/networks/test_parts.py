@@ -40,10 +40,12 @@ def test_attention_is_a_softmax_over_what_is_visible_and_ones_own() -> None:
     q, k, v = random(2, 3, 2, 4, 5), random(2, 6, 2, 5), random(2, 6, 2, 5)
     own_k, own_v = random(2, 3, 3, 2, 5), random(2, 3, 3, 2, 5)
     limits = torch.tensor([[0, 2, 5], [3, 3, 1]])
-    found = attend(q, k, v, torch.arange(6) <= limits[..., None], own_k, own_v)
-    for b, i, m, h in np.ndindex(2, 3, 2, 4):
-        end = int(limits[b, i]) + 1
-        keys = torch.cat([k[b, :end, h // 2], own_k[b, i, :, h // 2]])
-        values = torch.cat([v[b, :end, h // 2], own_v[b, i, :, h // 2]])
-        expected = torch.softmax(keys @ q[b, i, m, h] / 5**0.5, 0) @ values
-        assert torch.allclose(found[b, i, m, 5 * h : 5 * h + 5], expected, atol=1e-5)
+    sees = torch.rand(2, 3, 2, 3, generator=generator) < 0.5
+    for mask in (None, sees):
+        found = attend(q, k, v, torch.arange(6) <= limits[..., None], own_k, own_v, mask)
+        for b, i, m, h in np.ndindex(2, 3, 2, 4):
+            end, own = int(limits[b, i]) + 1, slice(None) if mask is None else mask[b, i, m]
+            keys = torch.cat([k[b, :end, h // 2], own_k[b, i, own, h // 2]])
+            values = torch.cat([v[b, :end, h // 2], own_v[b, i, own, h // 2]])
+            expected = torch.softmax(keys @ q[b, i, m, h] / 5**0.5, 0) @ values
+            assert torch.allclose(found[b, i, m, 5 * h : 5 * h + 5], expected, atol=1e-5)

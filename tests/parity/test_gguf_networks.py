@@ -1,0 +1,158 @@
+"""GGUF files as llama.cpp's converter writes them: the same network as the folder's, for each architecture.
+
+Names come from the `gguf` package. What the converter does to tensors (rows of Q and K as pairs, 1 added to norms) and
+which metadata it writes is said here a second time, apart from the code under test.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from outpace import models
+from outpace.models import architectures, open_checkpoint
+from outpace.ops.reference import ReferenceOps
+from outpace.types import Segment
+from tests.networks import NETWORKS
+from tests.tiny import built, tiny_config, tiny_values
+from tests.unit.weights.tiny import write_gguf
+
+PAIRS = ("llama", "mistral", "granite", "smollm3")  # Q and K are permuted in their files
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: NETWORKS[name] for name in NETWORKS if NETWORKS[name][0] in ("granite", "phi3")},
+    "olmo2": ("olmo2", NETWORKS["olmo2, biases"][1] | {"attention_bias": False}),  # llama.cpp reads no biases of it
+    **{name: NETWORKS[name] for name in ("llama", "llama, biases", "mistral", "qwen2", "qwen3", "glm4", "smollm3")},
+    "olmo3": ("olmo3", NETWORKS["olmo3"][1]),
+    "gemma3": ("gemma3_text", NETWORKS["gemma3_text"][1] | {"query_pre_attn_scalar": 16.0}),
+    "gemma3, listed": (
+        "gemma3_text",
+        NETWORKS["gemma3_text, soft cap, linear, listed"][1]
+        | {"query_pre_attn_scalar": 16.0, "attention_bias": False, "tie_word_embeddings": True},
+    ),
+}
+
+
+def metadata(arch: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the converter writes of a config."""
+    width = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    rotary = int(width * config.get("partial_rotary_factor", 0.5 if arch == "glm4" else 1.0))
+    entries: dict[str, Any] = {
+        "vocab_size": config["vocab_size"],
+        "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"],
+        "block_count": config["num_hidden_layers"],
+        "attention.head_count": config["num_attention_heads"],
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.key_length": width,
+        "attention.value_length": width,
+        "context_length": config["max_position_embeddings"],
+        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "rope.freq_base": config["rope_theta"],
+        "rope.dimension_count": rotary,
+    }
+    scaling = config.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind in ("linear", "yarn"):
+        entries |= {"rope.scaling.type": kind, "rope.scaling.factor": scaling["factor"]}
+    if kind == "yarn":
+        entries["rope.scaling.original_context_length"] = scaling["original_max_position_embeddings"]
+    return {f"{arch}.{key}": value for key, value in (entries | OWN.get(arch, lambda c: {})(config)).items()}
+
+
+def phi3(config: dict[str, Any]) -> dict[str, Any]:
+    original = config.get("original_max_position_embeddings", 4096)
+    own = {
+        "rope.scaling.original_context_length": original,
+        "attention.sliding_window": config.get("sliding_window", 0),
+    }
+    if config.get("rope_scaling"):
+        stretched = config["max_position_embeddings"] / original
+        own["rope.scaling.attn_factor"] = math.sqrt(1 + math.log(stretched) / math.log(original))
+    return own
+
+
+def gemma3(config: dict[str, Any]) -> dict[str, Any]:
+    own = {"attention.sliding_window": config["sliding_window"], "rope.freq_base_swa": config["rope_local_base_freq"]}
+    if "layer_types" in config:
+        own["attention.sliding_window_pattern"] = [kind == "sliding_attention" for kind in config["layer_types"]]
+        own["final_logit_softcapping"] = config["final_logit_softcapping"]
+    return own
+
+
+def olmo2(config: dict[str, Any]) -> dict[str, Any]:
+    if "sliding_window" not in config:
+        return {}
+    pattern = [(i + 1) % 4 != 0 for i in range(config["num_hidden_layers"])]
+    return {
+        "attention.sliding_window": config["sliding_window"],
+        "attention.sliding_window_pattern": pattern,
+    }
+
+
+OWN = {
+    "phi3": phi3,
+    "gemma3": gemma3,
+    "olmo2": olmo2,
+    "llama": lambda c: {"attention.sliding_window": c["sliding_window"]} if "sliding_window" in c else {},
+    "granite": lambda c: {
+        "embedding_scale": c["embedding_multiplier"],
+        "attention.scale": c["attention_multiplier"],
+        "residual_scale": c["residual_multiplier"],
+        "logit_scale": c["logits_scaling"],
+    },
+}
+
+
+def converted(arch: str, config: dict[str, Any], values: dict[str, NDArray[np.float32]]) -> dict[str, Any]:
+    """Return a file's tensors."""
+    (key,) = (key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
+    names = gguf.get_tensor_name_map(key, config["num_hidden_layers"])
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    tensors = {}
+    for name, x in values.items():
+        part = next((part for part in heads if part in name), None)
+        if part and config["model_type"] in PAIRS:
+            halves = x.reshape(heads[part], 2, x.shape[0] // heads[part] // 2, *x.shape[1:])
+            x = halves.swapaxes(1, 2).reshape(x.shape)
+        if arch == "gemma3" and name.endswith("norm.weight"):
+            x = x + 1
+        tensors[names.get_name(name, (".weight", ".bias"))] = np.ascontiguousarray(x)
+    scaling = config.get("rope_scaling") or {}
+    if scaling.get("type") == "longrope":
+        tensors |= {f"rope_factors_{n}.weight": np.float32(scaling[f"{n}_factor"]) for n in ("long", "short")}
+    return tensors
+
+
+def logits(model: models.Transformer, ops: ReferenceOps, tokens: list[int]) -> NDArray[np.float32]:
+    plan = ops.plan([Segment((1, 0, 2), 0, tokens, num_scored=len(tokens))], 32)
+    return ops.numpy(model.forward(plan, ops.kv_alloc(model.spec("f32"), 3))[0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_converted_file_is_the_network_of_the_folder(tmp_path: Path, name: str) -> None:
+    model_type, overrides = CASES[name]
+    config = tiny_config(model_type, **overrides)
+    if (config.get("rope_scaling") or {}).get("rope_type") == "llama3":
+        config["rope_scaling"] = None  # in files, a tensor: see test_models_parity
+    arch, ops = architectures()[model_type].gguf, ReferenceOps()
+    folder = built(ops, config, spread=1.0)
+    tensors = converted(arch, config, tiny_values(config, spread=1.0))
+    bare = {"tokenizer.ggml.tokens": None, "tokenizer.ggml.eos_token_id": None}
+    checkpoint = open_checkpoint(write_gguf(tmp_path / "a.gguf", arch, metadata(arch, config) | bare, tensors))
+    assert checkpoint.config["model_type"] == model_type
+    file = models.build(checkpoint.config, checkpoint.tensors, ops, config.get("context"))
+    tokens = np.random.default_rng(0).integers(0, 97, 90).tolist()
+    expected = logits(folder, ops, tokens)
+    assert np.abs(logits(file, ops, tokens) - expected).max() < 1e-4 * np.abs(expected).max()
+    assert file.config.windows == folder.config.windows
+
+
+def test_every_architecture_is_there() -> None:
+    assert {model_type for model_type, _ in CASES.values()} == architectures().keys()
