@@ -21,8 +21,8 @@ PHASES = ("draft", "forward", "verify", "commit")
 class Times:
     """Seconds of one pass of the batch, shared by all requests in it.
 
-    worked: the same by the clock of the ops (`Ops.clock`), which leaves out what other processes took of the core; None:
-    not known.
+    worked: the same by the clock of the ops (`Ops.clock`), which leaves out what other processes took of the core;
+    None: not known.
     """
 
     draft: float
