@@ -67,7 +67,7 @@ def _eagle(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Draft
 
 
 def _expectation(file: DrafterCheckpoint, config: EagleConfig, target_bytes: int) -> Expectation:
-    """Return what drafting should take by its bytes relative to those of a pass of the target, and bring.
+    """Return what a draft should bring, and take: by the bytes that it reads relative to a pass of the target.
 
     A question reads all but the further rows of the head. A node reads them again, from the last cache, and without
     fc; and a level brings more than one node.
