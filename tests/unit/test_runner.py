@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from outpace.errors import UsageError
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import NO_TOKEN, DraftTree
 from outpace.types import TokenLogprob
+from outpace.types.tree import NO_TOKEN, DraftTree
 from tests.decoding import request, tiny_runner
 from tests.implementations import MAKERS
 
