@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol, TypedDict, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import UsageError, flag, instance, integer, items, one_of, real, shown, strings, token_ids, unknown
-from outpace.types.sampling_params import Reader, SamplingParams, about
+from outpace.types.sampling_params import Reader, SamplingKeywords, SamplingParams, about
 
 
 class Constraint(Protocol):
@@ -239,22 +239,12 @@ def given(keywords: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in keywords.items() if value is not None or name == "max_new_tokens"}
 
 
-class OptionKeywords(TypedDict, total=False):
+class OptionKeywords(SamplingKeywords, total=False):
     """`Options` and `SamplingParams` as the keyword arguments of `generate`, `stream` and `chat`.
 
     An editor completes these; a test holds them to the dataclasses' fields. None means "not given".
     """
 
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    typical_p: float | None
-    top_n_sigma: float | None
-    repetition_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    logit_bias: Mapping[int, float] | None
     max_new_tokens: int | None
     seed: int | None
     stop: str | Sequence[str] | None
