@@ -21,8 +21,8 @@ from outpace.engine.decode import Decoder
 from outpace.engine.sequence import SequenceState
 from outpace.engine.stop import Output
 from outpace.runner import Runner
-from outpace.tree import DraftTree
 from outpace.types import KVSpec, Options, Request, SamplingParams
+from outpace.types.tree import DraftTree
 
 
 class IdleOps:

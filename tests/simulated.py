@@ -9,8 +9,8 @@ from outpace.drafters.protocol import Drafter
 from outpace.engine.verify import match
 from outpace.runner import Pass
 from outpace.trace import Step, Times
-from outpace.tree import DraftTree
 from outpace.types import Request
+from outpace.types.tree import DraftTree
 from tests.decoding import request
 
 NO_PASS = Pass((), None, {}, ())  # what a target without a network computes

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from outpace.trace import Forecast, Stats, Step, Times, Trace
-from outpace.tree import EMPTY, DraftTree
 from outpace.types import TokenLogprob
+from outpace.types.tree import EMPTY, DraftTree
 
 Node = tuple[int, int, str, float]  # token, parent, who drafted it ("a+b": both), confidence
 

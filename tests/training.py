@@ -29,13 +29,14 @@ def tiny_lm(
     kv: KVFormat = "bf16",
     spread: float = 0.3,
     sharpness: float = 8.0,
+    **overrides: Any,
 ) -> LanguageModel:
     """Return a tiny model that was written into a folder.
 
     spread: of its layers; small, so that the next token depends on the last one most of all, and can be learned.
     sharpness: of its distributions.
     """
-    path = make_folder(folder / model_type, model_type)
+    path = make_folder(folder / model_type, model_type, **overrides)
     config = json.loads((path / "config.json").read_text())
     values = tiny_values(config, spread=spread)
     values["lm_head.weight"] = values["lm_head.weight"] * np.float32(sharpness / spread)

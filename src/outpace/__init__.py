@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         UsageError,
         WeightsError,
     )
-    from outpace.tree import EMPTY, DraftTree
     from outpace.types import Constraint, LogitsProcessor, TokenLogprob
+    from outpace.types.tree import EMPTY, DraftTree
 
 __all__ = [
     "EMPTY",
@@ -54,7 +54,7 @@ __all__ = [
     "load",
 ]
 
-_HOMES = ("outpace.errors", "outpace.tree", "outpace.types", "outpace.drafters.protocol", "outpace.api")
+_HOMES = ("outpace.errors", "outpace.types.tree", "outpace.types", "outpace.drafters.protocol", "outpace.api")
 
 
 def __getattr__(name: str) -> object:

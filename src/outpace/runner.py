@@ -18,8 +18,8 @@ from outpace.errors import SamplingError, UsageError, shown
 from outpace.models import Transformer
 from outpace.ops.protocol import Array, Ops
 from outpace.ops.sampling import SamplingBatch, SamplingRows
-from outpace.tree import EMPTY, NO_TOKEN, DraftTree, Verification
 from outpace.types import Constraint, LogitsProcessor, Request, Segment, TokenLogprob
+from outpace.types.tree import EMPTY, NO_TOKEN, DraftTree, Verification
 
 Rows = TypeVar("Rows", list[Any], NDArray[Any])
 Number = TypeVar("Number", np.int64, np.float64)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from outpace.tree import DraftTree
 from outpace.types import TokenLogprob
+from outpace.types.tree import DraftTree
 
 SCHEMA = 2
 PHASES = ("draft", "forward", "verify", "commit")

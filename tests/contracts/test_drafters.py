@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from outpace.drafters import Combined, Jacobi, Lookahead, NGram, Prediction, Suffix
 from outpace.drafters.protocol import Drafter
-from outpace.tree import EMPTY, DraftTree, merge
+from outpace.types.tree import EMPTY, DraftTree, merge
 from tests.simulated import NO_PASS, SimulatedView, hashing, plain, reciting, simulate, verify
 
 MELODY = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]  # what the reciting target repeats, and what prediction expects

@@ -24,7 +24,7 @@ from outpace.drafters.protocol import Drafter
 from outpace.drafters.router import Auto, Experience
 from outpace.drafters.suffix import Suffix
 from outpace.runner import Runner
-from outpace.tree import DraftTree, TreeBuilder
+from outpace.types.tree import DraftTree, TreeBuilder
 from tests.decoding import decode, tiny_ops, tiny_runner
 from tests.eagle import tiny_drafter
 from tests.networks import NETWORKS

@@ -18,7 +18,7 @@ from outpace.models import block, eagle
 from outpace.models.block import BlockConfig
 from outpace.models.eagle import EagleConfig
 from outpace.runner import Runner
-from outpace.tree import DraftTree
+from outpace.types.tree import DraftTree
 from tests.decoding import decode, request, sequence_of, tiny_runner
 from tests.implementations import MAKERS
 from tests.published import DFLASH, SPECULATORS, VOCAB, WIDTH, flat_config, flat_tensors, write_folder

@@ -16,8 +16,8 @@ from outpace.drafters.router import Auto, Experience
 from outpace.engine.decode import Decoder
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import DraftTree
 from outpace.types import Segment
+from outpace.types.tree import DraftTree
 from tests.decoding import decode, request, sequence_of, tiny_ops, tiny_runner
 from tests.implementations import MAKERS
 from tests.trained import tiny_block_drafter, tiny_medusa_drafter

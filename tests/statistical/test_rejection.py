@@ -18,7 +18,7 @@ from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, PhiloxChance,
 from outpace.errors import DrafterError
 from outpace.measure.certify.chi_square import chi_square
 from outpace.runner import Runner
-from outpace.tree import DraftTree, merge
+from outpace.types.tree import DraftTree, merge
 from tests.decoding import decode, request, tiny_runner
 
 Laws = NDArray[np.float64]

@@ -7,8 +7,8 @@ import pytest
 
 from outpace.measure.explain import explain
 from outpace.trace import PHASES, SCHEMA, Stats, Step, Times, Trace
-from outpace.tree import EMPTY, DraftTree
 from outpace.types import TokenLogprob
+from outpace.types.tree import EMPTY, DraftTree
 from tests.traces import small_story
 
 TIMES = Times(0.5, 2.0, 0.25, 0.125)

@@ -15,8 +15,8 @@ from outpace.errors import CacheError, UsageError
 from outpace.models.block import Block
 from outpace.runner import Pass, Runner
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request, Segment
+from outpace.types.tree import EMPTY, DraftTree
 
 GROUP = "block"
 _HELD_ROWS = 8  # of a sequence, before their keys and values are written though nobody asks

@@ -9,7 +9,7 @@ from outpace.drafters.protocol import Drafter, SequenceView
 from outpace.errors import DrafterError, UsageError
 from outpace.runner import Pass
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree, merge
+from outpace.types.tree import EMPTY, DraftTree, merge
 
 
 class Combined:

@@ -14,8 +14,8 @@ from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.runner import Pass, Runner, ScheduledSequence
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request
+from outpace.types.tree import EMPTY, DraftTree
 
 _CHUNK = 256  # tokens in a pass that catches up
 

@@ -17,8 +17,8 @@ from outpace.ops.protocol import Array, Guesses
 from outpace.ops.sampling import SamplingBatch, SamplingRows
 from outpace.runner import Pass, Runner
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request, Segment
+from outpace.types.tree import EMPTY, DraftTree
 
 GROUP = "eagle"
 _HELD_ROWS = (

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from outpace.tree import EMPTY, DraftTree
 from outpace.types import Segment
+from outpace.types.tree import EMPTY, DraftTree
 
 Children = Iterable[tuple[int, float]]  # tokens, and the chance of each that it comes next
 

@@ -8,7 +8,7 @@ from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.runner import Pass
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree, TreeBuilder
+from outpace.types.tree import EMPTY, DraftTree, TreeBuilder
 
 _CONFIDENCE = 0.3  # a first estimate; whoever weighs drafters against each other learns better ones
 

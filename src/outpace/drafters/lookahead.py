@@ -9,7 +9,7 @@ from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.runner import Pass
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree, TreeBuilder
+from outpace.types.tree import EMPTY, DraftTree, TreeBuilder
 
 # First estimates of acceptance; whoever weighs drafters against each other learns better ones. A pooled n-gram is
 # what the target said after the same token in a guessed context; a window node has only its own token to stand on.

@@ -19,8 +19,8 @@ from outpace.cache import BlockTable
 from outpace.errors import SamplingError
 from outpace.ops.protocol import Array
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import DraftTree, TreeBuilder
 from outpace.types import Request
+from outpace.types.tree import DraftTree, TreeBuilder
 
 # Where target and drafter add the same noise, the token that scores best is the target's with a chance of about
 # 0.1 + 0.8 q, q the network's probability of it, and each further one is 0.6 times as often right: measured with

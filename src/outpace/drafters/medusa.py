@@ -12,8 +12,8 @@ from outpace.errors import UsageError
 from outpace.models.medusa import Medusa
 from outpace.runner import Pass, Runner
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree
 from outpace.types import Request
+from outpace.types.tree import EMPTY, DraftTree
 
 NUM_NOISY = 1  # positions that are drafted with the target's noise
 

@@ -11,7 +11,7 @@ from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.runner import Pass
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree
+from outpace.types.tree import EMPTY, DraftTree
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.runner import Pass
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree, TreeBuilder
+from outpace.types.tree import EMPTY, DraftTree, TreeBuilder
 
 _SYNC_TOKENS = 3  # output tokens that must stand in the prediction to take up the place after them
 _NEAR = 32  # a deletion is looked for among that many tokens after the expected place

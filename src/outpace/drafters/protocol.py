@@ -9,8 +9,8 @@ from typing import Protocol
 from outpace.cache import BlockTable
 from outpace.runner import Pass
 from outpace.trace import Step
-from outpace.tree import DraftTree
 from outpace.types import Request
+from outpace.types.tree import DraftTree
 
 
 class SequenceView(Protocol):

@@ -14,7 +14,7 @@ from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.runner import Pass
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree, TreeBuilder
+from outpace.types.tree import EMPTY, DraftTree, TreeBuilder
 
 _MEMORY_TOKENS = 65_536  # of past requests, about 30 MB
 _LONGEST_REMEMBERED_MATCH = 32  # tokens of the text's end that are looked up in past requests

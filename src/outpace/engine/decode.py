@@ -19,8 +19,8 @@ from outpace.engine.verify import Verifier
 from outpace.errors import DrafterError, EngineError
 from outpace.runner import Pass, Runner, ScheduledSequence
 from outpace.trace import Step, Times
-from outpace.tree import DraftTree
 from outpace.types import FinishReason
+from outpace.types.tree import DraftTree
 
 Batch = list[Entry]
 

@@ -12,8 +12,8 @@ from outpace.errors import DrafterError
 from outpace.ops import philox
 from outpace.ops.protocol import Array
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import NO_TOKEN, DraftTree, Verification
 from outpace.types import COIN_STREAM, RESIDUAL_STREAM
+from outpace.types.tree import NO_TOKEN, DraftTree, Verification
 
 
 class Verifier(Protocol):

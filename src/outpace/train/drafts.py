@@ -21,7 +21,7 @@ from outpace.train.networks.medusa import MedusaNetwork
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget
 from outpace.train.views import Ints, View, views_of
-from outpace.tree import DraftTree
+from outpace.types.tree import DraftTree
 
 
 @torch.no_grad()

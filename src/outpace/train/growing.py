@@ -22,7 +22,7 @@ from outpace.drafters.growth import GrowingTree, Shape
 from outpace.train.batch import Batch
 from outpace.train.networks.eagle import EagleNetwork
 from outpace.train.views import Ints, View
-from outpace.tree import DraftTree
+from outpace.types.tree import DraftTree
 
 Path = tuple[int, ...]  # tokens behind an anchor
 Children = list[tuple[int, float]]

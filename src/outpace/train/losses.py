@@ -18,20 +18,23 @@ from torch import Tensor
 
 from outpace.train.batch import Batch
 from outpace.train.networks.network import DraftNetwork
+from outpace.train.target import FrozenTarget
 
 _CHUNK = 1024  # rows whose logits exist at once
 
 
 @torch.no_grad()
-def target_probs(final: Tensor, unembedding: Tensor, head_tokens: Tensor, dtype: torch.dtype) -> Tensor:
+def target_probs(target: FrozenTarget, final: Tensor, head_tokens: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the target's probabilities of the head's tokens, [P, R], from its final states [P, D].
 
     The softmax runs over all V tokens in float32; products and result are in `dtype`.
     """
     rows = []
-    matrix = unembedding.to(dtype)
+    matrix, cap = target.unembedding.to(dtype), target.config.logit_cap
     for x in torch.split(final.to(dtype), _CHUNK):
-        logits = (x @ matrix.T).float()
+        logits = (x @ matrix.T).float() * target.config.logit_scale
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
         total = torch.logsumexp(logits, dim=1, keepdim=True)
         rows.append((logits[:, head_tokens] - total).exp().to(dtype))
     return torch.cat(rows)

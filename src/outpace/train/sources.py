@@ -49,7 +49,7 @@ class Writer:
             self._take([None if not line else prompts.parse([line], str(path))[0] for line in _lines(path)])
 
     def write(self, count: int | None, go_on: Callable[[], bool], at_once: int) -> Generator[int, None, None]:
-        """Write until there are `count` prompts, and while `go_on` says so; yield how many there are now and then."""
+        """Write until there are `count` prompts, and while `go_on` says so; yield how many there are by then."""
 
         def enough() -> bool:
             return self._barren >= _BARREN or (count is not None and len(self.prompts) >= count)
@@ -63,7 +63,7 @@ class Writer:
                 if len(pending) == _PER_SHARD and not enough():
                     self._keep(pending)
                     pending = []
-                    yield len(self.prompts)
+                yield len(self.prompts) + len(pending) - pending.count(None)
         if pending and not enough():
             self._keep(pending)
         if count is not None:

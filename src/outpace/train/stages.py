@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 ROUNDS = 4  # times that a prompt is answered at most, where the budget says how many responses there are
 LOG, CHECK = "log.jsonl", "check.jsonl"
 _PER_SHARD = 32  # prompts answered
-_KEEP_SECONDS = 10.0  # of training, after which its time is written down
+_KEEP_SECONDS = 10.0  # after which the time of a stage is written down
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,8 @@ class Run:
 
     def _written(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
         """Return what the target writes to prompts."""
+        if self.ledger.is_done("held-out") and self.ledger.is_done("responses"):
+            return self._corpus("responses"), self._corpus("held-out")
         sources = self.sources()
         held_out = self._answers("held-out", sources.held_out, len(sources.held_out))
         return self._answers("responses", sources.train, self.options.num_responses), held_out
@@ -148,9 +150,11 @@ class Run:
         count = self.options.num_prompts
         go_on = (lambda: timer.is_left) if count is None else (lambda: True)
         with self._shown() as show, closing(writer.write(count, go_on, self.options.batch)) as numbers:
+            show(*_state(timer, len(writer.prompts), count), f"writing prompts: {len(writer.prompts)}")
             for number in numbers:
-                timer.keep()
+                timer.keep(at_least=_KEEP_SECONDS)
                 show(*_state(timer, number, count), f"writing prompts: {number}")
+        timer.keep()
         return writer.prompts, dict(writer.dropped)
 
     def _tokenised(self) -> Corpus:
@@ -179,6 +183,7 @@ class Run:
         answers = in_order(self.lm, jobs, lambda job: (job, responder.answer(job)), self.options.batch, go_on)
         pending: list[tuple[Job, list[Conversation]]] = []
         with self._shown() as show, closing(answers) as results:
+            show(*_state(timer, corpus.num_sources, count), f"{stage}: {corpus.num_sources} answered")
             for result in results:
                 pending.append(result)
                 if len(pending) == _PER_SHARD:
@@ -233,6 +238,7 @@ class Run:
                 timer.keep(at_least=_KEEP_SECONDS)
                 show(int(1000 * step.done), 1000, _in_words(step))
 
+            show(0, 1000, "reading the target")
             outcome = train(self.options, timer.allowed, device, text, held_out, self.lm, folder, start, report)
         timer.keep()
         measured = [(row, {str(n): value for n, value in row.chains.items()}) for row in outcome.tokens_per_step.rows]

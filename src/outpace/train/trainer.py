@@ -194,7 +194,7 @@ class _Run:
         batch = make_batch(chosen, self._target, network.taps, network.num_depths, rng, network.share)
         if batch is None:
             return StepReport(state.step + 1, state.seconds, done, math.nan, (), (), rate, 0)
-        probs = target_probs(batch.final, self._target.unembedding, self._head_tokens, self._dtype)
+        probs = target_probs(self._target, batch.final, self._head_tokens, self._dtype)
         device = self._target.device.type
         with nullcontext() if device == "cpu" else torch.autocast(device, self._dtype):
             losses = draft_loss(network, batch, probs, self._head_tokens)

@@ -1,4 +1,4 @@
-"""The nouns: what a user asks for, what a network is run on, how a row becomes a token.
+"""The nouns: what a user asks for, what a network is run on, how a row becomes a token, what was guessed.
 
 It imports nothing of the project but `errors`. Array code names shapes by suffix:
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from outpace.models import architectures
 from tests.unit.cli.running import run
 
 
@@ -13,7 +14,9 @@ def test_models_and_version_tell_what_is_here(
 ) -> None:
     monkeypatch.setenv("OUTPACE_CACHE", str(tmp_path))
     assert run("models") == 0
-    assert "not here yet: outpace pull smollm2-135m" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "not here yet: outpace pull smollm2-135m" in listed
+    assert f"of the architectures (model_type): {', '.join(architectures())}" in listed
     assert run("models", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0] == {
         "name": "smollm2-135m",

@@ -7,7 +7,7 @@ import pytest
 from outpace.drafters.block import GROUP, BlockDrafter
 from outpace.errors import UsageError
 from outpace.runner import Runner
-from outpace.tree import DraftTree
+from outpace.types.tree import DraftTree
 from tests.decoding import decode, tiny_ops, tiny_runner
 from tests.trained import tiny_block, tiny_block_drafter
 

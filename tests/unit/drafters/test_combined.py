@@ -2,7 +2,7 @@ import pytest
 
 from outpace.drafters import Combined, Lookahead, NGram, Prediction, Suffix
 from outpace.errors import DrafterError, UsageError
-from outpace.tree import EMPTY, DraftTree
+from outpace.types.tree import EMPTY, DraftTree
 from tests.simulated import NO_PASS, SimulatedView, reciting, simulate, verify
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from outpace.drafters import Combined, Suffix
-from outpace.tree import TreeBuilder
+from outpace.types.tree import TreeBuilder
 from tests.simulated import hashing, plain, reciting, simulate
 
 PAGE = (Path(__file__).parents[3] / "docs" / "adding-a-drafter.md").read_text()

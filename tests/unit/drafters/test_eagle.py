@@ -14,8 +14,8 @@ from outpace.ops.compose import compose_fuse, compose_states, compose_store
 from outpace.ops.philox import gumbel
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import DraftTree
 from outpace.types import TOKEN_STREAM, Segment
+from outpace.types.tree import DraftTree
 from tests.decoding import decode, request, sequence_of, tiny_ops, tiny_runner
 from tests.eagle import tiny_drafter, tiny_eagle
 from tests.implementations import MAKERS

@@ -6,7 +6,7 @@ import numpy as np
 
 from outpace.drafters.features import HeldRows, HiddenStates
 from outpace.runner import Pass, Runner, ScheduledSequence
-from outpace.tree import DraftTree, Verification
+from outpace.types.tree import DraftTree, Verification
 from tests.decoding import request, tiny_ops, tiny_runner
 
 TAPS = (1, 2)

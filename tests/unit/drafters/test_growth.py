@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from outpace.drafters.growth import GrowingTree, Shape
-from outpace.tree import EMPTY
+from outpace.types.tree import EMPTY
 
 Model = Callable[[tuple[int, ...]], list[tuple[int, float]]]
 

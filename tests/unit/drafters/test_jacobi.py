@@ -2,7 +2,7 @@ import pytest
 
 from outpace.drafters import Jacobi
 from outpace.errors import UsageError
-from outpace.tree import DraftTree, merge
+from outpace.types.tree import DraftTree, merge
 from tests.decoding import decode, tiny_runner
 from tests.simulated import NO_PASS, SimulatedView, hashing, simulate, verify
 

@@ -3,7 +3,7 @@ import pytest
 from outpace.drafters import Lookahead
 from outpace.errors import UsageError
 from outpace.trace import Step, Times
-from outpace.tree import DraftTree, merge
+from outpace.types.tree import DraftTree, merge
 from tests.simulated import NO_PASS, SimulatedView, hashing, simulate, verify
 
 PROMPT = [10, 11, 12, 13, 14, 15, 16, 17]

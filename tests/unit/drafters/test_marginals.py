@@ -9,7 +9,7 @@ import pytest
 
 from outpace.drafters.marginals import Choice, Chooser, Guess, best_tree, drafted
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import EMPTY, DraftTree
+from outpace.types.tree import EMPTY, DraftTree
 from tests.decoding import request, tiny_ops, tiny_runner
 
 VOCAB = 97

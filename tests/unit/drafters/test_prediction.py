@@ -5,7 +5,7 @@ import pytest
 from outpace.drafters import Prediction
 from outpace.drafters.matching import trust
 from outpace.errors import UsageError
-from outpace.tree import EMPTY
+from outpace.types.tree import EMPTY
 from tests.simulated import SimulatedView, reciting, simulate
 
 TEXT = random.Random(1).choices(range(1000), k=120)  # 120 tokens in which hardly anything repeats

@@ -3,7 +3,7 @@ import pytest
 from outpace.drafters import Suffix, suffix
 from outpace.drafters.matching import trust
 from outpace.errors import UsageError
-from outpace.tree import EMPTY
+from outpace.types.tree import EMPTY
 from tests.simulated import SimulatedView, reciting, simulate
 
 

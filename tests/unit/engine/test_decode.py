@@ -14,8 +14,8 @@ from outpace.engine.decode import Decoder
 from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING
 from outpace.errors import CacheError, ContextError, UsageError
 from outpace.ops.reference import ReferenceOps
-from outpace.tree import EMPTY, DraftTree
 from outpace.types import Segment
+from outpace.types.tree import EMPTY, DraftTree
 from tests.decoding import decode, request, sequence_of, tiny_ops, tiny_runner
 
 PROMPT = [5, 6, 7, 8, 9]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from outpace.drafters import Combined, NGram, Prediction
 from outpace.engine.verify import EXACT_MATCH, Typical, match, typical
-from outpace.tree import EMPTY, NO_TOKEN, DraftTree
+from outpace.types.tree import EMPTY, NO_TOKEN, DraftTree
 from tests.decoding import decode, tiny_ops, tiny_runner
 from tests.unit.test_tree import trees
 

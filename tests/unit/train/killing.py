@@ -2,11 +2,11 @@
 
     python killing.py ENDS FOLDER [ARGUMENT ...]
 
-runs its stages in child processes of this one, which has imported everything once: uninterrupted into FOLDER/whole, and
-for each number N of ENDS (1,5,9) into FOLDER/N, killed with SIGKILL right before its N-th file appears, then again from
-there to the end. Prints one line for each: how it ended both times, the stage in which it was killed, and the names of
-files that differ from those of whole. ARGUMENTs: a model, then options of `TrainOptions` as NAME=VALUE; training and
-the check are run too where there is steps=N.
+runs its stages in child processes of this one, which has imported everything once: undisturbed into FOLDER/whole, and
+for each of ENDS into a folder of its own, killed with SIGKILL, then again from there to the end. An end is NAME:N:
+right before the N-th file appears whose path has NAME in it. Prints one line for each: how it ended both times, the
+stage in which it was killed, and the names of files that differ from those of whole. ARGUMENTs: a model, then options
+of `TrainOptions` as NAME=VALUE; training and the check are run too where there is steps=N.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(model: str, folder: Path, options: dict[str, int | str | Path]) -> None:
         own.conversations()
 
 
-def child(model: str, folder: Path, options: dict[str, int | str | Path], end: int = 0) -> int:
+def child(model: str, folder: Path, options: dict[str, int | str | Path], end: str = "") -> int:
     """Return how a process that runs all of it ends: 0, or minus its signal."""
     pid = os.fork()
     if pid:
@@ -43,12 +43,13 @@ def child(model: str, folder: Path, options: dict[str, int | str | Path], end: i
     code = 1
     try:
         if end:
+            name, _, number = end.partition(":")
             count, replace = 0, os.replace
 
             def counted(source: str, target: str) -> None:
                 nonlocal count
-                count += 1
-                if count == end:
+                count += name in os.path.relpath(target, folder)
+                if count == int(number):
                     os.kill(os.getpid(), signal.SIGKILL)
                 replace(source, target)
 
@@ -78,11 +79,12 @@ def main(ends: str, folder: str, model: str, *given: str) -> None:
     root = Path(folder)
     print("whole", child(model, root / "whole", options), flush=True)
     whole = contents(root / "whole")
-    for end in map(int, ends.split(",")):
-        killed = child(model, root / str(end), options, end)
-        stage = next((name for name in STAGES if (root / str(end) / name).exists()), "prompts")
-        resumed = child(model, root / str(end), options)
-        own = contents(root / str(end))
+    for number, end in enumerate(ends.split(",")):
+        own_folder = root / str(number)
+        killed = child(model, own_folder, options, end)
+        stage = next((name for name in STAGES if (own_folder / name).exists()), "prompts")
+        resumed = child(model, own_folder, options)
+        own = contents(own_folder)
         different = sorted(name for name in {*own, *whole} if own.get(name) != whole.get(name))
         print(killed, resumed, stage, *different, flush=True)
 

@@ -15,7 +15,7 @@ from outpace.train.networks.eagle import EagleNetwork
 from outpace.train.target import EngineTarget
 from outpace.train.trainer import Outcome
 from outpace.train.views import views_of
-from outpace.tree import DraftTree
+from outpace.types.tree import DraftTree
 from tests.training import written_by
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from outpace.train.corpus import Conversation
 from outpace.train.losses import draft_loss, head_loss, target_probs
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
+from tests.training import tiny_lm
 
 
 def test_the_loss_of_a_case_that_a_hand_can_compute() -> None:
@@ -45,11 +48,20 @@ def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPat
     assert torch.autograd.gradcheck(lambda x, y: 3 * head_loss(x, y, probs, labels)[0], (states, head))
 
 
-def test_the_targets_mass_outside_the_head_is_left_out() -> None:
-    final, unembedding = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    found = target_probs(final, unembedding, torch.tensor([2, 0]), torch.float32)
-    logits = final @ unembedding.T
-    assert torch.allclose(found, torch.softmax(logits, 1)[:, [2, 0]])
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "granite", "glm4"])
+def test_the_targets_mass_outside_the_head_is_left_out(model_type: str, tmp_path: Path) -> None:
+    """Probabilities over all tokens, of some: as the engine has them, caps and scales of the logits included."""
+    own = {"gemma3_text": {"final_logit_softcapping": 5.0}, "granite": {"logits_scaling": 3.0}}.get(model_type, {})
+    lm = tiny_lm(tmp_path, model_type, ops="reference", kv="f32", sharpness=2.0, **own)
+    target = EngineTarget(lm)
+    result = lm.generate([5, 9, 100], max_new_tokens=12, strategy="none", ignore_eos=True, logprobs=0)
+    (final,) = target.states([np.array([5, 9, 100, *result.tokens], np.int32)], (3,))[3]
+    rows = list(dict.fromkeys([*result.tokens, 7, 8]))
+    found = target_probs(target, final[2:-1], torch.tensor(rows), torch.float32)
+    assert result.logprobs is not None
+    for row, chosen in zip(found, result.logprobs, strict=True):
+        assert float(row[rows.index(chosen.token)].log()) == pytest.approx(chosen.logprob, abs=1e-3)
+    assert (found.sum(1) < 0.999).all()
 
 
 class _Fixed:
@@ -96,7 +108,7 @@ def test_every_parameter_of_a_network_gets_the_gradient_of_finite_differences(
     batch = make_batch(text[:3], target, network.taps, network.num_depths)
     assert batch is not None
     tokens = torch.tensor(network.head_tokens)
-    probs = target_probs(batch.final, target.unembedding, tokens, torch.float32)
+    probs = target_probs(target, batch.final, tokens, torch.float32)
     draft_loss(network, batch, probs, tokens).total.backward()  # type: ignore[no-untyped-call]
     for name, x in network.named_parameters():
         assert x.grad is not None, name
@@ -127,7 +139,7 @@ def test_computed_in_sixteen_bits_as_on_an_accelerator_it_is_close(
         batch = make_batch(text[:6], target, network.taps, network.num_depths)
         assert batch is not None
         tokens = torch.tensor(network.head_tokens)
-        probs = target_probs(batch.final, target.unembedding, tokens, dtype)
+        probs = target_probs(target, batch.final, tokens, dtype)
         with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
             total = draft_loss(network, batch, probs, tokens).total
         total.backward()  # type: ignore[no-untyped-call]

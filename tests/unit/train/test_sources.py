@@ -106,8 +106,8 @@ def test_the_target_writes_prompts_until_there_are_enough(writer: Callable[[Path
 def test_a_writer_goes_on_where_it_was(writer: Callable[[Path], Writer], folder: Path, tmp_path: Path) -> None:
     list(writer(tmp_path / "whole").write(20, lambda: True, 4))
     steps = Writer(outpace.load(folder, threads=1), tmp_path / "cut", seed=5).write(20, lambda: True, 4)
-    next(steps)
-    next(steps)
+    for _ in range(20):
+        next(steps)
     steps.close()
     again = writer(tmp_path / "cut")
     assert 0 < len(again.prompts) < 20

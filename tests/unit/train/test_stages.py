@@ -58,8 +58,16 @@ def killed(ends: str, folder: Path, model: Path, *options: str) -> list[list[str
 
 
 def test_a_run_that_was_killed_anywhere_leaves_what_an_uninterrupted_one_leaves(folder: Path, tmp_path: Path) -> None:
-    ends = (1, 14, 19, 22, 28, 36, 45)
-    found = killed(",".join(map(str, ends)), tmp_path, folder, "num_prompts=20", "num_responses=24")
+    ends = (
+        "prompts/:1",
+        "prompts/:4",
+        "held-out.jsonl:1",
+        "held-out/:3",
+        "run.json:9",
+        "responses/:6",
+        "responses/:13",
+    )
+    found = killed(",".join(ends), tmp_path, folder, "num_prompts=20", "num_responses=24")
     assert [words[:2] for words in found] == [["-9", "0"]] * len(ends)
     assert [words[3:] for words in found] == [[]] * len(ends), "files that differ"
     assert {words[2] for words in found} == {"prompts", "held-out", "responses"}
@@ -68,19 +76,17 @@ def test_a_run_that_was_killed_anywhere_leaves_what_an_uninterrupted_one_leaves(
 @pytest.mark.slow
 def test_so_does_one_that_was_killed_in_training_or_in_the_check(folder: Path, tmp_path: Path) -> None:
     options = ("num_prompts=20", "num_responses=24", "steps=4", "batch_tokens=256")
-    found = killed("66,70,76", tmp_path, folder, *options)
-    assert [words[:2] for words in found] == [["-9", "0"]] * 3
-    assert [words[3:] for words in found] == [[]] * 3, "files that differ"
-    assert {words[2] for words in found} == {"training", "check.jsonl"}
+    found = killed("state.pt:2,check.jsonl:2", tmp_path, folder, *options)
+    assert found == [["-9", "0", "training"], ["-9", "0", "check.jsonl"]], "files that differ come last"
 
 
-def test_so_does_a_run_over_texts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_does_a_run_over_texts(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps("the cat sat on the mat " * (3 + i)) + "\n" for i in range(12)))
-    found = killed("2,4,6,8,11", tmp_path, folder, f"texts={path}")
-    assert [words[:2] for words in found] == [["-9", "0"]] * 5
-    assert [words[3:] for words in found] == [[]] * 5, "files that differ"
-    assert {words[2] for words in found} >= {"texts", "held-out"}
+    found = killed("texts/:2,texts/:4,held-out/:2,held-out/:4", tmp_path, folder, f"texts={path}")
+    assert [words[:2] for words in found] == [["-9", "0"]] * 4
+    assert [words[3:] for words in found] == [[]] * 4, "files that differ"
+    assert {words[2] for words in found} == {"texts", "held-out"}
 
 
 def test_the_users_prompts_are_answered_and_some_are_kept_apart(lm: LanguageModel, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from outpace.tree import DraftTree
+from outpace.types.tree import DraftTree
 
 Judged = tuple[int, float, bool]  # a node's depth and confidence, and whether the sequence took it
 

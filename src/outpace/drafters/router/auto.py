@@ -18,7 +18,7 @@ from outpace.drafters.router.selection import Proposals, select
 from outpace.errors import UsageError
 from outpace.runner import Pass
 from outpace.trace import Forecast, Step
-from outpace.tree import EMPTY, DraftTree
+from outpace.types.tree import EMPTY, DraftTree
 
 _MAX_OPEN = 2  # proposals of a drafter that wait for the sequence's judgement
 _FIRST_NODES = 4  # asked for of a drafter that nobody has asked yet: enough to tell what a longer chain would bring

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from outpace.cache import BlockTable
 from outpace.drafters.router.cost import ROWS, PassCost
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import DraftTree
 from outpace.types import Request
+from outpace.types.tree import DraftTree
 
 # Rows, and whether behind a long context. First what tells most of a draft's cost, then what lies between.
 _WANTED = ((8, 0), (4, 0), (2, 0), (16, 0), (1, 1), (8, 1), (5, 0), (9, 0), (32, 0), (17, 0))

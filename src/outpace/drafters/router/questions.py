@@ -9,7 +9,7 @@ from outpace.drafters.protocol import Drafter, Expectation, SequenceView, switch
 from outpace.errors import DrafterError
 from outpace.runner import Pass
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree
+from outpace.types.tree import EMPTY, DraftTree
 
 
 class Questions:

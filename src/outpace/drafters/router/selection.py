@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from outpace.drafters.router.acceptance import Acceptance
 from outpace.drafters.router.averages import MIN_CUMULATIVE
 from outpace.drafters.router.cost import PassCost
-from outpace.tree import DraftTree
+from outpace.types.tree import DraftTree
 
 _MIN_GAIN = 1.01  # drafting must promise this much more tokens per second: estimates are no better than that
 

@@ -11,7 +11,7 @@ from outpace.drafters.protocol import SequenceView
 from outpace.measure.certify.target_distribution import TargetDistribution
 from outpace.runner import Pass
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree
+from outpace.types.tree import EMPTY, DraftTree
 
 _OUTSIDE = 0.1  # part of the drafts that are tokens the target never writes
 

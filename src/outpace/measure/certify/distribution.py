@@ -15,8 +15,8 @@ from outpace.measure.certify.chi_square import ChiSquare, chi_square
 from outpace.measure.certify.target_distribution import TargetDistribution
 from outpace.ops.protocol import Array
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import DraftTree, Verification
 from outpace.types import Options, Request
+from outpace.types.tree import DraftTree, Verification
 
 LENGTH = 4  # tokens asked for, so that the first draft may have three nodes; two are counted
 BATCH = 32  # seeds decoded together

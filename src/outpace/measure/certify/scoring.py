@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.runner import Runner, ScheduledSequence
-from outpace.tree import DraftTree
 from outpace.types import Options, Request
+from outpace.types.tree import DraftTree
 
 _CHUNK = 256
 

@@ -63,7 +63,8 @@ class BlockNetwork(DraftNetwork):
         for index in range(config.num_layers):
             self.add_module(str(index), _Layer(config, width, feed_forward_width, generator, target.device))
         self.head_norm = nn.Parameter(target.final_norm.clone())
-        self.head = nn.Parameter(target.unembedding[torch.tensor(self.head_tokens, device=target.device)].clone())
+        rows = target.unembedding[torch.tensor(self.head_tokens, device=target.device)]
+        self.head = nn.Parameter(rows * sizes.logit_scale)
 
     @classmethod
     def fresh(

@@ -87,7 +87,8 @@ class EagleNetwork(DraftNetwork):
         self.down = matrix(width, feed_forward_width, 0.0)
         self.token_norm, self.feature_norm, self.mlp_norm = ones(), ones(), ones()
         self.head_norm = nn.Parameter(target.final_norm.clone())
-        self.head = nn.Parameter(target.unembedding[torch.tensor(self.head_tokens, device=target.device)].clone())
+        rows = target.unembedding[torch.tensor(self.head_tokens, device=target.device)]
+        self.head = nn.Parameter(rows * sizes.logit_scale)
 
     @classmethod
     def fresh(

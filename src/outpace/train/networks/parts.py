@@ -11,7 +11,8 @@ class RotaryTable:
     """Cosines and sines of positions, as `Ops.rope` computes them: float64 angles, rounded at the end."""
 
     def __init__(self, inv_freq: Tensor, scale: float) -> None:
-        self._inv_freq, self._scale = inv_freq, scale
+        self._inv_freq = inv_freq
+        self._scale = torch.where(inv_freq == 0, 1.0, torch.full_like(inv_freq, scale))  # still pairs are left alone
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return cos and sin of each position's angles, both [..., K / 2] float32."""

@@ -18,7 +18,7 @@ from outpace.drafters.protocol import SequenceView
 from outpace.drafters.router import Auto
 from outpace.runner import Pass
 from outpace.trace import Step
-from outpace.tree import EMPTY, DraftTree
+from outpace.types.tree import EMPTY, DraftTree
 from tests.unit.drafters.router.simulator import PLAIN, Machine, run
 
 LENGTH = 320  # tokens of a text

@@ -11,7 +11,7 @@ from outpace.drafters.router.calibrate import Calibration
 from outpace.drafters.router.experience import Experience
 from outpace.runner import Pass
 from outpace.trace import Step, Times
-from outpace.tree import EMPTY, DraftTree
+from outpace.types.tree import EMPTY, DraftTree
 from tests.simulated import NO_PASS, SimulatedView, verify
 
 PLAIN = 0.008  # seconds of a pass of one row

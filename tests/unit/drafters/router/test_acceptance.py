@@ -5,7 +5,7 @@ import random
 import pytest
 
 from outpace.drafters.router.acceptance import Acceptance, Counts, OpenProposal, bucket_of
-from outpace.tree import DraftTree, TreeBuilder
+from outpace.types.tree import DraftTree, TreeBuilder
 
 
 def test_an_unknown_drafter_is_believed_in_part() -> None:

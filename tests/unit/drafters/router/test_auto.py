@@ -13,7 +13,7 @@ from outpace.drafters.protocol import Drafter, Expectation
 from outpace.drafters.router import Auto, Experience
 from outpace.errors import UsageError
 from outpace.trace import Step, Times
-from outpace.tree import EMPTY, DraftTree
+from outpace.types.tree import EMPTY, DraftTree
 from tests.decoding import decode, request, tiny_runner
 from tests.simulated import NO_PASS, SimulatedView, verify
 from tests.unit.drafters.router.simulator import PLAIN, Machine, Outcome, Slow, run

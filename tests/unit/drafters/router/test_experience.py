@@ -4,7 +4,7 @@ import pytest
 
 from outpace.drafters.router.experience import Experience, sampling_kind
 from outpace.trace import Step, Times
-from outpace.tree import EMPTY, DraftTree
+from outpace.types.tree import EMPTY, DraftTree
 from tests.decoding import request, tiny_runner
 from tests.unit.drafters.router.simulator import PLAIN
 

@@ -10,7 +10,7 @@ from outpace.drafters import Prediction
 from outpace.drafters.router import Auto, Experience
 from outpace.drafters.router.questions import Questions
 from outpace.engine.decode import Decoder
-from outpace.tree import EMPTY, DraftTree
+from outpace.types.tree import EMPTY, DraftTree
 from tests.decoding import decode, request, sequence_of, tiny_runner
 from tests.simulated import NO_PASS, SimulatedView, reciting, verify
 

@@ -8,7 +8,7 @@ import pytest
 from outpace.drafters.router.acceptance import Acceptance, Counts
 from outpace.drafters.router.cost import ROWS, PassCost
 from outpace.drafters.router.selection import Proposals, select
-from outpace.tree import DraftTree, TreeBuilder
+from outpace.types.tree import DraftTree, TreeBuilder
 
 
 class Sure(Acceptance):

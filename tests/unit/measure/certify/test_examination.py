@@ -9,7 +9,7 @@ import pytest
 from outpace.api import LanguageModel
 from outpace.api.strategies import STRATEGIES, TRAINED
 from outpace.measure.certify import Certificate, certify
-from outpace.tree import DraftTree
+from outpace.types.tree import DraftTree
 from tests.unit.measure.certify.conftest import PROMPTS, SMALL
 
 

@@ -30,11 +30,12 @@ from tests.training import tiny_lm, written_by
 DEPTHS = 4
 
 
-@pytest.fixture(scope="module", params=["reference", "native"])
+@pytest.fixture(scope="module", params=["reference llama", "native llama", "reference glm4", "reference gemma3_text"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModel, Path]:
     """A target, and the file of a drafter with random weights everywhere."""
-    folder = tmp_path_factory.mktemp(request.param)
-    lm = tiny_lm(folder, ops=request.param, kv="f32", spread=1.0)
+    ops_name, model_type = request.param.split()
+    folder = tmp_path_factory.mktemp(model_type)
+    lm = tiny_lm(folder, model_type, ops=ops_name, kv="f32", spread=1.0)
     target = EngineTarget(lm)
     network = fresh_network("eagle", target, written_by(lm, 4), TrainSettings(steps=1, head_rows=200, num_fixed=150))
     generator = torch.Generator().manual_seed(0)

@@ -20,6 +20,8 @@ def test_a_turn_by_a_position_is_a_turn_of_each_pair_of_channels() -> None:
     found = rotate(x, *table(torch.tensor([3])))
     expected = [2 * np.cos(1.5), -2 * np.sin(0.75), 2 * np.sin(1.5), 2 * np.cos(0.75)]
     assert found.flatten().tolist() == pytest.approx(expected, abs=1e-6)
+    still = RotaryTable(torch.tensor([0.5, 0.0], dtype=torch.float64), 2.0)
+    assert rotate(x, *still(torch.tensor([3])))[0, 0, [1, 3]].tolist() == [0.0, 1.0]
 
 
 def test_the_norm_is_that_of_the_ops() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from outpace.engine.verify import match
 from outpace.errors import DrafterError
-from outpace.tree import EMPTY, DraftTree, TreeBuilder, merge
+from outpace.types.tree import EMPTY, DraftTree, TreeBuilder, merge
 
 
 @st.composite
