@@ -399,3 +399,18 @@ def test_a_dead_end_of_a_constraint_is_met_after_the_same_tokens_whatever_was_dr
         raise g.error
     assert g.output.tokens == free.output.tokens[:9]
     assert g.stats.steps < 9 or budget == 0, "nothing was accepted: the test could not fail"
+
+
+def test_a_step_is_also_timed_by_the_work_of_its_thread_unless_the_clock_is_given() -> None:
+    def times(**options: Any) -> Any:
+        runner = tiny_runner()
+        loop = Decoder(runner, **options)
+        loop.add([sequence_of(request([1, 2, 3], max_new_tokens=3), runner)])
+        return [step.times for steps in loop.run() for step in steps]
+
+    assert len(times()) == 3
+    for one in times():
+        assert one.worked is not None
+        assert one.worked.forward > 0
+        assert one.worked.worked is None
+    assert all(one.worked is None for one in times(clock=lambda: 1.0))

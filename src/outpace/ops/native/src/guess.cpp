@@ -65,7 +65,9 @@ void check_guesser(const Guesser& g) {
   check_mlp(g.layer);
   const int64_t width = g.layer.width(), queries = h.num_heads * h.width, keys = h.num_kv_heads * h.width;
   const int64_t inputs = g.embedding->in + width;
-  const auto fits = [](const std::shared_ptr<const FloatVector>& v, int64_t n) { return v == nullptr || v->size() == n; };
+  const auto fits = [](const std::shared_ptr<const FloatVector>& vector, int64_t n) {
+    return vector == nullptr || vector->size() == n;
+  };
   expect(g.layer.wq->out == queries && g.layer.wq->in == inputs, "wq must be [num_heads * head_width, inputs]");
   expect(g.layer.wk->out == keys && g.layer.wk->in == inputs, "wk must be [num_kv_heads * head_width, inputs]");
   expect(g.layer.wv->out == keys && g.layer.wv->in == inputs, "wv must be [num_kv_heads * head_width, inputs]");

@@ -1,5 +1,5 @@
 // What a drafter network guesses, one job of the thread pool: a decoder layer over features, a head over some tokens,
-// the best of them. Specification: outpace/ops/protocol.py (compose_guess).
+// the best of them. Specification: outpace/ops/compose.py.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,8 @@ struct GuessInput {
   int64_t k;
 };
 
-// For the S scored rows of the plan: the layer's output [S, D] (normed by the head's norm, if so), and the k best tokens [S, k] as `choose` tells them.
+// For the S scored rows of the plan: the layer's output [S, D] (normed by the head's norm, if so), and the k best tokens
+// [S, k] as `choose` tells them.
 struct GuessOutput {
   float* states;
   int64_t* tokens;
@@ -51,8 +52,8 @@ struct GuessOutput {
 // One row of the target's hidden states: where each tap has it.
 using TapRow = std::vector<const float*>;
 
-// y [rows, out] = fc [tap, tap, ...] (+ the last tap): taps of `width` numbers each, RMS-normalised by `norms`, if there
-// are any, or all together by `joint_norm`. Specification: compose_fuse.
+// y [rows, out] = fc [tap, tap, ...] (+ the last tap): taps of `width` numbers each, RMS-normalised by `norms`, if any,
+// or all together by `joint_norm`. Specification: compose_fuse.
 struct Fusion {
   std::shared_ptr<const Matrix> fc;
   std::vector<std::shared_ptr<const FloatVector>> norms;
