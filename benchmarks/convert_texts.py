@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import outpace
 from outpace.errors import UsageError
-from outpace.train.corpus import Conversation, Corpus
+from outpace.train.text.corpus import Conversation, Corpus
 
 KINDS = ("templated", "synthesised")
 MIN_P = 0.03  # of the sampled responses there

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import outpace
 from outpace import LanguageModel
-from outpace.train.corpus import Conversation
 from outpace.train.target import EngineTarget, Tokens
+from outpace.train.text.corpus import Conversation
 from outpace.types import KVFormat
 from tests.folder import make_folder
 from tests.tiny import tiny_values

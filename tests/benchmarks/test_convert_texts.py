@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import convert_texts
 from outpace.errors import UsageError
-from outpace.train.corpus import Corpus
+from outpace.train.text.corpus import Corpus
 from tests.folder import make_folder
 
 PROMPTS = [[10, 11, 12], [20, 21, 22, 23, 24]]

@@ -65,8 +65,8 @@ def train(
 
     chosen = TrainOptions(kind=kind, **options)  # type: ignore[arg-type]  # checked in there
     extra.require()
-    from outpace.train.card import check_table, verdict
-    from outpace.train.outcome import finish
+    from outpace.train.report.card import check_table, verdict
+    from outpace.train.report.outcome import finish
     from outpace.train.stages import Run
 
     if output.exists() and not output.is_dir():

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outpace.train.corpus import Conversation
 from outpace.train.target import FrozenTarget
+from outpace.train.text.corpus import Conversation
 
 Indexes = NDArray[np.int64]
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from outpace.errors import UsageError
-from outpace.train.corpus import Conversation
 from outpace.train.networks.block import BlockNetwork
 from outpace.train.networks.eagle import EagleNetwork
 from outpace.train.networks.medusa import MedusaNetwork
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.settings import TrainSettings
 from outpace.train.target import FrozenTarget
+from outpace.train.text.corpus import Conversation
 from outpace.weights.trained import Entries
 
 NETWORKS: Mapping[str, type[DraftNetwork]] = {

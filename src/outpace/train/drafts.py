@@ -14,12 +14,12 @@ from outpace.drafters.block import WIDTH, BlockDrafter
 from outpace.drafters.marginals import Choice, best_tree, choices_of
 from outpace.drafters.medusa import NUM_NOISY as MEDUSA_NOISY
 from outpace.drafters.medusa import MedusaDrafter
-from outpace.train.corpus import Conversation
 from outpace.train.growing import grow
 from outpace.train.networks.eagle import EagleNetwork
 from outpace.train.networks.medusa import MedusaNetwork
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget
+from outpace.train.text.corpus import Conversation
 from outpace.train.views import Ints, View, views_of
 from outpace.types.tree import DraftTree
 

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from outpace.api import LanguageModel
 from outpace.errors import UsageError, WeightsError
 from outpace.tokenizer import Tokenizer
-from outpace.train import prompts, texts
-from outpace.train.corpus import MANIFEST, Corpus, key_of
 from outpace.train.options import TrainOptions
-from outpace.train.prompts import Prompt
-from outpace.train.texts import Text
+from outpace.train.text import prompts, texts
+from outpace.train.text.corpus import MANIFEST, Corpus, key_of
+from outpace.train.text.prompts import Prompt
+from outpace.train.text.texts import Text
 from outpace.version import VERSION
 from outpace.weights.drafter import open_drafter
 from outpace.weights.trained import DrafterTarget

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.train.corpus import Conversation
 from outpace.train.drafts import accepted
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget
+from outpace.train.text.corpus import Conversation
 
 BUDGETS = (1, 2, 3, 4, 5, 7)
 SCORED = 4  # tokens of the drafts by which drafters are chosen

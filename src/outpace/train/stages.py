@@ -23,18 +23,18 @@ from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.output_file import save
 from outpace.measure.progress import Progress
-from outpace.train import prompts, texts
-from outpace.train.answers import in_order
-from outpace.train.corpus import Conversation, Corpus
-from outpace.train.duplicates import Seen
-from outpace.train.forecast import Check, Decoded, compare, decode
 from outpace.train.given import Given
 from outpace.train.ledger import Ledger, Timer
-from outpace.train.log import Log
 from outpace.train.options import TrainOptions, budget_seconds
-from outpace.train.prompts import Prompt
-from outpace.train.responses import Beginning, Job, Responder, Source, jobs_of
-from outpace.train.sources import Sources, Writer, some_of, sort_out, spread, without_duplicates
+from outpace.train.report.forecast import Check, Decoded, compare, decode
+from outpace.train.report.log import Log
+from outpace.train.text import prompts, texts
+from outpace.train.text.answers import in_order
+from outpace.train.text.corpus import Conversation, Corpus
+from outpace.train.text.duplicates import Seen
+from outpace.train.text.prompts import Prompt
+from outpace.train.text.responses import Beginning, Job, Responder, Source, jobs_of
+from outpace.train.text.sources import Sources, Writer, some_of, sort_out, spread, without_duplicates
 
 if TYPE_CHECKING:
     from outpace.train.trainer import StepReport

@@ -19,7 +19,6 @@ from torch import nn
 from outpace.errors import OutpaceError, UsageError, one_of
 from outpace.train.batch import make_batch
 from outpace.train.build import NETWORKS, build_network, fresh_network
-from outpace.train.corpus import Batches, Conversation, lengths_of
 from outpace.train.export import export, read_network
 from outpace.train.losses import draft_loss, target_probs
 from outpace.train.muon import Muon
@@ -29,6 +28,7 @@ from outpace.train.settings import TrainSettings
 from outpace.train.simulate import BUDGETS, SCORED, Simulation, simulate
 from outpace.train.state import RunState, load_state, save_state
 from outpace.train.target import FrozenTarget
+from outpace.train.text.corpus import Batches, Conversation, lengths_of
 from outpace.weights.trained import Entries
 
 STATE, RESULT = "state.pt", "drafter.gguf"

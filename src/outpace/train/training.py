@@ -10,10 +10,10 @@ import torch
 
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
-from outpace.train.corpus import Conversation
 from outpace.train.options import TrainOptions
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget, FrozenTarget
+from outpace.train.text.corpus import Conversation
 from outpace.train.torch_target import TorchTarget
 from outpace.train.trainer import Outcome, StepReport
 from outpace.train.trainer import train as run

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from outpace.ops.philox import gumbel
 from outpace.train.batch import Batch, make_batch
-from outpace.train.corpus import Conversation
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget
+from outpace.train.text.corpus import Conversation
 from outpace.types import TOKEN_STREAM
 
 Floats = NDArray[np.float64]

@@ -40,11 +40,11 @@ def test_the_command_trains_measures_and_says_how_to_use_it(
 def test_a_check_that_fails_ends_with_exit_code_1(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from outpace.train.forecast import Check, Row
-    from outpace.train.outcome import Finished
+    from outpace.train.report.forecast import Check, Row
+    from outpace.train.report.outcome import Finished
 
     bad = Finished(tmp_path / "drafter.gguf", Check((), (Row("all", False, 1, 9, 2.0, 1.0),), 0))
-    monkeypatch.setattr("outpace.train.outcome.finish", lambda *given: bad)
+    monkeypatch.setattr("outpace.train.report.outcome.finish", lambda *given: bad)
     assert run("train", "eagle", "-m", folder, "-o", str(tmp_path / "out"), "--threads", "1") == 1
     assert "DISAGREE" in capsys.readouterr().out
 
@@ -86,7 +86,7 @@ def test_without_pytorch_the_cure_is_told(tmp_path: Path) -> None:
 
 def test_other_commands_import_nothing_of_training(folder: str) -> None:
     after = (
-        "import atexit, sys; heavy = {'torch', 'outpace.train.stages', 'outpace.train.corpus'}\n"
+        "import atexit, sys; heavy = {'torch', 'outpace.train.stages', 'outpace.train.text.corpus'}\n"
         "atexit.register(lambda: print('heavy:', *heavy & set(sys.modules), file=sys.__stderr__))"
     )
     found = outcome("models", before=after)

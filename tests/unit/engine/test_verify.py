@@ -7,7 +7,7 @@ from outpace.drafters import Combined, NGram, Prediction
 from outpace.engine.verify import EXACT_MATCH, Typical, match, typical
 from outpace.types.tree import EMPTY, NO_TOKEN, DraftTree
 from tests.decoding import decode, tiny_ops, tiny_runner
-from tests.unit.test_tree import trees
+from tests.unit.types.test_tree import trees
 
 
 def test_an_empty_draft_gives_the_targets_own_token():

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from outpace import LanguageModel
-from outpace.train.corpus import Conversation
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from outpace.train.trainer import Outcome, train
 from tests.training import tiny_lm, written_by
 

@@ -18,9 +18,10 @@ import sys
 from pathlib import Path
 
 import outpace
-from outpace.train import sources, stages, synthesis
+from outpace.train import stages
 from outpace.train.options import TrainOptions
-from outpace.train.outcome import finish
+from outpace.train.report.outcome import finish
+from outpace.train.text import sources, synthesis
 
 STAGES = ("check.jsonl", "training", "responses", "held-out", "texts")  # the last one that there is first
 OWN_SECONDS = ("run.json", "card.md", "plot.png", "log.jsonl", "state.pt")  # files that hold times

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from outpace.train.batch import Batch, make_batch
-from outpace.train.corpus import Conversation
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 
 
 def conversation(num_prompt: int, num_response: int, first: int = 1) -> Conversation:

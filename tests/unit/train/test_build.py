@@ -6,9 +6,9 @@ import torch
 
 from outpace.errors import UsageError
 from outpace.train.build import build_network, default_taps, frequent_tokens, fresh_network
-from outpace.train.corpus import Conversation
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from outpace.weights.trained import Entries
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from outpace.train.corpus import Conversation
 from outpace.train.drafts import accepted
 from outpace.train.export import read_network
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from outpace.train.trainer import Outcome
 
 

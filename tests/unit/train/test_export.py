@@ -9,11 +9,11 @@ import torch
 from outpace.errors import UsageError
 from outpace.train import export as module
 from outpace.train.build import fresh_network
-from outpace.train.corpus import Conversation
 from outpace.train.export import export, read_network
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from outpace.weights.drafter import open_drafter
 from tests.training import tiny_lm
 

@@ -8,9 +8,9 @@ import pytest
 
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
-from outpace.train.corpus import Corpus
 from outpace.train.given import Given
 from outpace.train.options import TrainOptions
+from outpace.train.text.corpus import Corpus
 
 
 def given(lm: LanguageModel, **options: Any) -> Given:

@@ -8,11 +8,11 @@ import pytest
 import outpace
 from outpace import LanguageModel
 from outpace.drafters.eagle import EagleDrafter
-from outpace.train.corpus import Conversation
 from outpace.train.export import read_network
 from outpace.train.growing import grow
 from outpace.train.networks.eagle import EagleNetwork
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from outpace.train.trainer import Outcome
 from outpace.train.views import views_of
 from outpace.types.tree import DraftTree

@@ -10,10 +10,10 @@ import torch
 from outpace.train import losses
 from outpace.train.batch import Batch, Depth, make_batch
 from outpace.train.build import fresh_network
-from outpace.train.corpus import Conversation
 from outpace.train.losses import draft_loss, head_loss, target_probs
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from tests.training import tiny_lm
 
 

@@ -9,11 +9,11 @@ import pytest
 import outpace
 from outpace import LanguageModel
 from outpace.train.build import fresh_network
-from outpace.train.corpus import Conversation
 from outpace.train.export import read_network
 from outpace.train.settings import TrainSettings
 from outpace.train.simulate import Row, Simulation, num_steps, simulate
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from outpace.train.trainer import Outcome
 from tests.training import written_by
 

@@ -15,10 +15,10 @@ import pytest
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.progress import Progress
-from outpace.train.corpus import Corpus, key_of
 from outpace.train.options import TrainOptions
-from outpace.train.prompts import read_prompts
 from outpace.train.stages import Run
+from outpace.train.text.corpus import Corpus, key_of
+from outpace.train.text.prompts import read_prompts
 
 SMALL = {"max_tokens": 12, "num_checked": 5, "held_out": 0.3, "batch": 4}
 WORDS = ("cat", "mat", "dog", "log", "sun", "sea", "sky", "oak", "elm", "bee")
@@ -26,9 +26,9 @@ WORDS = ("cat", "mat", "dog", "log", "sun", "sea", "sky", "oak", "elm", "bee")
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outpace.train.sources._PER_SHARD", 4)
-    monkeypatch.setattr("outpace.train.sources._MAX_USER_TOKENS", 16)
-    monkeypatch.setattr("outpace.train.synthesis._SENTENCE_END", re.compile("$"))
+    monkeypatch.setattr("outpace.train.text.sources._PER_SHARD", 4)
+    monkeypatch.setattr("outpace.train.text.sources._MAX_USER_TOKENS", 16)
+    monkeypatch.setattr("outpace.train.text.synthesis._SENTENCE_END", re.compile("$"))
 
 
 def run(lm: LanguageModel, folder: Path, **options: Any) -> Run:

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from outpace import LanguageModel
-from outpace.train.corpus import Conversation
 from outpace.train.target import EngineTarget, split_by_tokens
+from outpace.train.text.corpus import Conversation
 
 
 def test_the_states_are_those_of_a_pass_of_the_engine_whatever_is_in_the_call(

@@ -14,12 +14,12 @@ import torch
 
 from outpace.errors import UsageError
 from outpace.train import trainer as module
-from outpace.train.corpus import Conversation
 from outpace.train.export import read_network
 from outpace.train.settings import TrainSettings
 from outpace.train.simulate import num_steps, simulate
 from outpace.train.state import load_state
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from outpace.train.trainer import Outcome, StepReport, train
 from tests.training import Confused
 from tests.unit.train.conftest import FAST

@@ -7,9 +7,9 @@ import torch
 from outpace import LanguageModel
 from outpace.ops.sampling import SamplingRows
 from outpace.train.build import fresh_network
-from outpace.train.corpus import Conversation
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from outpace.train.views import View, views_of
 from outpace.types import SamplingParams
 

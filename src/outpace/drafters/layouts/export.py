@@ -97,6 +97,7 @@ def _config(file: DrafterCheckpoint, config: EagleConfig, target: Mapping[str, A
         **{"head_dim": config.head_width, "max_position_embeddings": target["max_position_embeddings"]},
         **{"rms_norm_eps": target["rms_norm_eps"] if config.eps is None else config.eps},
         **{"rope_parameters": rope, "attention_bias": config.has_biases, "tie_word_embeddings": False},
+        "num_aux_hidden_states": len(config.taps),  # vLLM does not count the layers' ids, and takes three
     }
     if config.window is not None:
         layer |= {"layer_types": ["sliding_attention"], "sliding_window": config.window, "use_sliding_window": True}

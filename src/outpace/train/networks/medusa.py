@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from outpace.errors import UsageError
 from outpace.models.medusa import MedusaConfig
 from outpace.train.batch import Batch
-from outpace.train.corpus import Conversation
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget
+from outpace.train.text.corpus import Conversation
 from outpace.train.views import views_of
 from outpace.weights.trained import Entries
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from outpace.train.batch import Batch
-from outpace.train.corpus import Conversation
 from outpace.train.target import FrozenTarget
+from outpace.train.text.corpus import Conversation
 from outpace.weights.trained import Entries
 
 

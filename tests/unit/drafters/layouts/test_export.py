@@ -70,7 +70,9 @@ def test_the_files_say_what_speculators_reads(tmp_path: Path) -> None:
     theirs = json.loads((SPECULATORS / "plain" / "config.json").read_text())
     own = {"outpace_fixed_tokens", "auto_map", "speculators_version", "transformers_version"}
     assert config.keys() | own == theirs.keys() | own
-    assert config["transformer_layer_config"].keys() <= theirs["transformer_layer_config"].keys()
+    layer = config["transformer_layer_config"]
+    assert layer.keys() <= theirs["transformer_layer_config"].keys() | {"num_aux_hidden_states"}
+    assert layer["num_aux_hidden_states"] == len(config["eagle_aux_hidden_state_layer_ids"])  # what vLLM goes by
     assert (config["fc_norm"], config["norm_before_fc"], config["draft_vocab_size"]) == (True, False, 64)
     assert config["speculators_config"]["verifier"] == {
         "name_or_path": "owner/tiny",

@@ -12,11 +12,11 @@ import outpace
 from outpace.drafters.block import BlockDrafter
 from outpace.train.batch import make_batch
 from outpace.train.build import fresh_network
-from outpace.train.corpus import Conversation
 from outpace.train.export import export, read_network
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from outpace.types import Segment
 from tests.training import tiny_lm, written_by
 

@@ -17,11 +17,11 @@ from outpace.models.eagle import Eagle
 from outpace.ops.sampling import SamplingBatch
 from outpace.train.batch import make_batch
 from outpace.train.build import build_network, fresh_network
-from outpace.train.corpus import Conversation
 from outpace.train.export import export, read_network
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from outpace.types import Segment
 from outpace.weights.trained import Entries
 from tests.eagle import head_logits

@@ -13,11 +13,11 @@ from outpace.drafters.medusa import MedusaDrafter
 from outpace.errors import UsageError
 from outpace.train.batch import make_batch
 from outpace.train.build import build_network, fresh_network
-from outpace.train.corpus import Conversation
 from outpace.train.export import export, read_network
 from outpace.train.networks.medusa import MedusaNetwork
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
 from outpace.weights.trained import Entries
 from tests.training import tiny_lm, written_by
 

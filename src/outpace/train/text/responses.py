@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from outpace.api import LanguageModel
-from outpace.train.corpus import Conversation, key_of
-from outpace.train.loops import cut_loop
-from outpace.train.prompts import Prompt, encode
+from outpace.train.text.corpus import Conversation, key_of
+from outpace.train.text.loops import cut_loop
+from outpace.train.text.prompts import Prompt, encode
 
 MIN_P = 0.03
 TEMPERATURES = (0.8, 1.0)

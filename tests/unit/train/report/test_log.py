@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from outpace.train.log import Log
+from outpace.train.report.log import Log
 
 
 def test_entries_are_lines_that_another_log_reads(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from outpace.errors import UsageError
 from outpace.measure.output_file import save
-from outpace.train.npy import read_array, save_array
+from outpace.train.text.npy import read_array, save_array
 
 MANIFEST = "corpus.json"
 SCHEMA = 1

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from outpace.api import LanguageModel
-from outpace.train.answers import in_order
-from outpace.train.corpus import Conversation
-from outpace.train.responses import drawn
+from outpace.train.text.answers import in_order
+from outpace.train.text.corpus import Conversation
+from outpace.train.text.responses import drawn
 
 TOLERANCE = 0.05
 

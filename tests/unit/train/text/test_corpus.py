@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from outpace.errors import UsageError
-from outpace.train.corpus import MANIFEST, Batches, Conversation, Corpus, is_held_out, key_of
-from tests.unit.train.test_npy import archive
+from outpace.train.text.corpus import MANIFEST, Batches, Conversation, Corpus, is_held_out, key_of
+from tests.unit.train.text.test_npy import archive
 
 VOCAB = 50
 

@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 
 from outpace.api import LanguageModel
-from outpace.train.prompts import Prompt, encode, user_prompt
-from outpace.train.responses import MIN_P, SHORTEST, TEMPERATURES, Beginning, Job, Responder, Source, drawn, jobs_of
+from outpace.train.text.prompts import Prompt, encode, user_prompt
+from outpace.train.text.responses import (
+    MIN_P,
+    SHORTEST,
+    TEMPERATURES,
+    Beginning,
+    Job,
+    Responder,
+    Source,
+    drawn,
+    jobs_of,
+)
 
 PROMPTS: list[Source] = [(user_prompt(f"prompt {i}"), 100 + i) for i in range(8)]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from outpace.train.loops import cut_loop
+from outpace.train.text.loops import cut_loop
 
 
 def noise(length: int, seed: int = 0) -> list[int]:

@@ -13,12 +13,12 @@ from outpace.api import LanguageModel, Result
 from outpace.errors import UsageError
 from outpace.measure.output_file import save
 from outpace.tokenizer import Tokenizer
-from outpace.train import prompts, synthesis
-from outpace.train.answers import in_order
-from outpace.train.corpus import Conversation, is_held_out, key_of
-from outpace.train.duplicates import Seen, overlapping
-from outpace.train.prompts import Prompt, encode
-from outpace.train.responses import Source
+from outpace.train.text import prompts, synthesis
+from outpace.train.text.answers import in_order
+from outpace.train.text.corpus import Conversation, is_held_out, key_of
+from outpace.train.text.duplicates import Seen, overlapping
+from outpace.train.text.prompts import Prompt, encode
+from outpace.train.text.responses import Source
 
 _PER_SHARD = 64  # attempts to write a prompt
 _BARREN = 16  # shards without a new prompt, after which the target has no more to say

@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from outpace.train.card import card, check_table, verdict
-from outpace.train.forecast import Check, Row
 from outpace.train.ledger import Ledger
 from outpace.train.options import TrainOptions
+from outpace.train.report.card import card, check_table, verdict
+from outpace.train.report.forecast import Check, Row
 
 ORIGIN = {
     "outpace": "9.9", "commit": "abc", "date": "2026-01-01T00:00:00Z", "threads": 3, "ops": "native", "isa": "avx2",

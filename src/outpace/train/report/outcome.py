@@ -9,11 +9,11 @@ from pathlib import Path
 from outpace.api import LanguageModel
 from outpace.measure.output_file import save
 from outpace.measure.provenance import provenance
-from outpace.train.card import card
-from outpace.train.forecast import Check
 from outpace.train.given import DRAFTER
-from outpace.train.log import Log
-from outpace.train.plot import plot
+from outpace.train.report.card import card
+from outpace.train.report.forecast import Check
+from outpace.train.report.log import Log
+from outpace.train.report.plot import plot
 from outpace.train.stages import LOG, Run
 
 CARD, PLOT = "card.md", "plot.png"

@@ -8,8 +8,8 @@ import pytest
 import outpace
 from outpace.api import LanguageModel, Result
 from outpace.errors import UsageError
-from outpace.train.prompts import Prompt, user_prompt
-from outpace.train.synthesis import KIND, UserTurn, prompt_from
+from outpace.train.text.prompts import Prompt, user_prompt
+from outpace.train.text.synthesis import KIND, UserTurn, prompt_from
 from tests.folder import make_folder
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from outpace.errors import UsageError
 from outpace.measure.text_files import read_text
 from outpace.tokenizer import Tokenizer
-from outpace.train.corpus import Conversation, Corpus, key_of
+from outpace.train.text.corpus import Conversation, Corpus, key_of
 
 KIND = "texts"  # of a text that does not say
 SEQUENCE = 512  # tokens

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from outpace.train.npy import read_array, save_array
+from outpace.train.text.npy import read_array, save_array
 
 
 def test_an_array_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from outpace.errors import UsageError
-from outpace.train.prompts import Prompt, parse, read_prompts
+from outpace.train.text.prompts import Prompt, parse, read_prompts
 
 SYSTEM, USER = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}
 ANSWER = {"role": "assistant", "content": "Hi!"}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from outpace.errors import UsageError
 from outpace.tokenizer import Tokenizer
-from outpace.train.loops import cut_loop
-from outpace.train.prompts import Prompt, user_prompt
+from outpace.train.text.loops import cut_loop
+from outpace.train.text.prompts import Prompt, user_prompt
 
 if TYPE_CHECKING:
     from outpace.api import Result

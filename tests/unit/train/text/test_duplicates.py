@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from outpace.train.duplicates import NGRAM, TEMPLATE, Seen, overlapping, words_of
+from outpace.train.text.duplicates import NGRAM, TEMPLATE, Seen, overlapping, words_of
 
 TEXT = "Write a short story about an old lighthouse keeper who finds a letter in a bottle on a grey winter morning"
 

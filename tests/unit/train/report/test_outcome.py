@@ -12,9 +12,9 @@ import pytest
 import outpace
 from outpace.api import LanguageModel
 from outpace.measure.output_file import save
-from outpace.train.log import Log
 from outpace.train.options import Kind, TrainOptions
-from outpace.train.outcome import Finished, finish
+from outpace.train.report.log import Log
+from outpace.train.report.outcome import Finished, finish
 from outpace.train.stages import Run
 from outpace.train.trainer import Outcome
 from tests.unit.train.test_stages import prompts_file

@@ -9,10 +9,10 @@ import pytest
 import outpace
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
-from outpace.train.corpus import key_of
-from outpace.train.duplicates import Seen
-from outpace.train.prompts import Prompt, encode, user_prompt
-from outpace.train.sources import Sources, Writer, some_of, sort_out, spread, without_duplicates
+from outpace.train.text.corpus import key_of
+from outpace.train.text.duplicates import Seen
+from outpace.train.text.prompts import Prompt, encode, user_prompt
+from outpace.train.text.sources import Sources, Writer, some_of, sort_out, spread, without_duplicates
 
 NAMES = ("river", "mountain", "city", "painter", "battle", "poem", "planet", "spice", "bridge", "sonata")
 
@@ -79,8 +79,8 @@ def test_some_are_evenly_spaced() -> None:
 
 @pytest.fixture
 def writer(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Writer]:
-    monkeypatch.setattr("outpace.train.sources._PER_SHARD", 8)
-    monkeypatch.setattr("outpace.train.sources._MAX_USER_TOKENS", 24)
+    monkeypatch.setattr("outpace.train.text.sources._PER_SHARD", 8)
+    monkeypatch.setattr("outpace.train.text.sources._MAX_USER_TOKENS", 24)
     return lambda folder: Writer(lm, folder, seed=5)
 
 
@@ -88,7 +88,7 @@ def writer(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path
 def any_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model hardly ever ends a sentence: let a prompt end anywhere."""
 
-    monkeypatch.setattr("outpace.train.synthesis._SENTENCE_END", re.compile("$"))
+    monkeypatch.setattr("outpace.train.text.synthesis._SENTENCE_END", re.compile("$"))
 
 
 def shards(folder: Path) -> dict[str, bytes]:
@@ -127,8 +127,8 @@ def test_what_was_begun_when_the_time_is_over_is_kept(writer: Callable[[Path], W
 def test_a_target_that_has_nothing_new_to_say_is_not_asked_for_ever(
     writer: Callable[[Path], Writer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outpace.train.sources._BARREN", 2)
-    monkeypatch.setattr("outpace.train.synthesis.prompt_from", lambda result: user_prompt("always this"))
+    monkeypatch.setattr("outpace.train.text.sources._BARREN", 2)
+    monkeypatch.setattr("outpace.train.text.synthesis.prompt_from", lambda result: user_prompt("always this"))
     own = writer(tmp_path)
     assert list(own.write(20, lambda: True, 4))[-1] == 1
     assert own.dropped["exact"] == 23

@@ -10,7 +10,7 @@ import pytest
 import outpace
 from outpace.api import LanguageModel
 from outpace.errors import EngineError
-from outpace.train.answers import in_order
+from outpace.train.text.answers import in_order
 
 
 def test_answers_come_in_order_whoever_is_first(lm: LanguageModel) -> None:

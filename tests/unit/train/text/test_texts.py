@@ -8,8 +8,8 @@ import pytest
 
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
-from outpace.train.corpus import Conversation, Corpus
-from outpace.train.texts import KIND, SHORTEST, beginning, fill, read_texts, sequences
+from outpace.train.text.corpus import Conversation, Corpus
+from outpace.train.text.texts import KIND, SHORTEST, beginning, fill, read_texts, sequences
 
 
 def test_json_lines_are_texts_with_their_kinds(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_text_is_cut_into_sequences_and_a_short_rest_is_left_out(lm: LanguageM
 def test_a_corpus_is_filled_shard_by_shard_and_goes_on_where_it_was(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outpace.train.texts._PER_SHARD", 4)
+    monkeypatch.setattr("outpace.train.text.texts._PER_SHARD", 4)
     texts = [(json.dumps(list(range(i, i + 40))), KIND) for i in range(10)]
 
     def corpus(name: str) -> Corpus:

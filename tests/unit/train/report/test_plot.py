@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from outpace.train.plot import plot
+from outpace.train.report.plot import plot
 
 
 def entry(step: int, simulated: float | None = None) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from outpace.train.forecast import TOLERANCE, Check, Row
 from outpace.train.ledger import SHARES, Ledger
 from outpace.train.options import TrainOptions
+from outpace.train.report.forecast import TOLERANCE, Check, Row
 
 
 def card(

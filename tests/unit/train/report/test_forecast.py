@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from outpace.api import LanguageModel
-from outpace.train.corpus import Conversation
-from outpace.train.forecast import Decoded, compare, decode
-from outpace.train.responses import Beginning, Job, Responder
+from outpace.train.report.forecast import Decoded, compare, decode
+from outpace.train.text.corpus import Conversation
+from outpace.train.text.responses import Beginning, Job, Responder
 
 
 def test_forecast_and_reality_are_compared_over_all_steps_of_a_kind() -> None:
