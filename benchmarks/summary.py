@@ -100,8 +100,8 @@ def _certificate(data: Json) -> Iterator[dict[str, Any]]:
     yield {"verdict": data["verdict"], "identical": cases[True], "different": cases[False], "tokens": tokens,
            "seconds": data["seconds"]}  # fmt: skip
     for test in (*data["distribution"], data["distribution_control"]):
-        names = ("verification", "cells", "statistic", "p_value", "detectable", "passed")
-        yield {name: test[name] for name in names}
+        names = ("verification", "cells", "statistic", "p_value", "detectable", "passed", "lossy_by_request")
+        yield {name: test[name] for name in names if name in test}  # certificates of old do not know the last
     yield from data["losses"]
 
 

@@ -54,7 +54,7 @@ def test_every_kind_of_run_has_rows(tmp_path: Path, certificate: Certificate) ->
     assert {"run": "perplexity", "ops": "native", "perplexity": 2.5} in rows
     verdict = next(row for row in rows if "verdict" in row)
     assert (verdict["verdict"], verdict["different"]) == ("pass", 0)
-    # Exact match, rejection sampling, the residual's distribution; then what is lossy by request, and the control.
+    # Exact match without and with drafts, rejection sampling; then what is lossy by request, and the control.
     assert [row["passed"] for row in rows if "verification" in row] == [True, True, True, False, False]
     peer = next(row for row in rows if row.get("engine") == "llama_cpp" and "rate" in row)
     assert peer["over_plain"] == pytest.approx(0.5)
