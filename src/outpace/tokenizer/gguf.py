@@ -46,8 +46,9 @@ NAMED = {
 }
 END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
-# Tokens that end a text or a turn, whatever the file's keys say, as llama.cpp finds them: the first group always,
-# the second, which may also be words of a text (a tag of HTML), unless they are marked as text.
+# Tokens that end a text or a turn, whatever the file's keys say: those of llama.cpp, but for marks of infilling and
+# those of Gemma 4. The first group always ends, the second, which may also be words of a text (a tag of HTML), unless
+# they are marked as text.
 _ENDS = {
     *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"),
     *("<end_of_utterance>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<｜end▁of▁sentence｜>"),

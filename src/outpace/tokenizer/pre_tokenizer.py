@@ -1,6 +1,11 @@
 """How text is cut before byte-pair merges, by the names that GGUF files use (tokenizer.ggml.pre).
 
-Names, patterns and options are llama.cpp's (`llama-vocab.cpp`); a name that is not here is refused, never guessed.
+Names, patterns and options are llama.cpp's, checked against `src/llama-vocab.cpp` at commit
+00ad355e009e83abf98f96a6ded7193b95763681; a name that is not here is refused, never guessed. Where llama.cpp comes only
+near to the tokenizer that a model was trained with, this is the latter:
+
+    gpt-4o, tekken      llama.cpp takes letters beyond ASCII for both cases, and no combining mark for part of a word
+    qwen2               llama.cpp does not normalise text (NFC)
 """
 
 from __future__ import annotations
@@ -71,7 +76,7 @@ PRE: dict[str, Pre] = {
             r"[0-9]{3}",
         )
     ),
-    **dict.fromkeys(("gpt-2", "gpt2", "olmo"), _GPT2),
+    **dict.fromkeys(("gpt-2", "olmo"), _GPT2),
     **dict.fromkeys(("smollm", "refact", "starcoder", "command-r"), _DIGITS),  # refact: Granite
     "qwen2": Pre(_llama(r"\p{N}"), nfc=True),
     "deepseek-r1-qwen": Pre(_llama(r"\p{N}")),

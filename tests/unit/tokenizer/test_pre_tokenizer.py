@@ -10,6 +10,12 @@ from outpace.tokenizer import Tokenizer
 from outpace.tokenizer.pre_tokenizer import PRE
 from tests.vocabularies import byte_level_metadata
 
+TEXT = "HelloWorld's iPhone it'S 12345 a/b//\n x  y"
+
+
+def cut(pre: str, text: str) -> list[str]:
+    return [word.replace("Ġ", " ").replace("Ċ", "\n") for word, _ in PRE[pre].split().pre_tokenize_str(text)]
+
 
 def test_each_pre_tokenizer_cuts_numbers_in_its_way() -> None:
     """The vocabulary holds merges of digits, so only the pre-tokenizer keeps them apart."""
@@ -25,11 +31,46 @@ def test_each_pre_tokenizer_cuts_numbers_in_its_way() -> None:
     assert "123" in ["".join(split("llama-bpe")[:count]) for count in range(4)]
 
 
-def test_both_names_of_the_gpt2_pre_tokenizer_mean_the_same() -> None:
-    metadata = byte_level_metadata("gpt-2")
-    text = "don't  split 12 words\n"
-    expected = Tokenizer.from_gguf(metadata).encode(text)
-    assert Tokenizer.from_gguf(metadata | {"tokenizer.ggml.pre": "gpt2"}).encode(text) == expected
+# What llama.cpp says of each name: the name of the first with its pattern, whether a word that is a token is not
+# merged, whether BOS stands before raw text where the file is silent.
+LLAMA_CPP = {
+    "default": ("default", False, False),
+    "gpt-2": ("gpt-2", False, False),
+    "olmo": ("gpt-2", False, False),
+    "smollm": ("smollm", False, False),
+    "refact": ("smollm", False, False),
+    "starcoder": ("smollm", False, False),
+    "command-r": ("smollm", False, False),
+    "qwen2": ("qwen2", False, False),
+    "deepseek-r1-qwen": ("qwen2", False, False),
+    "llama-bpe": ("llama-bpe", True, True),
+    "llama3": ("llama-bpe", True, True),
+    "llama-v3": ("llama-bpe", True, True),
+    "falcon3": ("llama-bpe", True, True),
+    "pixtral": ("llama-bpe", True, True),
+    "dbrx": ("llama-bpe", False, False),
+    "smaug-bpe": ("llama-bpe", False, False),
+    "chatglm-bpe": ("llama-bpe", False, False),
+    "glm4": ("llama-bpe", False, False),
+    "gpt-4o": ("gpt-4o", False, False),
+    "tekken": ("tekken", True, True),
+}
+FIRST = list(dict.fromkeys(pattern for pattern, *_ in LLAMA_CPP.values()))
+
+
+def test_no_name_is_known_but_those_that_were_checked() -> None:
+    assert PRE.keys() == LLAMA_CPP.keys()
+
+
+@pytest.mark.parametrize("name", LLAMA_CPP)
+def test_each_name_means_what_it_means_to_llama_cpp(name: str) -> None:
+    pattern, whole_words, adds_bos = LLAMA_CPP[name]
+    assert [first for first in FIRST if cut(first, TEXT) == cut(name, TEXT)] == [pattern]
+    assert (PRE[name].whole_words, PRE[name].adds_bos) == (whole_words, adds_bos)
+
+
+def test_only_qwen2_normalises_which_llama_cpp_does_not() -> None:
+    assert [name for name in PRE if PRE[name].nfc] == ["qwen2"]
 
 
 def test_the_default_pre_tokenizer_is_that_of_llama_cpp() -> None:
@@ -38,13 +79,6 @@ def test_the_default_pre_tokenizer_is_that_of_llama_cpp() -> None:
     assert [word for word, _ in cut("it's a test, v1234567!?  x")] == [
         *("it", "'", "s", "Ġa", "Ġtest", ",", "Ġv", "123", "456", "7", "!?", "Ġ", "Ġx")
     ]
-
-
-def cut(pre: str, text: str) -> list[str]:
-    return [word.replace("Ġ", " ").replace("Ċ", "\n") for word, _ in PRE[pre].split().pre_tokenize_str(text)]
-
-
-TEXT = "HelloWorld's iPhone it'S 12345 a/b//\n x  y"
 
 
 def test_each_family_cuts_words_numbers_and_endings_in_its_way() -> None:
@@ -59,17 +93,6 @@ def test_each_family_cuts_words_numbers_and_endings_in_its_way() -> None:
     ]
     assert cut("qwen2", TEXT) == cut("deepseek-r1-qwen", TEXT)
     assert cut("refact", "a 12345") == cut("smollm", "a 12345") == ["a", " ", *"12345"]
-
-
-def test_families_of_one_pattern_differ_in_whole_words_and_beginnings() -> None:
-    for name in ("dbrx", "smaug-bpe", "chatglm-bpe", "glm4", "llama3", "llama-v3", "falcon3", "pixtral"):
-        assert cut(name, TEXT) == cut("llama-bpe", TEXT)
-    for name in ("dbrx", "smaug-bpe", "chatglm-bpe"):
-        assert not PRE[name].whole_words
-        assert not PRE[name].adds_bos
-    for name in ("llama-bpe", "llama3", "falcon3", "tekken"):
-        assert PRE[name].whole_words
-        assert PRE[name].adds_bos
 
 
 def test_tekken_is_the_pattern_that_transformers_has_for_it() -> None:
