@@ -14,6 +14,7 @@ import numpy as np
 from outpace.errors import UsageError, WeightsError
 from outpace.models.architecture import architecture_of
 from outpace.models.config import Config, ModelConfig, Rotation
+from outpace.models.key_scale import key_scale
 from outpace.models.tensors import Places, Tensor, embedding, final_norm, output
 from outpace.ops.compose import compose_decoder_layer
 from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
@@ -138,8 +139,22 @@ def _parts(shelf: _Shelf, places: Places, sizes: ModelConfig, rope: Rope, index:
         scale=sizes.attention_scale,
         activation=sizes.activation,
         residual_scale=sizes.residual_scale,
+        key_scale=_key_scale(shelf, places, sizes, index),
         **{place: shelf.take(tensor.in_layer(index)) for place, tensor in places.items()},
     )
+
+
+def _key_scale(shelf: _Shelf, places: Places, sizes: ModelConfig, index: int) -> Vector | None:
+    """Return the factors of a layer's keys, where a bias is the last thing that is added to them before rope."""
+    if "bk" not in places or not places.keys().isdisjoint(("k_norm", "k_wide_norm")):
+        return None
+    bias, matrix, norm = (
+        shelf.raw(places[p].in_layer(index)) if p in places else None for p in ("bk", "wk", "attn_norm")
+    )
+    assert bias is not None, "asked above"
+    assert matrix is not None, "every layer has one"
+    factors = key_scale(bias, matrix, norm, sizes.num_kv_heads)
+    return None if factors is None else shelf.ops.vector(factors)
 
 
 class _Ropes:
@@ -161,19 +176,24 @@ class _Shelf:
 
     def __init__(self, tensors: Mapping[str, RawTensor], ops: Ops) -> None:
         self._tensors, self._left = tensors, set(tensors)
-        self._ops = ops
+        self.ops = ops
 
     def take(self, wanted: Tensor) -> Any:
         """Return the handle of a tensor: a packed matrix, or a vector."""
+        tensor = self.raw(wanted)
+        self._left.remove(wanted.name)
+        return self.ops.pack(tensor) if len(wanted.shape) == 2 else self.ops.vector(tensor)
+
+    def raw(self, wanted: Tensor) -> RawTensor:
+        """Return a tensor as it is stored, and leave it there."""
         if wanted.name not in self._left:
             raise WeightsError(f"tensor {wanted.name!r} of shape {wanted.shape} is missing")
-        self._left.remove(wanted.name)
         tensor = self._tensors[wanted.name]
         if tensor.shape != wanted.shape:
             raise WeightsError(
                 f"tensor {wanted.name!r} must have the shape {wanted.shape} by the config, the file has {tensor.shape}"
             )
-        return self._ops.pack(tensor) if len(wanted.shape) == 2 else self._ops.vector(tensor)
+        return tensor
 
     def refuse_leftovers(self, model_type: str) -> None:
         """Raise if something is left that changes the network: a bias, a norm or a layer that we would not run."""

@@ -71,6 +71,7 @@ class DecoderLayer:
     bv: Vector | None = None
     q_norm: Vector | None = None  # RMS norm over each head [K], before rope (qwen3)
     k_norm: Vector | None = None
+    key_scale: Vector | None = None  # [G * K], powers of two: keys are stored divided by it, after rope
     # What a fused layer does not have.
     bo: Vector | None = None
     gate_bias: Vector | None = None
@@ -248,7 +249,8 @@ class Ops(Protocol):
     def rope_store(self, q: Array, k: Array, v: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
         """Rotate q and k by the plan's positions, write k and v into their slots; return the rotated q.
 
-        q: [T, H * K]; k, v: [T, G * K]. Applies the layer's q_norm and k_norm first, if it has them.
+        q: [T, H * K]; k, v: [T, G * K]. Applies the layer's q_norm and k_norm first, if it has them. With a
+        key_scale s, k / s is stored, and the q of each head that reads it is multiplied by s.
         """
 
     def attend(self, q: Array, layer: Layer, kv: KV, plan: Plan) -> Array:

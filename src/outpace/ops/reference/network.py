@@ -164,8 +164,13 @@ class ReferenceOps:
             heads_q = self._norm(heads_q, _floats(own.q_norm), own.eps)
         if own.k_norm is not None:
             heads_k = self._norm(heads_k, _floats(own.k_norm), own.eps)
-        cast(Storage, kv).write(own.index, p.slots, rope.rotate(heads_k, p.positions), heads_v)
-        return Array(rope.rotate(heads_q, p.positions).reshape(len(heads_q), -1))
+        heads_q, heads_k = (rope.rotate(heads, p.positions) for heads in (heads_q, heads_k))
+        if own.key_scale is not None:
+            factors = _floats(own.key_scale).reshape(own.num_kv_heads, own.head_width)
+            heads_k = heads_k / factors
+            heads_q = heads_q * np.repeat(factors, own.num_heads // own.num_kv_heads, axis=0)
+        cast(Storage, kv).write(own.index, p.slots, heads_k, heads_v)
+        return Array(heads_q.reshape(len(heads_q), -1))
 
     def attend(self, q: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
         own, rows = _own(layer), _floats(q)

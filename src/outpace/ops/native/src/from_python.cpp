@@ -115,6 +115,19 @@ Activation read_activation(nb::handle name) {
   throw std::invalid_argument("activation must be 'silu' or 'gelu_tanh', got " + nb::cast<std::string>(nb::repr(name)));
 }
 
+// Of powers of two, so that nothing is rounded: what it returns divides as exactly as they multiply.
+std::shared_ptr<const FloatVector> reciprocals(const FloatVector& factors) {
+  std::vector<float> result(factors.data(), factors.data() + factors.size());
+  for (float& factor : result) {
+    int exponent;
+    if (!(factor > 0) || std::frexp(factor, &exponent) != 0.5f) {
+      throw std::invalid_argument("key_scale must be powers of two, has " + std::to_string(factor));
+    }
+    factor = 1.0f / factor;
+  }
+  return std::make_shared<const FloatVector>(result.data(), result.data() + result.size());
+}
+
 std::shared_ptr<const Layer> read_layer(nb::handle layer) {
   auto l = std::make_shared<Layer>();
   const auto number = [&](const char* name) { return as_int(nb::getattr(layer, name), name, 0, 1 << 24); };
@@ -145,6 +158,8 @@ std::shared_ptr<const Layer> read_layer(nb::handle layer) {
   l->bv = handle_of<FloatVector>(layer, "bv");
   l->q_norm = handle_of<FloatVector>(layer, "q_norm");
   l->k_norm = handle_of<FloatVector>(layer, "k_norm");
+  l->key_scale = handle_of<FloatVector>(layer, "key_scale");
+  if (l->key_scale != nullptr) l->key_shrink = reciprocals(*l->key_scale);
   l->rope = needed<Rope>(layer, "rope");
   check_heads(*l);
   return l;

@@ -16,19 +16,23 @@ void rope_store_share(const Member& m, float* q, float* k, const float* v, const
   const HeadShape& h = layer.heads;
   const KvLayout& layout = kv.layout();
   const int64_t half = h.width / 2;
-  const auto turn = [&](float* head, const FloatVector* norm, int64_t position) {
+  const auto turn = [&](float* head, const FloatVector* norm, int64_t position, const float* factors) {
     if (norm != nullptr) kernels.rms_norm(head, norm->data(), head, h.width, layer.eps);
     kernels.rotate(head, layer.rope->cos(position), layer.rope->sin(position), half);
+    if (factors == nullptr) return;
+    for (int64_t c = 0; c < h.width; ++c) head[c] *= factors[c];
   };
   const auto [begin, end] = m.share(plan.num_rows() * h.num_kv_heads);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t r = i / h.num_kv_heads, g = i % h.num_kv_heads;
     const PlanRow& row = plan.rows[r];
+    const float* query_factors = layer.key_scale == nullptr ? nullptr : layer.key_scale->data() + g * h.width;
+    const float* key_factors = layer.key_scale == nullptr ? nullptr : layer.key_shrink->data() + g * h.width;
     for (int64_t head = g * h.group(); head < (g + 1) * h.group(); ++head) {
-      turn(q + (r * h.num_heads + head) * h.width, layer.q_norm.get(), row.position);
+      turn(q + (r * h.num_heads + head) * h.width, layer.q_norm.get(), row.position, query_factors);
     }
     float* key = k + i * h.width;
-    turn(key, layer.k_norm.get(), row.position);
+    turn(key, layer.k_norm.get(), row.position, key_factors);
     const int32_t block = plan.tables[plan.segments[row.segment].table + row.slot / plan.block_size];
     uint8_t* head = kv.blocks()[block] + h.layer * layout.layer_bytes + g * layout.head_bytes;
     store_slot(layout, head, row.slot % plan.block_size, key, v + i * h.width);
@@ -90,6 +94,7 @@ void check_heads(const Layer& layer) {
   expect(h.width >= 2 && h.width % 2 == 0, "head_width must be even and positive");
   expect(has_length(layer.q_norm, h.width) && has_length(layer.k_norm, h.width),
          "q_norm and k_norm must be [head_width]");
+  expect(has_length(layer.key_scale, h.num_kv_heads * h.width), "key_scale must be [num_kv_heads * head_width]");
   expect(layer.rope->half() * 2 == h.width, "the rotary table must have head_width / 2 frequencies");
 }
 

@@ -35,6 +35,8 @@ struct Layer {
   Activation activation;
   std::shared_ptr<const Matrix> wq, wk, wv, wo, gate, up, down;
   std::shared_ptr<const FloatVector> attn_norm, mlp_norm, bq, bk, bv, q_norm, k_norm;  // may be null
+  // Powers of two by which queries are multiplied after rope, and their reciprocals, for the keys; or both null.
+  std::shared_ptr<const FloatVector> key_scale, key_shrink;
   std::shared_ptr<Rope> rope;
 
   int64_t width() const { return gate->in; }
