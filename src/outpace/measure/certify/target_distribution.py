@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.measure.certify.scoring import score, softmax
+from outpace.measure.scoring import score, softmax
 from outpace.runner import Runner
 from outpace.types import SamplingParams
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from outpace.measure.certify.divergence import Divergence, find_divergence, first_difference
-from outpace.measure.certify.scoring import score
+from outpace.measure.scoring import score
 from tests.decoding import decode, tiny_runner
 
 PROMPT = [5, 6, 7]

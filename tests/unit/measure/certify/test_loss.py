@@ -1,12 +1,6 @@
 from __future__ import annotations
 
-import math
-
-import numpy as np
-import pytest
-
-from outpace.measure.certify.loss import measure_loss, perplexity
-from outpace.measure.certify.scoring import score, softmax
+from outpace.measure.certify.loss import measure_loss
 from tests.decoding import decode, tiny_runner
 
 PROMPTS = [[5, 6, 7], [8, 9]]
@@ -18,14 +12,3 @@ def test_a_mode_that_is_the_target_loses_nothing() -> None:
     loss = measure_loss("a", "b", runner, runner, PROMPTS, sequences, sequences)
     assert (loss.positions, loss.tv_mean, loss.tv_max, loss.top1) == (16, 0.0, 0.0, 1.0)
     assert loss.perplexity == loss.own_perplexity > 1
-
-
-def test_perplexity_is_the_inverse_geometric_mean_of_the_probs() -> None:
-    runner = tiny_runner()
-    sequences = [[1, 2, 3], [4]]
-    probs = []
-    for prompt, tokens in zip(PROMPTS, sequences, strict=True):
-        for place, token in enumerate(tokens):
-            (row,) = score(runner, [*prompt, *tokens[:place]], [token], width=1)
-            probs.append(softmax(row)[0, token])
-    assert perplexity(runner, PROMPTS, sequences) == pytest.approx(math.exp(-np.log(probs).mean()))

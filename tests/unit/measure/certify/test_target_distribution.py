@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from outpace.measure.certify.scoring import score
 from outpace.measure.certify.target_distribution import TargetDistribution
+from outpace.measure.scoring import score
 from outpace.runner import Runner
 from tests.unit.measure.certify.conftest import PROMPT
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from outpace.measure.certify.scoring import score, softmax
+from outpace.measure.scoring import score, softmax
 from tests.decoding import decode, tiny_runner
 
 PROMPT = list(range(1, 40))
