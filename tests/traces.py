@@ -63,7 +63,7 @@ class Story:
             blocks=blocks,
             ref_counts=tuple(2 if block == 0 else 1 for block in blocks), forecast=forecast,
         )  # fmt: skip
-        self.stats.add_pass(times)
+        self.stats.add_pass(times, is_scored=True)
         self.stats.add_step(step)
         self.steps.append(step)
         self.tokens += tokens

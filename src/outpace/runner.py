@@ -18,7 +18,7 @@ from outpace.errors import SamplingError, UsageError, shown
 from outpace.models import Transformer
 from outpace.ops.protocol import Array, Ops
 from outpace.ops.sampling import SamplingBatch, SamplingRows
-from outpace.types import Constraint, LogitsProcessor, Request, Segment, TokenLogprob
+from outpace.types import Canvas, Constraint, LogitsProcessor, Request, Segment, TokenLogprob
 from outpace.types.tree import EMPTY, NO_TOKEN, DraftTree, Verification
 
 Rows = TypeVar("Rows", list[Any], NDArray[Any])
@@ -31,7 +31,8 @@ class ScheduledSequence:
 
     tokens: prompt and output so far (borrowed; the list may grow once the pass is decided). The pass takes
     tokens[start:end]; start is the table's committed length, unless it is given. Only a sequence whose `end` is the
-    end of its tokens is scored, and may have a draft. verification, logprobs: filled in once the target has decided.
+    end of its tokens is scored, and may have a draft, or a canvas in its place. verification, logprobs: filled in once
+    the target has decided.
     """
 
     table: BlockTable
@@ -44,6 +45,7 @@ class ScheduledSequence:
     scored: bool = field(init=False)
     verification: Verification | None = None
     logprobs: list[TokenLogprob] | None = None
+    canvas: Canvas | None = None
 
     def __post_init__(self) -> None:
         if self.start < 0:
@@ -57,8 +59,28 @@ class ScheduledSequence:
 
     @property
     def num_scored(self) -> int:
-        """Scored rows: the last pending token, then each draft node."""
+        """Scored rows: the last pending token, then each draft node; or those of the canvas."""
+        if self.canvas is not None:
+            return self.canvas.num_scored
         return 1 + len(self.tree.tokens) if self.scored else 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows in the pass: pending tokens, then the draft or the canvas."""
+        return self.num_pending + len(self.canvas.tokens if self.canvas is not None else self.tree.tokens)
+
+    def segments(self) -> list[Segment]:
+        """Return the parts of the pass: one, or (a canvas) what was known before as a chain, then what sees itself."""
+        blocks, start = self.table.blocks, self.start
+        pending = self.tokens[start : self.end]
+        canvas = self.canvas
+        if canvas is None:
+            return [Segment(blocks, start, [*pending, *self.tree.tokens], self.tree.parents, self.num_scored)]
+        chain = self.num_pending - canvas.num_known
+        full = Segment(
+            blocks, start + chain, [*pending[chain:], *canvas.tokens], num_scored=canvas.num_scored, kind="full"
+        )
+        return [Segment(blocks, start, pending[:chain], num_scored=0), full] if chain else [full]
 
     def paths(self) -> list[tuple[int, ...]]:
         """Return the draft tokens from the root down to each scored row; the root's own path is empty."""
@@ -123,13 +145,13 @@ class Runner:
         segments, rows = [], []
         first = 0
         for s in batch:
-            tokens = [*s.tokens[s.start : s.end], *s.tree.tokens]
+            num_tokens = s.num_tokens
             if is_target:
-                s.table.reserve(len(tokens))
-            assert s.start + len(tokens) <= s.table.length + s.table.reserved, "reserve first"
-            segments.append(Segment(s.table.blocks, s.start, tokens, s.tree.parents, s.num_scored))
-            rows.append(range(first, first + len(tokens)))
-            first += len(tokens)
+                s.table.reserve(num_tokens)
+            assert s.start + num_tokens <= s.table.length + s.table.reserved, "reserve first"
+            segments += s.segments()
+            rows.append(range(first, first + num_tokens))
+            first += num_tokens
         plan = self.ops.plan(segments, self.cache.block_size)
         logits, hidden = self.model.forward(plan, self.cache.kv(self.group), taps)
         if not is_target:

@@ -112,10 +112,12 @@ class Step:
 class Stats:
     """What one request took, added up pass by pass.
 
-    The first step belongs to prefill: its tokens and seconds are left out of `decode_tokens_per_second`.
+    The first scored pass belongs to prefill: its tokens and seconds are left out of `decode_tokens_per_second`.
+    passes: those that could write a token; a refiner's write none until a block is finished, so it has fewer steps.
     """
 
     steps: int = 0
+    passes: int = 0
     tokens: int = 0  # written by these steps (the stop token included)
     prompt_tokens: int = 0
     cached_tokens: int = 0  # prompt tokens whose keys and values came from the prefix index
@@ -128,18 +130,19 @@ class Stats:
     preemptions: int = 0  # times its blocks were taken away for older requests
     warnings: list[str] = field(default_factory=list)  # what went wrong without changing the output
 
-    def add_pass(self, times: Times) -> None:
-        """Count the time of a pass that this request took part in."""
+    def add_pass(self, times: Times, *, is_scored: bool) -> None:
+        """Count the time of a pass that this request took part in; is_scored: all its tokens were computed by then."""
         for phase in PHASES:
             self.seconds[phase] += getattr(times, phase)
-        if self.steps:
+        if self.passes:
             self.decode_seconds += times.total
         else:
             self.prefill_seconds += times.total
+        self.passes += is_scored
 
     def add_step(self, step: Step) -> None:
         """Count what a step wrote, and whose drafts were right."""
-        if not self.steps:
+        if not self.steps and self.passes <= 1:
             self.first_step_tokens = len(step.tokens)
         self.steps += 1
         self.tokens += len(step.tokens)
@@ -154,6 +157,11 @@ class Stats:
     def tokens_per_step(self) -> float:
         """Tokens written by a step on average, bonus included."""
         return self.tokens / self.steps if self.steps else 0.0
+
+    @property
+    def passes_per_token(self) -> float:
+        """Scored passes for a token on average: 1 in plain decoding, fewer with drafts that come true."""
+        return self.passes / self.tokens if self.tokens else 0.0
 
     @property
     def decode_tokens_per_second(self) -> float | None:
@@ -171,6 +179,8 @@ class Stats:
             "steps": self.steps,
             "tokens": self.tokens,
             "tokens_per_step": self.tokens_per_step,
+            "passes": self.passes,
+            "passes_per_token": self.passes_per_token,
             "decode_tokens_per_second": self.decode_tokens_per_second,
             "prefill_tokens_per_second": self.prefill_tokens_per_second,
             "prompt_tokens": self.prompt_tokens,

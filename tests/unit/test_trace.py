@@ -21,7 +21,7 @@ def step(tokens: list[int], tree: DraftTree = EMPTY, path: list[int] | None = No
 def stats_of(*steps: Step, **given: Any) -> Stats:
     stats = Stats(**given)
     for one in steps:
-        stats.add_pass(one.times)
+        stats.add_pass(one.times, is_scored=True)
         stats.add_step(one)
     return stats
 
@@ -32,10 +32,10 @@ def test_the_time_of_a_step_is_that_of_its_phases() -> None:
 
 def test_passes_before_the_first_token_are_prefill_and_those_after_it_are_decoding() -> None:
     stats = Stats(prompt_tokens=30, cached_tokens=7)
-    stats.add_pass(TIMES)  # a chunk of the prompt, which wrote nothing
-    stats.add_pass(TIMES)
+    stats.add_pass(TIMES, is_scored=False)  # a chunk of the prompt, which wrote nothing
+    stats.add_pass(TIMES, is_scored=True)
     stats.add_step(step([1]))
-    stats.add_pass(TIMES)
+    stats.add_pass(TIMES, is_scored=True)
     stats.add_step(step([2, 3]))
     assert (stats.prefill_seconds, stats.decode_seconds) == (2 * TIMES.total, TIMES.total)
     assert stats.seconds == {phase: 3 * getattr(TIMES, phase) for phase in PHASES}
@@ -92,7 +92,7 @@ def test_a_trace_is_versioned_json_with_its_header_beside_the_rest() -> None:
 def test_json_holds_everything_and_is_what_explain_reads() -> None:
     only = Step(0, 1, 1, EMPTY, [0], [], [1], TIMES)
     stats = Stats(prompt_tokens=1)
-    stats.add_pass(TIMES)
+    stats.add_pass(TIMES, is_scored=True)
     stats.add_step(only)
     trace = Trace(
         header={

@@ -19,7 +19,7 @@ from outpace.engine.verify import Verifier
 from outpace.errors import DrafterError, EngineError
 from outpace.runner import Pass, Runner, ScheduledSequence
 from outpace.trace import Step, Times
-from outpace.types import FinishReason
+from outpace.types import FinishReason, TokenLogprob
 from outpace.types.tree import DraftTree
 
 Batch = list[Entry]
@@ -100,9 +100,13 @@ class Decoder:
         return self.clock(), self._work_clock() if self._work_clock else 0.0
 
     def _draft(self, batch: Batch) -> None:
-        """Ask each drafter for its sequences that are scored in this pass."""
+        """Ask each drafter for its sequences that are scored in this pass; refiners lay their canvases."""
         for drafter, entries in _by_drafter(entry for entry in batch if entry.part.scored):
             self._propose(drafter, entries)
+        for entry in batch:
+            refiner = entry.sequence.refiner
+            if refiner is not None and entry.part.scored:
+                entry.part.canvas = refiner.lay(entry.sequence, entry.sequence.num_left, self.runner.context)
 
     def _propose(self, drafter: Drafter, entries: Batch) -> None:
         """Give every sequence its tree. A drafter that fails is asked one by one, and switched off where it fails."""
@@ -178,6 +182,9 @@ class Decoder:
         if part.verification is None:
             table.commit(range(num_pending), pending)
             return
+        if part.canvas is not None:
+            self._commit_refined(entry, part.verification.target_tokens)
+            return
         path, target_tokens = part.verification.path, part.verification.target_tokens
         accepted = [part.tree.tokens[node] for node in path]
         table.commit([*range(num_pending), *(num_pending + node for node in path)], [*pending, *accepted])
@@ -185,18 +192,34 @@ class Decoder:
         tokens = [*accepted, target_tokens[rows[-1]]]
         sources = [*(part.tree.sources[node] for node in path), ()]
         logprobs = [part.logprobs[row] for row in rows] if part.logprobs is not None else []
+        self._write(entry, tokens, sources, logprobs)
+        if sequence.finish_reason is None and not sequence.reuses_cache:
+            table.truncate(0)
+
+    def _commit_refined(self, entry: Entry, tokens: list[int]) -> None:
+        """Remember what was computed as a chain, which the last token is not; append the block, if it is finished."""
+        sequence, part = entry.sequence, entry.part
+        assert sequence.refiner is not None
+        count = part.num_pending - 1 if sequence.reuses_cache else 0
+        part.table.commit(range(count), sequence.tokens[part.start : part.start + count])
+        if tokens:
+            self._write(entry, tokens, [(sequence.refiner.name,)] * len(tokens), [])
+
+    def _write(
+        self, entry: Entry, tokens: list[int], sources: list[tuple[str, ...]], logprobs: list[TokenLogprob]
+    ) -> None:
+        sequence = entry.sequence
         with sequence.changed:
             entry.written = sequence.write(tokens, sources, logprobs)
             if sequence.follow:
                 sequence.changed.notify_all()
-        if sequence.finish_reason is None and not sequence.reuses_cache:
-            table.truncate(0)
 
     def _report(self, batch: Batch, passed: Pass, times: Times) -> list[Step]:
         """Record the pass in each sequence's stats and trace, let drafters learn from it, and end what has ended."""
         for entry in batch:
-            entry.sequence.stats.add_pass(times)
-            if entry.part.verification is not None and entry.error is None:
+            entry.sequence.stats.add_pass(times, is_scored=entry.part.scored)
+            has_written = entry.part.canvas is None or entry.written
+            if entry.part.verification is not None and has_written and entry.error is None:
                 self._record(entry, times, len(batch))
         for drafter, entries in _by_drafter(entry for entry in batch if entry.error is None):
             self._observe(drafter, entries, passed)
@@ -253,6 +276,8 @@ class Decoder:
                 sequence.changed.notify_all()
 
     def _forget(self, sequence: SequenceState) -> None:
+        if sequence.refiner is not None:
+            sequence.refiner.forget(sequence.id)
         if sequence.drafter is None:
             return
         try:

@@ -55,7 +55,8 @@ class Scheduler:
                 "shorten the prompt"
             )
         size = self.cache.block_size
-        need = -(-(length + sequence.output.limit) // size) + 1  # + 1: the copy of a shared block
+        overhang = 0 if sequence.refiner is None else sequence.refiner.overhang
+        need = -(-(length + sequence.output.limit + overhang) // size) + 1  # + 1: the copy of a shared block
         if need > self.cache.capacity:
             raise CacheError(
                 f"this request may need {need} cache blocks of {size} tokens, but the cache holds "
@@ -117,7 +118,8 @@ class Scheduler:
                 sequence.request.options.salt,
                 is_tapped=sequence.drafter is not None and bool(sequence.drafter.taps),
             )
-            need = table.blocks_for(len(sequence.tokens) - table.length) + len(self.running)
+            pending = len(sequence.tokens) - table.length + sequence.num_slots(self.context)
+            need = table.blocks_for(pending) + len(self.running)
             if self.running and need > self.cache.num_available:
                 table.close()
                 self._refused_at = available
@@ -153,11 +155,13 @@ class Scheduler:
         return ends
 
     def _reserve(self, sequence: SequenceState, table: BlockTable, end: int) -> bool:
-        """Reserve the slots of tokens[table.length:end], preempting the youngest until there is room.
+        """Reserve the slots of tokens[table.length:end], and of a canvas behind the last one, whatever it takes.
 
-        Returns whether there is; if not, the sequence itself was the youngest.
+        The youngest are preempted until there is room. Returns whether there is; if not, the sequence was the youngest.
         """
         count = end - table.length
+        if end == len(sequence.tokens):
+            count += sequence.num_slots(self.context)
         while table.blocks_for(count) > self.cache.num_available:
             youngest = self.running[-1]
             assert youngest is not self.running[0], "a sequence alone always fits: `check_request` made sure"

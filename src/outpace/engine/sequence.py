@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from outpace.cache import BlockTable
 from outpace.drafters.protocol import Drafter, switched_off
+from outpace.drafters.refine.refiner import Refiner
 from outpace.engine.stop import Output
 from outpace.engine.verify import EXACT_MATCH, Verifier
 from outpace.runner import ScheduledSequence
@@ -23,6 +24,7 @@ class SequenceState:
     pending. sources[i]: who drafted output token i (empty: the target wrote it). steps: its trace, if `record`.
     siblings: other samples of its prompt, which fork its table after prefill.
     follow: whether every step notifies `changed`, and not just the last.
+    refiner: who writes its text in place of the target: it lays its canvases, and decides on them as a verifier does.
     reuses_cache=False is the textbook baseline without a cache: after every step everything is pending again.
     """
 
@@ -33,6 +35,7 @@ class SequenceState:
         *,
         drafter: Drafter | None = None,
         verifier: Verifier = EXACT_MATCH,
+        refiner: Refiner | None = None,
         reuses_cache: bool = True,
         record: bool = False,
         follow: bool = False,
@@ -42,7 +45,8 @@ class SequenceState:
         self.request = request
         self.output = output
         self.drafter = drafter
-        self.verifier = verifier
+        self.verifier: Verifier = verifier if refiner is None else refiner
+        self.refiner = refiner
         self.reuses_cache = reuses_cache
         self.record = record
         self.follow = follow
@@ -66,6 +70,10 @@ class SequenceState:
     def num_left(self) -> int:
         """The maximum number of tokens that may still be written."""
         return self.output.limit - (len(self.tokens) - len(self.request.prompt))
+
+    def num_slots(self, context: int) -> int:
+        """Return how many slots a refiner's canvas takes behind the tokens."""
+        return self.refiner.num_slots(len(self.tokens), self.num_left, context) if self.refiner is not None else 0
 
     @property
     def finish_reason(self) -> FinishReason | None:

@@ -16,6 +16,7 @@ Positions and intervals are half-open. One request's context looks like this:
 
 from __future__ import annotations
 
+from outpace.types.mask_filling import Canvas, MaskFilling
 from outpace.types.network import KVFormat, KVSpec, RawTensor, Segment
 from outpace.types.options import (
     Constraint,
@@ -33,11 +34,13 @@ __all__ = [
     "NUMERIC_PARAMS",
     "RESIDUAL_STREAM",
     "TOKEN_STREAM",
+    "Canvas",
     "Constraint",
     "FinishReason",
     "KVFormat",
     "KVSpec",
     "LogitsProcessor",
+    "MaskFilling",
     "Named",
     "OptionKeywords",
     "Options",
