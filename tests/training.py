@@ -14,7 +14,7 @@ from torch import Tensor
 
 import outpace
 from outpace import LanguageModel
-from outpace.train.target import EngineTarget, Tokens
+from outpace.train.target import EngineTarget
 from outpace.train.text.corpus import Conversation
 from outpace.types import KVFormat
 from tests.folder import make_folder
@@ -72,8 +72,8 @@ class Confused:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target, name)
 
-    def states(self, sequences: Sequence[Tokens], taps: Sequence[int]) -> dict[int, list[Tensor]]:
-        found = self._target.states(sequences, taps)
-        last = self._target.config.num_layers
-        found[last] = [x[torch.from_numpy(self._rng.permutation(len(x)))] for x in found[last]]
+    def padded(self, tokens: Tensor, lengths: Sequence[int], taps: Sequence[int]) -> dict[int, Tensor]:
+        found = self._target.padded(tokens, lengths, taps)
+        for x, length in zip(found[self._target.config.num_layers], lengths, strict=True):
+            x[:length] = x[torch.from_numpy(self._rng.permutation(length))]
         return found

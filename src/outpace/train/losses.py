@@ -27,16 +27,17 @@ _CHUNK = 1024  # rows whose logits exist at once
 def target_probs(target: FrozenTarget, final: Tensor, head_tokens: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the target's probabilities of the head's tokens, [P, R], from its final states [P, D].
 
-    The softmax runs over all V tokens in float32; products and result are in `dtype`.
+    The softmax runs over all V tokens, inside in float32; products and result are in `dtype`.
     """
     rows = []
-    matrix, cap = target.unembedding.to(dtype), target.config.logit_cap
+    matrix, scale, cap = target.unembedding.to(dtype), target.config.logit_scale, target.config.logit_cap
     for x in torch.split(final.to(dtype), _CHUNK):
-        logits = (x @ matrix.T).float() * target.config.logit_scale
+        logits = x @ matrix.T
+        if scale != 1 or cap is not None:
+            logits = logits.float() * scale
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
-        total = torch.logsumexp(logits, dim=1, keepdim=True)
-        rows.append((logits[:, head_tokens] - total).exp().to(dtype))
+        rows.append(torch.softmax(logits, dim=1).index_select(1, head_tokens).to(dtype))
     return torch.cat(rows)
 
 
@@ -50,24 +51,35 @@ class _HeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, head: Tensor, probs: Tensor, labels: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
-        grad_states = torch.empty_like(states)
+        with torch.autocast(states.device.type, enabled=False):
+            return _HeadLoss._computed(ctx, states, head, probs, labels, scale)
+
+    @staticmethod
+    def _computed(
+        ctx: Any, states: Tensor, head: Tensor, probs: Tensor, labels: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Compute loss and gradients. In lower precision all that is as large as the logits stays in it."""
+        wide = torch.promote_types(states.dtype, torch.float32)
+        grad_states = torch.empty(states.shape, dtype=wide, device=states.device)
         grad_head = torch.zeros_like(head) if head.requires_grad else None
-        loss = torch.zeros((), dtype=torch.promote_types(states.dtype, torch.float32), device=states.device)
+        loss = torch.zeros((), dtype=wide, device=states.device)
         choices = torch.empty(len(states), dtype=torch.int64, device=states.device)
-        matrix = head.to(probs.dtype)
+        matrix, mass = head.to(probs.dtype), probs.sum(dim=1, dtype=wide)
         for first in range(0, len(states), _CHUNK):
             part = slice(first, first + _CHUNK)
             x = states[part].to(probs.dtype)
-            logits = (x @ matrix.T).to(loss.dtype)
-            p = probs[labels[part]].to(loss.dtype)
-            log_q = torch.log_softmax(logits, dim=1)
-            choices[part] = logits.argmax(dim=1)
-            loss -= (p * log_q).sum()
-            slope = ((log_q.exp() * p.sum(dim=1, keepdim=True) - p) * scale).to(probs.dtype)
-            grad_states[part] = (slope @ matrix).to(states.dtype)
+            logits = x @ matrix.T
+            p, own_mass = probs.index_select(0, labels[part]), mass.index_select(0, labels[part])
+            largest, choices[part] = logits.max(dim=1)
+            slope = torch.softmax(logits, dim=1)
+            # log softmax(z) = z - log_total; the softmax of the largest logit tells the latter.
+            log_total = largest.to(wide) - slope.gather(1, choices[part][:, None])[:, 0].to(wide).log()
+            loss += (own_mass * log_total).sum() - logits.mul_(p).sum(dtype=wide)
+            slope.mul_(own_mass[:, None]).sub_(p)
+            torch.mul(slope @ matrix, scale, out=grad_states[part])
             if grad_head is not None:
-                grad_head += (slope.T @ x).to(head.dtype)
-        ctx.save_for_backward(grad_states, grad_head)
+                grad_head.add_(slope.T @ x, alpha=scale)
+        ctx.save_for_backward(grad_states.to(states.dtype), grad_head)
         ctx.mark_non_differentiable(choices)
         return loss * scale, choices
 
@@ -106,7 +118,7 @@ def draft_loss(network: DraftNetwork, batch: Batch, probs: Tensor, head_tokens: 
     ):
         if not len(depth.rows):
             continue  # no conversation is as long as that
-        loss, choices = head_loss(states.flatten(0, 1)[depth.rows], network.head, probs, depth.labels)
+        loss, choices = head_loss(states.flatten(0, 1).index_select(0, depth.rows), network.head, probs, depth.labels)
         total = total + network.decay**k * loss
         by_depth.append(loss.detach())
         accuracy.append((head_tokens[choices] == depth.tokens).float().mean())

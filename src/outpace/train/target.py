@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,6 +53,12 @@ class FrozenTarget(Protocol):
         """Return the hidden states of each sequence at each tap, [N, D] float32.
 
         Taps as in `Transformer.forward`: 0 is the embedding, i the output of the i-th layer, n + 1 the final norm's.
+        """
+
+    def padded(self, tokens: Tensor, lengths: Sequence[int], taps: Sequence[int]) -> dict[int, Tensor]:
+        """Return the same of sequences that lie on `device` already, padded to [B, T]: [B, T, D] for each tap.
+
+        What stands behind a sequence's end is a number, but none to use.
         """
 
 
@@ -105,6 +112,14 @@ class EngineTarget:
             for tap, rows in self._pass(part, taps).items():
                 found[tap] += rows
         return found
+
+    def padded(self, tokens: Tensor, lengths: Sequence[int], taps: Sequence[int]) -> dict[int, Tensor]:
+        rows = [row[:length].astype(np.int32) for row, length in zip(tokens.numpy(), lengths, strict=True)]
+        size = tokens.shape[1]
+        return {
+            tap: torch.stack([F.pad(x, (0, 0, 0, size - len(x))) for x in found])
+            for tap, found in self.states(rows, taps).items()
+        }
 
     def _pass(self, sequences: Sequence[Tokens], taps: Sequence[int]) -> dict[int, list[Tensor]]:
         runner = self._runner_for(sequences)

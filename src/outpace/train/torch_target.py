@@ -48,3 +48,7 @@ class TorchTarget:
             for tap, x in self.network(torch.from_numpy(padded).to(self.device), taps=taps).items():
                 found[tap] += [row[:length] for row, length in zip(x, lengths, strict=True)]
         return found
+
+    @torch.no_grad()
+    def padded(self, tokens: Tensor, lengths: Sequence[int], taps: Sequence[int]) -> dict[int, Tensor]:
+        return self.network(tokens, taps=taps)

@@ -6,21 +6,22 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from outpace.errors import OutpaceError, UsageError, one_of
-from outpace.train.batch import make_batch
+from outpace.train.batch import Plan, look
 from outpace.train.build import NETWORKS, build_network, fresh_network
 from outpace.train.export import export, read_network
-from outpace.train.losses import draft_loss, target_probs
+from outpace.train.feeding import feed
+from outpace.train.losses import Losses, draft_loss, target_probs
 from outpace.train.muon import Muon
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.schedule import factor
@@ -33,6 +34,7 @@ from outpace.weights.trained import Entries
 
 STATE, RESULT = "state.pt", "drafter.gguf"
 _LISTS = ("head", "masks")  # matrices that are lists of vectors: nothing is multiplied by their columns together
+_STEPS_READ = 16  # whose losses are read from an accelerator at once: each reading waits for all work to be done
 _CONTINUED_PEAK = 0.3  # of the recipe's learning rates: more would first undo what the drafter knows
 
 
@@ -93,9 +95,24 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(kind, settings, text, held_out, target, folder, start, clock)
     run.begin()
-    while not run.is_over:
-        report(run.step())
+    with feed(run.plan, run.num_steps, is_ahead=is_accelerator(target.device)) as plans:
+        while not run.is_over:
+            for step in run.step(plans):
+                report(step)
     return run.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A step that was taken. found: loss, norm of the gradients, loss and accuracy of each depth; on the device."""
+
+    report: StepReport
+    found: Tensor | None
+
+
+def is_accelerator(device: torch.device) -> bool:
+    """Whether a device works beside the host: batches are made ahead, in bfloat16, and losses are read now and then."""
+    return device.type != "cpu"
 
 
 class _Run:
@@ -116,9 +133,10 @@ class _Run:
         self._target, self._folder, self._start, self._clock = target, folder, start, clock
         self._batches = Batches(text, settings.tokens_per_batch, settings.seed)
         self._peak = settings.peak or (1.0 if start is None else _CONTINUED_PEAK)
-        on_cpu = target.device.type == "cpu"
-        self._dtype = torch.float32 if on_cpu else torch.bfloat16
+        self._is_accelerated = is_accelerator(target.device)
+        self._dtype = torch.bfloat16 if self._is_accelerated else torch.float32
         self._saved_at = clock()
+        self._taken: list[_Taken] = []
         self._state: RunState
 
     # Beginning.
@@ -166,61 +184,85 @@ class _Run:
     def _done(self) -> float:
         return self._settings.done(self._state.step, self._state.seconds)
 
-    def step(self) -> StepReport:
-        """Take a step, measure and save where it is time."""
+    @property
+    def num_steps(self) -> int:
+        """How many steps have been taken."""
+        return self._state.step
+
+    def plan(self, step: int) -> Plan | None:
+        """Return the plan of a step: a function of (text, seed, step)."""
+        chosen = [self._text[i] for i in self._batches.batch(step)]
+        rng = np.random.default_rng([self._settings.seed, 1, step]) if self._network.share < 1 else None
+        return Plan.of(chosen, self._network.num_depths, rng, self._network.share, is_aligned=self._is_accelerated)
+
+    def step(self, plans: Iterator[Plan | None]) -> list[StepReport]:
+        """Take a step, measure and save where it is time; return the steps whose losses are known by now."""
         before, state = self._clock(), self._state
-        found = self._learn()
+        taken = self._learn(next(plans))
         state.step += 1
         state.seconds += self._clock() - before
-        found = replace(found, seconds=state.seconds)
+        self._taken.append(replace(taken, report=replace(taken.report, seconds=state.seconds)))
         due = int(self._done * self._settings.evaluations + 1e-9)
-        if state.num_evaluated < due:
+        is_due = state.num_evaluated < due
+        is_to_save = self._clock() - self._saved_at >= self._settings.save_every_s
+        if not (is_due or is_to_save or len(self._taken) >= (_STEPS_READ if self._is_accelerated else 1)):
+            return []
+        known = self._known()
+        if is_due:
             candidate = self._folder / f"step-{state.step:07}.gguf"
             self._network.calibrate(self._target, self._held_out)
             export(self._network, self._target.identity, candidate, self._settings.format)
             state.num_evaluated = due
-            found = replace(found, simulated=self._consider(candidate))
+            known[-1] = replace(known[-1], simulated=self._consider(candidate))
+        if is_due or is_to_save:
             self._save()
-        elif self._clock() - self._saved_at >= self._settings.save_every_s:
-            self._save()
-        return found
+        return known
 
-    def _learn(self) -> StepReport:
+    def _known(self) -> list[StepReport]:
+        """Return the steps that were taken since the last call, their losses read from the device in one piece."""
+        taken, self._taken = self._taken, []
+        found = [own.found for own in taken if own.found is not None]
+        numbers = iter(torch.cat(found).tolist() if found else [])
+        return [
+            own.report if own.found is None else self._told(own.report, list(islice(numbers, len(own.found))))
+            for own in taken
+        ]
+
+    def _told(self, report: StepReport, numbers: list[float]) -> StepReport:
+        """Return a step with its numbers, in the order of `_Taken.found`."""
+        total, slope, *depths = numbers
+        if not math.isfinite(total + slope):
+            raise OutpaceError(
+                f"the loss of step {report.step} is {total}, the norm of its gradients {slope}: training has diverged. "
+                f"Choose lower learning rates (peak is {self._peak:g}) and another folder"
+            )
+        half = len(depths) // 2
+        return replace(report, loss=total, loss_by_depth=tuple(depths[:half]), accuracy_by_depth=tuple(depths[half:]))
+
+    def _learn(self, plan: Plan | None) -> _Taken:
         state, settings, network = self._state, self._settings, self._network
         done = self._done
         rate = self._peak * factor(state.step, done, settings.warmup_steps)
-        chosen = [self._text[i] for i in self._batches.batch(state.step)]
-        rng = np.random.default_rng([settings.seed, 1, state.step]) if network.share < 1 else None
-        batch = make_batch(chosen, self._target, network.taps, network.num_depths, rng, network.share)
-        if batch is None:
-            return StepReport(state.step + 1, state.seconds, done, math.nan, (), (), rate, 0)
-        probs = target_probs(self._target, batch.final, self._head_tokens, self._dtype)
-        device = self._target.device.type
-        with nullcontext() if device == "cpu" else torch.autocast(device, self._dtype):
-            losses = draft_loss(network, batch, probs, self._head_tokens)
+        report = StepReport(state.step + 1, state.seconds, done, math.nan, (), (), rate, 0)
+        if plan is None:
+            return _Taken(report, None)
+        losses, num_learned = self._losses(plan)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        total = float(losses.total.detach())
-        if not math.isfinite(total):
-            raise OutpaceError(
-                f"the loss of step {state.step + 1} is {total}: training has diverged. Choose lower learning rates "
-                f"(peak is {self._peak:g}) and another folder"
-            )
-        nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+        slope = nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["base_rate"] * rate
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        return StepReport(
-            state.step + 1,
-            state.seconds,
-            done,
-            total,
-            tuple(float(x) for x in losses.by_depth),
-            tuple(float(x) for x in losses.accuracy),
-            rate,
-            batch.num_learned,
-        )
+        found = torch.stack([losses.total.detach(), slope, *losses.by_depth, *losses.accuracy])
+        return _Taken(replace(report, positions=num_learned), found)
+
+    def _losses(self, plan: Plan) -> tuple[Losses, int]:
+        """Return a batch's losses, and at how many positions it has labels."""
+        batch = look(plan, self._target, self._network.taps)
+        probs = target_probs(self._target, batch.final, self._head_tokens, self._dtype)
+        with torch.autocast(self._target.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            return draft_loss(self._network, batch, probs, self._head_tokens), batch.num_learned
 
     # Measuring and keeping.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from outpace.train.batch import Batch, make_batch
+from outpace.train.batch import Batch, Plan, look, make_batch
 from outpace.train.target import EngineTarget
 from outpace.train.text.corpus import Conversation
 
@@ -83,3 +83,21 @@ def test_a_longer_neighbour_changes_nothing(target: EngineTarget, count: int) ->
     beside = made(one, *[conversation(2, 20, first=60 + 30 * i) for i in range(count)], target=target)
     assert torch.equal(alone.features[0], beside.features[0, :8])
     assert torch.equal(alone.final, beside.final[:5])
+
+
+def test_a_plan_for_an_accelerator_is_wider_and_says_the_same(target: EngineTarget) -> None:
+    text = [conversation(2, 4), conversation(3, 8, first=20)]
+    narrow, wide = (Plan.of(text, 3, is_aligned=is_aligned) for is_aligned in (False, True))
+    assert narrow is not None
+    assert wide is not None
+    assert narrow.shapes[0] == (2, 11)
+    assert wide.shapes[0] == (2, 17)
+    one, other = (look(plan, target, (1, 2)) for plan in (narrow, wide))
+    assert torch.equal(one.tokens, other.tokens[:, :11])
+    assert not other.tokens[:, 11:].any()
+    assert torch.equal(one.anchors, other.anchors)
+    assert torch.equal(one.final, other.final)
+    for a, b in zip(one.depths, other.depths, strict=True):
+        assert torch.equal(a.rows, b.rows)
+        assert torch.equal(a.labels, b.labels)
+        assert torch.equal(a.tokens, b.tokens)

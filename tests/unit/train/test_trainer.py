@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import math
 import signal
 import subprocess
 import sys
@@ -12,14 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from outpace.errors import UsageError
+from outpace import LanguageModel
+from outpace.errors import OutpaceError, UsageError
 from outpace.train import trainer as module
 from outpace.train.export import read_network
+from outpace.train.losses import Losses, draft_loss
 from outpace.train.settings import TrainSettings
 from outpace.train.simulate import num_steps, simulate
 from outpace.train.state import load_state
 from outpace.train.target import EngineTarget
 from outpace.train.text.corpus import Conversation
+from outpace.train.torch_target import TorchTarget
 from outpace.train.trainer import Outcome, StepReport, train
 from tests.training import Confused
 from tests.unit.train.conftest import FAST
@@ -206,3 +211,54 @@ def test_what_cannot_work_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         train(kind, short(), text, [], target, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["eagle", "medusa", "block"])
+def test_the_path_of_an_accelerator_learns_the_same(
+    lm: LanguageModel,
+    text: list[Conversation],
+    held_out: list[Conversation],
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On the CPU, but in bfloat16, with plans made ahead, and losses read some steps later."""
+    settings = short(steps=20, evaluations=2)
+    runs = []
+    for is_accelerated in (False, True):
+        monkeypatch.setattr(module, "is_accelerator", lambda device, answer=is_accelerated: answer)
+        target = TorchTarget(lm, torch.device("cpu"), torch.bfloat16 if is_accelerated else torch.float32, "Tiny")
+        seen: list[StepReport] = []
+        outcome = train(kind, settings, text, held_out[:4], target, tmp_path / str(is_accelerated), report=seen.append)
+        assert [step.step for step in seen] == list(range(1, 21))
+        assert [step.step for step in seen if step.simulated is not None] == [10, 20]
+        runs.append((outcome, seen))
+    (_, exact), (_, rough) = runs
+    for one, other in zip(exact, rough, strict=True):
+        assert (one.positions, one.learning_rate) == (other.positions, other.learning_rate)
+        assert other.loss == pytest.approx(one.loss, rel=0.05)
+    assert rough[-1].loss < 0.9 * rough[0].loss
+
+
+def test_a_loss_that_is_no_number_is_found_before_anything_is_saved(
+    lm: LanguageModel,
+    text: list[Conversation],
+    held_out: list[Conversation],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Read late, as from an accelerator: neither a checkpoint nor a drafter keeps what came after it."""
+    steps = itertools.count(1)
+
+    def spoiled(*given: Any) -> Losses:
+        losses = draft_loss(*given)
+        return replace(losses, total=losses.total * (math.nan if next(steps) == 7 else 1))
+
+    monkeypatch.setattr(module, "is_accelerator", lambda device: True)
+    monkeypatch.setattr(module, "draft_loss", spoiled)
+    target = TorchTarget(lm, torch.device("cpu"), torch.bfloat16, "Tiny")
+    seen: list[StepReport] = []
+    with pytest.raises(OutpaceError, match="the loss of step 7 is nan.*diverged"):
+        train("eagle", short(steps=20), text, held_out[:4], target, tmp_path, report=seen.append)
+    assert not seen
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from outpace.errors import UsageError
 from outpace.models.block import BlockConfig
 from outpace.train.batch import Batch
 from outpace.train.networks.network import DraftNetwork
-from outpace.train.networks.parts import RotaryTable, attend, heads, norm, rotate
+from outpace.train.networks.parts import RotaryTable, attend, bias_of, heads, norm, pick, rotate
 from outpace.train.target import FrozenTarget
 from outpace.weights.trained import Entries
 
@@ -103,21 +103,20 @@ class BlockNetwork(DraftNetwork):
         return {name: getattr(self.config, name) for name in names} | lists
 
     def states(self, batch: Batch, num_depths: int) -> list[Tensor]:
-        which = torch.arange(len(batch.anchors), device=batch.anchors.device)[:, None]
-        width = batch.features.shape[-1] // len(self.taps)
-        last = batch.features[..., -width:]
-        context = norm(last + F.linear(batch.features, self.fc), self.context_norm, self.eps)
-        positions = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-        before = batch.anchors - 1
-        base = last[which, before] + F.linear(batch.features[which, before], self.mask_fc)
-        anchors = norm(self._embedding[0][batch.tokens[which, batch.anchors]], self.token_norm, self.eps)
-        x = torch.cat([anchors[:, :, None], self.masks + base[:, :, None]], dim=2)
+        features = batch.features[:, :-1]  # no anchor sees the last one
+        last = features[..., -(features.shape[-1] // len(self.taps)) :]
+        context = norm(last + F.linear(features, self.fc), self.context_norm, self.eps)
+        positions = torch.arange(features.shape[1], device=features.device)
+        base = pick(last, batch.anchors - 1) + F.linear(pick(features, batch.anchors - 1), self.mask_fc)
+        tokens = batch.tokens.gather(1, batch.anchors)
+        anchors = norm(self._embedding[0][tokens], self.token_norm, self.eps)
+        x = torch.cat([anchors[:, :, None].float(), self.masks + base[:, :, None]], dim=2)
         slots = batch.anchors[..., None] + torch.arange(x.shape[2], device=x.device)
-        is_visible = positions < batch.anchors[..., None]
+        bias = bias_of(positions < batch.anchors[..., None], context.dtype)
         context_turn, block_turn = self._rope(positions), self._rope(slots)
         for index in range(self.config.num_layers):
             layer = self.get_submodule(str(index))
-            x = layer(x, context, is_visible, context_turn, block_turn, self.eps)
+            x = layer(x, context, bias, context_turn, block_turn, self.eps)
         normed = norm(x, self.head_norm, self.eps)
         return [normed[:, :, k] for k in range(1, num_depths + 1)]
 
@@ -152,7 +151,7 @@ class _Layer(nn.Module):
         self,
         x: Tensor,
         context: Tensor,
-        is_visible: Tensor,
+        bias: Tensor,
         context_turn: tuple[Tensor, Tensor],
         block_turn: tuple[Tensor, Tensor],
         eps: float,
@@ -164,7 +163,7 @@ class _Layer(nn.Module):
             rotate(q, *block_turn),
             rotate(keys, *context_turn),
             values,
-            is_visible,
+            bias,
             rotate(own_keys, *block_turn),
             own_values,
         )

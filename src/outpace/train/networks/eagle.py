@@ -15,11 +15,12 @@ from outpace.errors import UsageError
 from outpace.models.eagle import EagleConfig
 from outpace.train.batch import Batch
 from outpace.train.networks.network import DraftNetwork
-from outpace.train.networks.parts import RotaryTable, attend, heads, norm, rotate
+from outpace.train.networks.parts import RotaryTable, attend, bias_of, heads, norm, pick, rotate
 from outpace.train.target import FrozenTarget
 from outpace.weights.trained import Entries
 
 _HEADS = ("num_heads", "num_kv_heads", "head_width")
+Turn = tuple[Tensor, Tensor]  # cosines and sines of positions
 _FUSION = 0.2  # of 1 / sqrt(inputs): the first features are nearly the target's last state alone
 
 
@@ -27,14 +28,14 @@ _FUSION = 0.2  # of 1 / sqrt(inputs): the first features are nearly the target's
 class Prefix:
     """What guesses behind the anchors of a batch see.
 
-    anchors: [B, A]. keys, values: of the text's slots, [B, S, G, K]; is_visible: [B, A, S]. own_keys, own_values: of
-    the guesses before them, [B, A, J, G, K].
+    anchors: [B, A]. keys, values: of the text's slots, [B, S, G, K]; bias: which of them an anchor sees, [B, A, S].
+    own_keys, own_values: of the guesses before them, [B, A, J, G, K].
     """
 
     anchors: Tensor
     keys: Tensor
     values: Tensor
-    is_visible: Tensor
+    bias: Tensor
     own_keys: Tensor
     own_values: Tensor
 
@@ -129,11 +130,10 @@ class EagleNetwork(DraftNetwork):
         }
 
     def states(self, batch: Batch, num_depths: int) -> list[Tensor]:
-        which = torch.arange(len(batch.anchors), device=batch.anchors.device)[:, None]
         prefix, a = self.begin(batch)
         found = [self.normed(a)[:, :, 0]]
         for k in range(1, num_depths):
-            guesses = batch.tokens[which, (batch.anchors + k).clamp(max=batch.tokens.shape[1] - 1)]
+            guesses = batch.tokens.gather(1, (batch.anchors + k).clamp(max=batch.tokens.shape[1] - 1))
             a = self.extend(prefix, k, guesses[..., None], a)
             found.append(self.normed(a)[:, :, 0])
         return found
@@ -144,17 +144,18 @@ class EagleNetwork(DraftNetwork):
 
     def begin(self, batch: Batch) -> tuple[Prefix, Tensor]:
         """Return what all guesses at a batch's anchors see, and the layer's output behind each anchor, [B, A, 1, D]."""
-        which = torch.arange(len(batch.anchors), device=batch.anchors.device)[:, None]
         features = batch.features[:, :-1]
         width = features.shape[-1] // len(self.taps)
         g = features[..., -width:] + F.linear(features, self.fc)  # entry s: of slot s + 1
         u = self._inputs(batch.tokens[:, 1:], g)
         slots = torch.arange(1, batch.tokens.shape[1], device=u.device)
-        keys, values = self._keys_values(u, slots)
+        keys, values = self._keys_values(u, self._rope(slots))
         none = keys.new_zeros(*batch.anchors.shape, 0, *keys.shape[2:])
-        prefix = Prefix(batch.anchors, keys, values, slots <= batch.anchors[..., None], none, none)
-        start = batch.anchors[..., None] - 1
-        return prefix, self._layer(u[which[..., None], start], g[which[..., None], start], batch.anchors, prefix)
+        bias = bias_of(slots <= batch.anchors[..., None], keys.dtype)
+        prefix = Prefix(batch.anchors, keys, values, bias, none, none)
+        start = batch.anchors - 1
+        turn = self._rope(batch.anchors[..., None])
+        return prefix, self._layer(pick(u, start)[:, :, None], pick(g, start)[:, :, None], turn, prefix)
 
     def extend(
         self, prefix: Prefix, depth: int, tokens: Tensor, features: Tensor, sees: Tensor | None = None
@@ -164,24 +165,24 @@ class EagleNetwork(DraftNetwork):
         tokens: [B, A, M]. features: the outputs that they were guessed from, [B, A, M, D]. sees: [B, A, M, J + M],
         which of the J guesses before and of these M each of them sees (None: all). The prefix grows by them.
         """
-        slots = prefix.anchors + depth
+        turn = self._rope((prefix.anchors + depth)[..., None])
         u = self._inputs(tokens, features)
-        keys, values = self._keys_values(u, slots[..., None])
+        keys, values = self._keys_values(u, turn)
         prefix.own_keys = torch.cat([prefix.own_keys, keys], dim=2)
         prefix.own_values = torch.cat([prefix.own_values, values], dim=2)
-        return self._layer(u, features, slots, prefix, sees)
+        return self._layer(u, features, turn, prefix, sees)
 
     def _inputs(self, tokens: Tensor, features: Tensor) -> Tensor:
         embedded = norm(self._embedding[0][tokens], self.token_norm, self.eps)
         return torch.cat([embedded, norm(features, self.feature_norm, self.eps)], dim=-1)
 
-    def _keys_values(self, u: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    def _keys_values(self, u: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
         k, v = (heads(F.linear(u, weight), self.head_width) for weight in (self.wk, self.wv))
-        return rotate(k, *self._rope(slots)), v
+        return rotate(k, *turn), v
 
-    def _layer(self, u: Tensor, features: Tensor, slots: Tensor, prefix: Prefix, sees: Tensor | None = None) -> Tensor:
-        q = rotate(heads(F.linear(u, self.wq), self.head_width), *self._rope(slots[..., None]))
-        attended = attend(q, prefix.keys, prefix.values, prefix.is_visible, prefix.own_keys, prefix.own_values, sees)
+    def _layer(self, u: Tensor, features: Tensor, turn: Turn, prefix: Prefix, sees: Tensor | None = None) -> Tensor:
+        q = rotate(heads(F.linear(u, self.wq), self.head_width), *turn)
+        attended = attend(q, prefix.keys, prefix.values, prefix.bias, prefix.own_keys, prefix.own_values, sees)
         a = features + F.linear(attended, self.wo)
         h = norm(a, self.mlp_norm, self.eps)
         return a + F.linear(F.silu(F.linear(h, self.gate)) * F.linear(h, self.up), self.down)

@@ -15,6 +15,7 @@ from outpace.errors import UsageError
 from outpace.models.medusa import MedusaConfig
 from outpace.train.batch import Batch
 from outpace.train.networks.network import DraftNetwork
+from outpace.train.networks.parts import pick
 from outpace.train.target import FrozenTarget
 from outpace.train.text.corpus import Conversation
 from outpace.train.views import views_of
@@ -99,6 +100,5 @@ class MedusaNetwork(DraftNetwork):
         self.accuracies = np.minimum.accumulate(hits / np.maximum(total, 1), axis=1)
 
     def states(self, batch: Batch, num_depths: int) -> list[Tensor]:
-        which = torch.arange(len(batch.anchors), device=batch.anchors.device)[:, None]
-        h = batch.features[which, batch.anchors - 1] * self._final_norm[0]
+        h = pick(batch.features, batch.anchors - 1) * self._final_norm[0]
         return [h + F.silu(F.linear(h, self.w[k], self.b[k])) for k in range(num_depths)]

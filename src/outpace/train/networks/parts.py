@@ -33,15 +33,34 @@ def heads(x: Tensor, width: int) -> Tensor:
 
 
 def norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """Return the RMS norm over the last dimension, in float32."""
-    return F.rms_norm(x.float(), x.shape[-1:], weight, eps)
+    """Return the RMS norm over the last dimension, computed in float32; under autocast in the type of products.
+
+    There, every product with it would cast it anew.
+    """
+    found = F.rms_norm(x.float(), x.shape[-1:], weight, eps)
+    device = x.device.type
+    return found.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else found
+
+
+def pick(x: Tensor, places: Tensor) -> Tensor:
+    """Return rows of x [B, N, D] by their places [B, A]: [B, A, D].
+
+    On a device, indexing would sort the places for its gradient; selection does not.
+    """
+    firsts = torch.arange(0, x.shape[0] * x.shape[1], x.shape[1], device=x.device)
+    return x.flatten(0, 1).index_select(0, (places + firsts[:, None]).flatten()).view(*places.shape, -1)
+
+
+def bias_of(is_visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to the scores of keys: 0 where they are visible, minus infinity elsewhere."""
+    return torch.zeros(is_visible.shape, dtype=dtype, device=is_visible.device).masked_fill_(~is_visible, float("-inf"))
 
 
 def attend(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    is_visible: Tensor,
+    bias: Tensor,
     own_keys: Tensor,
     own_values: Tensor,
     sees: Tensor | None = None,
@@ -49,19 +68,28 @@ def attend(
     """Return softmax(q k^T / sqrt(K)) v over a shared prefix and the keys of each anchor's own, [B, A, M, H * K].
 
     queries: [B, A, M, H, K], rotated: M places behind each of A anchors. keys, values: [B, S, G, K] of the prefix.
-    is_visible: [B, A, S]. own_keys, own_values: [B, A, J, G, K]. sees: [B, A, M, J], which of them a place sees (None:
-    all).
+    bias: [B, A, S] (`bias_of`). own_keys, own_values: [B, A, J, G, K]. sees: [B, A, M, J], which of them a place sees
+    (None: all). Scores have the type of the keys; the softmax is computed in float32.
     """
     num_sequences, anchors, places, num_heads, width = queries.shape
-    size, groups = keys.shape[1], keys.shape[2]
-    q = (queries * width**-0.5).unflatten(3, (groups, -1)).permute(0, 3, 4, 1, 2, 5)  # [B, G, H / G, A, M, K]
+    size, groups, num_own = keys.shape[1], keys.shape[2], own_keys.shape[2]
+    q = (queries * width**-0.5).unflatten(3, (groups, -1)).permute(0, 3, 1, 4, 2, 5)  # [B, G, A, H / G, M, K]
     flat = q.reshape(num_sequences, groups, -1, width)
-    scores = (flat @ keys.permute(0, 2, 3, 1)).view(*q.shape[:-1], size).float()
-    scores = scores.masked_fill(~is_visible[:, None, None, :, None], float("-inf"))
-    own = (q @ own_keys.permute(0, 3, 1, 4, 2)[:, :, None]).float()  # [B, G, H / G, A, M, J]
-    if sees is not None:
-        own = own.masked_fill(~sees[:, None, None], float("-inf"))
-    weights = torch.softmax(torch.cat([scores, own], dim=-1), dim=-1).to(values.dtype)
-    prefix = weights[..., :size].reshape(num_sequences, groups, -1, size) @ values.transpose(1, 2)
-    out = prefix.view(q.shape) + weights[..., size:] @ own_values.permute(0, 3, 1, 2, 4)[:, :, None]
-    return out.permute(0, 3, 4, 1, 2, 5).reshape(num_sequences, anchors, places, num_heads * width)
+    scores = (flat @ keys.permute(0, 2, 3, 1)).view(*q.shape[:-1], size) + bias[:, None, :, None, None]
+    parts = [scores]
+    if num_own:
+        rows = flat.view(num_sequences, groups, anchors, -1, width)
+        own = (rows @ own_keys.permute(0, 3, 1, 4, 2)).view(*q.shape[:-1], num_own)
+        if sees is not None:
+            own = own.masked_fill(~sees[:, None, :, None], float("-inf"))
+        parts.append(own)
+    if scores.dtype.itemsize == 2 and (size + num_own) % 8:  # rows that begin where matrix units like them
+        parts.append(scores.new_full((), float("-inf")).expand(*q.shape[:-1], -(size + num_own) % 8))
+    whole = torch.cat(parts, dim=-1) if len(parts) > 1 else scores
+    weights = torch.softmax(whole, dim=-1, dtype=values.dtype)
+    prefix = weights[..., :size].reshape(num_sequences, groups, -1, size)
+    out = (prefix @ values.transpose(1, 2)).view(q.shape)
+    if num_own:
+        own = weights[..., size : size + num_own].reshape(num_sequences, groups, anchors, -1, num_own)
+        out = out + (own @ own_values.permute(0, 3, 1, 2, 4)).view(q.shape)
+    return out.permute(0, 2, 4, 1, 3, 5).reshape(num_sequences, anchors, places, num_heads * width)

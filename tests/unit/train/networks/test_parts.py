@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from outpace.ops.reference import ReferenceOps
-from outpace.train.networks.parts import RotaryTable, attend, heads, norm, rotate
+from outpace.train.networks.parts import RotaryTable, attend, bias_of, heads, norm, rotate
 from tests.tiny import raw_tensor
 
 
@@ -44,7 +44,7 @@ def test_attention_is_a_softmax_over_what_is_visible_and_ones_own() -> None:
     limits = torch.tensor([[0, 2, 5], [3, 3, 1]])
     sees = torch.rand(2, 3, 2, 3, generator=generator) < 0.5
     for mask in (None, sees):
-        found = attend(q, k, v, torch.arange(6) <= limits[..., None], own_k, own_v, mask)
+        found = attend(q, k, v, bias_of(torch.arange(6) <= limits[..., None], q.dtype), own_k, own_v, mask)
         for b, i, m, h in np.ndindex(2, 3, 2, 4):
             end, own = int(limits[b, i]) + 1, slice(None) if mask is None else mask[b, i, m]
             keys = torch.cat([k[b, :end, h // 2], own_k[b, i, own, h // 2]])
