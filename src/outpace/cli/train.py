@@ -77,6 +77,10 @@ def train(
 
     lm = open_model(**target)
     run = Run(chosen, output, lm, tell=note, shown=progress_on_stderr)
+    if chosen.until is not None:
+        run.stop_behind(chosen.until)
+        put(f"{output}: {chosen.until} done. The same command goes on, here or wherever the folder is taken")
+        return
     finished = finish(run, opened, _command())
     put(check_table(finished.check))
     put(verdict(finished.check))

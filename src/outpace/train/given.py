@@ -20,6 +20,8 @@ from outpace.version import VERSION
 from outpace.weights.drafter import open_drafter
 from outpace.weights.trained import DrafterTarget
 
+_OF_TODAY = ("batch", "budget", "device", "until")
+ENGINE = ("ops", "isa")  # what decides, beside the model, which text it writes
 DRAFTER = "drafter.gguf"  # in the folder of a finished run
 
 
@@ -93,16 +95,18 @@ def _start(options: TrainOptions, lm: LanguageModel) -> Path | None:
 
 
 def _made_with(options: TrainOptions, lm: LanguageModel) -> dict[str, Any]:
-    """Return the options, without `batch`, which changes no token, and the contents that they name."""
-    values = options.as_dict()
-    del values["batch"]
-    values["start"] = None if options.start is None else str(options.start)
-    for name in ("prompts", "texts", "exclude", "start"):
+    """Return the options that decide what comes out, and the contents of the files that they name.
+
+    Not where those lie, nor how long, how far, on what and with how many requests at once the run goes on today.
+    """
+    files = ("prompts", "texts", "exclude", "start")
+    values = {name: value for name, value in options.as_dict().items() if name not in {*files, *_OF_TODAY}}
+    for name in files:
         path = getattr(options, name)
-        if path is not None:
-            values[f"{name}_sha256"] = _digest(path)
+        values[name] = None if path is None else _digest(path)
     ops = lm.runner.ops
-    return values | {"outpace": VERSION, "target": lm.loaded.fingerprint.hex(), "ops": ops.name, "isa": ops.isa}
+    engine = dict(zip(ENGINE, (ops.name, ops.isa), strict=True))
+    return values | {"outpace": VERSION, "target": lm.loaded.fingerprint.hex()} | engine
 
 
 def _digest(path: Path) -> str | None:

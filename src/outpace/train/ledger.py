@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,17 @@ class Ledger:
         self._stages: dict[str, dict[str, Any]] = {}
 
     @classmethod
-    def open(cls, folder: Path, made_with: Mapping[str, Any], clock: Callable[[], float] = time.monotonic) -> Ledger:
+    def open(
+        cls,
+        folder: Path,
+        made_with: Mapping[str, Any],
+        clock: Callable[[], float] = time.monotonic,
+        only_for_text: Collection[str] = (),
+    ) -> Ledger:
         """Return the ledger of a folder, a new one where it has none.
 
-        made_with: plain JSON values. Raises UsageError where the folder's run was made with others, naming them.
+        made_with: plain JSON values. only_for_text: names of those that may differ once all text is written, so that
+        another machine may train on it. Raises UsageError where the folder's run was made with others, naming them.
         """
         ledger = cls(folder / FILE, made_with, clock)
         try:
@@ -48,8 +55,10 @@ class Ledger:
             return ledger
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{ledger._path}: is damaged ({error}): remove it, or give another --out") from error
-        _refuse_others(folder, old, ledger._made_with)
         ledger._stages = found["stages"]
+        if ledger.is_done("held-out") and ledger.is_done("responses"):
+            ledger._made_with |= {name: old[name] for name in only_for_text if name in old}
+        _refuse_others(folder, old, ledger._made_with)
         return ledger
 
     def is_done(self, stage: str) -> bool:
@@ -70,11 +79,12 @@ class Ledger:
         self._stages[stage] = own | {"facts": own.get("facts", {}) | facts}
         self._save()
 
-    def begin(self, stage: str, budget: float) -> Timer:
-        """Start a stage's clock, or go on with it. budget: seconds of the whole run."""
+    def begin(self, stage: str, budget: float, last: str | None = None) -> Timer:
+        """Start a stage's clock, or go on with it. budget: seconds of the run up to stage `last` (None: of all)."""
         allowed = self.facts(stage).get("allowed")
         if allowed is None:
-            todo = [name for name in SHARES if not self.is_done(name)]
+            names = list(SHARES)
+            todo = [name for name in names[: names.index(last or names[-1]) + 1] if not self.is_done(name)]
             spent = sum(map(self.seconds, SHARES))
             left = (budget - spent) * SHARES[stage] / sum(SHARES[name] for name in todo)
             allowed = max(left, budget * SHARES[stage] / 2)

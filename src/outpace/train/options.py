@@ -11,6 +11,7 @@ from outpace.errors import UsageError, integer, one_of, real
 
 Kind = Literal["eagle", "medusa", "block"]
 KINDS: tuple[Kind, ...] = ("eagle", "medusa", "block")
+LAST = ("responses", "training")  # stages behind which a run may stop, to go on elsewhere
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -67,6 +68,13 @@ class TrainingOptions:
     max_draft: int = field(
         default=4, metadata=_about("Maximum draft tokens in a step, for the forecast and its check.")
     )
+    evaluations: int = field(
+        default=4, metadata=_about("Number of times that training measures itself on held-out conversations.")
+    )
+    until: str | None = field(
+        default=None,
+        metadata=_about("Last stage to run here, responses or training: the folder may move on; None: all of them."),
+    )
     device: str = field(default="auto", metadata=_about("auto, cpu, or an accelerator by its name in PyTorch."))
     seed: int = field(default=0, metadata=_about("Same seed, same training, on the CPU and without a time limit."))
 
@@ -87,6 +95,9 @@ class TrainOptions(TextOptions, TrainingOptions):
         integer("batch", self.batch, 1, 1024)
         integer("max_prompt_tokens", self.max_prompt_tokens, 8)
         integer("num_checked", self.num_checked, 1)
+        integer("evaluations", self.evaluations, 1)
+        if self.until is not None:
+            one_of("until", self.until, LAST)
         integer("max_draft", self.max_draft, 1, 5)
         integer("seed", self.seed, 0, 2**53)
         real("held_out", self.held_out, 0.001, 0.5)

@@ -23,7 +23,7 @@ from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.output_file import save
 from outpace.measure.progress import Progress
-from outpace.train.given import Given
+from outpace.train.given import ENGINE, Given
 from outpace.train.ledger import Ledger, Timer
 from outpace.train.options import TrainOptions, budget_seconds
 from outpace.train.report.forecast import Check, Decoded, compare, decode
@@ -75,7 +75,13 @@ class Run:
         self._tell, self._shown = tell, shown
         self.given = Given.of(options, lm)
         folder.mkdir(parents=True, exist_ok=True)
-        self.ledger = Ledger.open(folder, self.given.made_with)
+        self.ledger = Ledger.open(folder, self.given.made_with, only_for_text=ENGINE)
+
+    def stop_behind(self, last: str) -> None:
+        """Run what is missing up to a stage of `LAST`; the folder may then go on elsewhere."""
+        text, held_out = self.conversations()
+        if last == "training":
+            self.train(text, held_out)
 
     # Text.
 
@@ -288,7 +294,7 @@ class Run:
     # Time.
 
     def _begin(self, stage: str) -> Timer:
-        return self.ledger.begin(stage, budget_seconds(self.options.budget))
+        return self.ledger.begin(stage, budget_seconds(self.options.budget), self.options.until)
 
 
 def _state(timer: Timer, done: int, count: int | None) -> tuple[int, int]:

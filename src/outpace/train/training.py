@@ -73,6 +73,7 @@ def settings_of(options: TrainOptions, seconds: float, *, on_cpu: bool) -> Train
         budget_s=seconds if options.steps is None else None,
         tokens_per_batch=options.batch_tokens or _TOKENS[on_cpu],
         seed=options.seed,
+        evaluations=options.evaluations,
     )
     if options.learning_rate is None:
         return settings

@@ -30,7 +30,7 @@ def test_files_are_read_and_told_apart_by_their_contents(lm: LanguageModel, tmp_
     assert given(lm, prompts=path, exclude=other).made_with == before
     path.write_text('"one"\n"four"')
     after = given(lm, prompts=path, exclude=other).made_with
-    assert {name for name in after if after[name] != before[name]} == {"prompts_sha256"}
+    assert {name for name in after if after[name] != before[name]} == {"prompts"}
 
 
 def test_how_many_are_asked_at_once_makes_no_other_run(lm: LanguageModel) -> None:

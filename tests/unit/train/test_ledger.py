@@ -97,3 +97,24 @@ def test_an_overdrawn_budget_leaves_half_of_its_share_to_every_stage(tmp_path: P
     ledger.finish("prompts")
     assert ledger.begin("responses", 100).allowed == pytest.approx(15)
     assert ledger.begin("training", 100).allowed == pytest.approx(22.5)
+
+
+def test_up_to_a_last_stage_the_budget_is_shared_by_those_before_it(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path, {})
+    for stage in ("prompts", "held-out", "responses"):
+        ledger.finish(stage)
+    assert ledger.begin("training", 110, "training").allowed == pytest.approx(110)
+    assert ledger.begin("check", 110).allowed == pytest.approx(110 * 10 / 55)
+
+
+def test_what_decides_about_text_alone_may_change_once_the_text_is_there(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path, {"seed": 1, "ops": "native"})
+    ledger.finish("held-out")
+    with pytest.raises(UsageError, match="ops was 'native' and is 'reference'"):
+        Ledger.open(tmp_path, {"seed": 1, "ops": "reference"}, only_for_text=("ops",))
+    ledger.finish("responses")
+    there = Ledger.open(tmp_path, {"seed": 1, "ops": "reference"}, only_for_text=("ops",))
+    there.finish("training")
+    with pytest.raises(UsageError, match="seed was 1 and is 2"):
+        Ledger.open(tmp_path, {"seed": 2, "ops": "reference"}, only_for_text=("ops",))
+    assert Ledger.open(tmp_path, {"seed": 1, "ops": "native"}).is_done("training"), "the first machine's stays"

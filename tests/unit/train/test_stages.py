@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 
+import outpace
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.progress import Progress
 from outpace.train.options import TrainOptions
+from outpace.train.report.outcome import finish
 from outpace.train.stages import Run
 from outpace.train.text.corpus import Corpus, key_of
 from outpace.train.text.prompts import read_prompts
@@ -134,7 +137,7 @@ def test_other_settings_and_other_files_are_refused_with_the_difference(lm: Lang
     with pytest.raises(UsageError, match=r"seed was 0 and is 1\)"):
         run(lm, tmp_path / "out", **options, seed=1)
     prompts_file(tmp_path / "p.jsonl", 21)
-    with pytest.raises(UsageError, match="prompts_sha256 was"):
+    with pytest.raises(UsageError, match="prompts was"):
         run(lm, tmp_path / "out", **options)
 
 
@@ -174,3 +177,44 @@ def test_text_that_leaves_nothing_to_measure_with_is_refused(lm: LanguageModel, 
     (tmp_path / "t.txt").write_text("the cat sat on the mat and the dog sat on the log, " * 2)
     with pytest.raises(UsageError, match="to measure with"):
         run(lm, tmp_path / "out", texts=tmp_path / "t.txt", held_out=0.001).conversations()
+
+
+def test_text_is_written_here_and_trained_on_there(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There: a copy of the folder, files elsewhere, other ops, which may write no text, another budget; then back."""
+    source = run(lm, tmp_path / "source", prompts=prompts_file(tmp_path / "p.jsonl", 40), num_responses=24)
+    source.conversations()
+    corpus = tmp_path / "source" / "responses"
+    options = {"steps": 2, "batch_tokens": 256, "evaluations": 1, "max_draft": 2}
+    run(lm, tmp_path / "here", texts=corpus, until="responses", budget="1m", **options).stop_behind("responses")
+    shutil.copytree(tmp_path / "here", tmp_path / "there" / "run")
+    shutil.copytree(corpus, tmp_path / "there" / "corpus")
+    other = outpace.load(lm.path, ops="reference", threads=1)
+    monkeypatch.setattr(LanguageModel, "generate", None)
+    there = run(
+        other,
+        tmp_path / "there" / "run",
+        texts=tmp_path / "there" / "corpus",
+        until="training",
+        device="cpu",
+        **options,
+    )
+    there.stop_behind("training")
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "here")
+    shutil.copytree(tmp_path / "there" / "run", tmp_path / "here")
+    shutil.rmtree(tmp_path / "there")
+    back = run(lm, tmp_path / "here", texts=corpus, **options)
+    monkeypatch.setattr("outpace.train.training.train", None)
+    finished = finish(back, lambda path: outpace.load(lm.path, threads=1, drafter=path), "outpace train")
+    assert finished.drafter.read_bytes() == (tmp_path / "here" / "training" / "drafter.gguf").read_bytes()
+    assert finished.check.rows
+    assert back.ledger.is_done("check")
+
+
+def test_other_ops_may_not_go_on_with_text_that_is_not_finished(lm: LanguageModel, tmp_path: Path) -> None:
+    run(lm, tmp_path / "out", prompts=prompts_file(tmp_path / "p.jsonl"), num_responses=10)
+    other = outpace.load(lm.path, ops="reference", threads=1)
+    with pytest.raises(UsageError, match="ops was 'native' and is 'reference'"):
+        run(other, tmp_path / "out", prompts=tmp_path / "p.jsonl", num_responses=10)

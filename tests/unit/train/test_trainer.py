@@ -258,7 +258,7 @@ def test_a_loss_that_is_no_number_is_found_before_anything_is_saved(
     monkeypatch.setattr(module, "draft_loss", spoiled)
     target = TorchTarget(lm, torch.device("cpu"), torch.bfloat16, "Tiny")
     seen: list[StepReport] = []
-    with pytest.raises(OutpaceError, match="the loss of step 7 is nan.*diverged"):
+    with pytest.raises(OutpaceError, match=r"the loss of step 7 is nan.*diverged"):
         train("eagle", short(steps=20), text, held_out[:4], target, tmp_path, report=seen.append)
     assert not seen
     assert not list(tmp_path.iterdir())
