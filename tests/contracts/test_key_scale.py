@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from outpace import models
 from outpace.models import Transformer
-from outpace.models.select import select
-from outpace.models.transformer import Block
-from outpace.ops.protocol import DecoderLayer, Ops
+from outpace.ops.protocol import Ops
 from outpace.types import KVFormat, Segment
+from tests.constant_keys import with_constant_keys, without_factors
 from tests.implementations import MAKERS
-from tests.tiny import raw_tensor, tiny_config, tiny_values
 
-SIZES = {"hidden_size": 128, "num_hidden_layers": 2}
 FORMATS: tuple[KVFormat, ...] = ("f32", "bf16", "int8")
 TOKENS = np.random.default_rng(0).integers(0, 97, 150).tolist()
 
@@ -30,30 +26,12 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 
 @pytest.fixture(scope="module")
 def model(ops: Ops) -> Transformer:
-    """A model with a large constant in four channels of each key head, which queries read little of (as qwen2)."""
-    config, rng = models.normalise(tiny_config("qwen2", **SIZES), "tiny"), np.random.default_rng(5)
-    values = tiny_values(tiny_config("qwen2", **SIZES), spread=1.5)
-    width = config["hidden_size"] // config["num_attention_heads"]
-    channels = [5, 11, 5 + width // 2, 11 + width // 2]
-    for index in range(config["num_hidden_layers"]):
-        queries, keys = (f"model.layers.{index}.self_attn.{name}_proj" for name in "qk")
-        values[keys + ".bias"].reshape(-1, width)[:, channels] += 300 * rng.choice((-1, 1), (2, 4))
-        for part in (".weight", ".bias"):
-            values[queries + part].reshape(config["num_attention_heads"], width, -1)[:, channels] /= 400
-    tensors = {name: raw_tensor(name, x) for name, x in values.items()}
-    return models.build(config, select(tensors, config, "folder", "tiny"), ops)
+    return with_constant_keys(ops)
 
 
 @pytest.fixture(scope="module")
 def unscaled(model: Transformer) -> Transformer:
-    """The same, as if no channel stuck out."""
-    return replace(model, layers=tuple(without(model.ops, block.parts, block) for block in model.layers))
-
-
-def without(ops: Ops, parts: DecoderLayer, block: Block) -> Block:
-    assert parts.key_scale is not None, "no channel sticks out: the tests could not fail"
-    parts = replace(parts, key_scale=None)
-    return replace(block, parts=parts, handle=ops.layer(parts))
+    return without_factors(model)
 
 
 def logits(model: Transformer, kv: KVFormat, cuts: Sequence[int] = ()) -> NDArray[np.float32]:
@@ -61,7 +39,7 @@ def logits(model: Transformer, kv: KVFormat, cuts: Sequence[int] = ()) -> NDArra
     ops, spec = model.ops, model.spec(kv)
     cache, edges = ops.kv_alloc(spec, 5), [0, *cuts, len(TOKENS)]
     rows = []
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         segment = Segment(range(5), a, TOKENS[a:b], num_scored=b - a)
         rows.append(ops.numpy(model.forward(ops.plan([segment], spec.block_size), cache)[0]))
     return np.concatenate(rows)

@@ -10,7 +10,7 @@ from outpace.measure.certify.divergence import Divergence
 from outpace.measure.certify.identity import IdentityRun
 from outpace.measure.certify.loss import Loss
 
-SCHEMA = 2
+SCHEMA = 3
 Verdict = Literal["pass", "fail", "void"]
 
 
@@ -20,7 +20,7 @@ class Scope:
 
     num_prompts: sequences per case; num_tokens: their new tokens (num_recomputed: for "recompute"); max_groups:
     batches of each case (None: all); draws: seeds per way of verification; false_alarm: odds that the chi-square
-    tests together accuse verification that is right.
+    tests together accuse verification that is right; num_scored: positions at which lossy formats are compared.
     """
 
     num_prompts: int = 6
@@ -30,10 +30,11 @@ class Scope:
     max_groups: int | None = None
     draws: int = 10_000
     false_alarm: float = 1e-6
+    num_scored: int = 2048
 
 
 FULL = Scope()
-QUICK = Scope(num_prompts=4, num_tokens=24, num_recomputed=4, max_groups=1, draws=1000)
+QUICK = Scope(num_prompts=4, num_tokens=24, num_recomputed=4, max_groups=1, draws=1000, num_scored=512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Certificate:
             "identity_control": _divergence(self.wrong_token),
             "distribution": [_test(test) for test in self.distribution],
             "distribution_control": _test(self.biased_control),
-            "losses": [asdict(loss) for loss in self.losses],
+            "losses": [_loss(loss) for loss in self.losses],
             "seconds": self.seconds,
         }
 
@@ -110,6 +111,10 @@ def _identity(run: IdentityRun) -> dict[str, Any]:
 
 def _divergence(divergence: Divergence | None) -> dict[str, Any] | None:
     return None if divergence is None else {**asdict(divergence), "within_rounding": divergence.within_rounding}
+
+
+def _loss(loss: Loss) -> dict[str, Any]:
+    return {**asdict(loss), "perplexity_change": loss.change, "large": loss.is_large}
 
 
 def _test(test: DistributionTest) -> dict[str, Any]:

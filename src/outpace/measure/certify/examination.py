@@ -14,7 +14,7 @@ from outpace.measure.certify import effort
 from outpace.measure.certify.adversarial_drafter import AdversarialDrafter
 from outpace.measure.certify.certificate import Certificate, DistributionTest, Scope
 from outpace.measure.certify.distribution import BATCH, LENGTH, BiasedRejection, check_distribution
-from outpace.measure.certify.identity import SAMPLINGS, Identity, IdentityRun, default_strategies, wrong_token
+from outpace.measure.certify.identity import PLAIN, SAMPLINGS, Identity, IdentityRun, default_strategies, wrong_token
 from outpace.measure.certify.loss import Loss, measure_loss
 from outpace.measure.certify.target_distribution import TargetDistribution
 from outpace.measure.progress import Progress, Work
@@ -73,6 +73,7 @@ class _Examination:
         self.cache_tokens = max(2 * longest * max(scope.batches), 8192)
         lm = open_model(TARGET, self.cache_tokens)
         self.tokens = [prompt.encode(lm.tokenizer) for prompt in prompts]
+        self.lengths = [_length_of_text(lm, prompt, scope.num_scored // len(prompts)) for prompt in self.tokens]
         self.draft = draft(lm)
         self.strategies = default_strategies(lm)
         self.target = self._identity(lm, TARGET)
@@ -81,6 +82,7 @@ class _Examination:
     def run(self) -> Certificate:
         started = time.perf_counter()
         runs = self._runs(self.target)
+        texts = self._texts()
         losses: list[Loss] = []
         for kv in FORMATS:
             if kv == TARGET:
@@ -88,7 +90,7 @@ class _Examination:
             lossy = self._identity(self.open_model(kv, self.cache_tokens), kv)
             runs += self._runs(lossy)
             self.work.begin(self._effort_of_loss(), f"{kv} keys and values against {TARGET}")
-            losses.append(self._loss(lossy))
+            losses.append(self._loss(lossy, texts))
         tests, control = self._distributions()
         certificate = Certificate(
             provenance=provenance(self.target.lm),
@@ -108,10 +110,15 @@ class _Examination:
         """Return the effort of everything that `run` begins."""
         identity = len(FORMATS) * len(SAMPLINGS) * self.target.effort(self.strategies)
         losses = (len(FORMATS) - 1) * self._effort_of_loss()
-        return identity + losses + len(_VERIFICATIONS) * _effort_of_draws(self.scope.draws)
+        texts = sum(self._effort_of_text(index) for index in range(len(self.tokens)))
+        return identity + texts + losses + len(_VERIFICATIONS) * _effort_of_draws(self.scope.draws)
 
     def _effort_of_loss(self) -> int:
-        return 4 * effort.of_scoring([len(tokens) for tokens in self.tokens], self.scope.num_tokens)
+        return 2 * effort.of_scoring(self.lengths, 0)
+
+    def _effort_of_text(self, index: int) -> int:
+        length = len(self.tokens[index])
+        return effort.of_decoding([length], self.lengths[index] - length)
 
     def _begin(self, units: int, what: str) -> None:
         self.work.begin(units, what)
@@ -135,12 +142,21 @@ class _Examination:
                 runs += identity.runs(strategy, sampling)
         return runs
 
-    def _loss(self, lossy: Identity) -> Loss:
-        target = self.target
-        return measure_loss(
-            f"{lossy.kv} keys and values", f"{target.kv} keys and values",
-            lossy.lm.runner, target.lm.runner, self.tokens, lossy.plain["sampled"], target.plain["sampled"],
-        )  # fmt: skip
+    def _texts(self) -> list[list[int]]:
+        """Return the prompts, each with what the target writes after it: as many tokens as lossy formats are read."""
+        texts = []
+        for index, prompt in enumerate(self.tokens):
+            self.work.begin(self._effort_of_text(index), f"{TARGET}: text for the other formats to read")
+            count = self.lengths[index] - len(prompt)
+            written = self.target.lm.generate(
+                prompt, strategy=PLAIN, temperature=1.0, seed=index, ignore_eos=True, max_new_tokens=count
+            )
+            texts.append([*prompt, *written.tokens])
+        return texts
+
+    def _loss(self, lossy: Identity, texts: list[list[int]]) -> Loss:
+        mode, target = (f"{identity.kv} keys and values" for identity in (lossy, self.target))
+        return measure_loss(mode, target, lossy.lm.runner, self.target.lm.runner, texts)
 
     def _distributions(self) -> tuple[tuple[DistributionTest, ...], DistributionTest]:
         runner = self.target.lm.runner
@@ -155,6 +171,11 @@ class _Examination:
             )  # fmt: skip
             tests.append(DistributionTest(name, result, is_lossy=name == _TYPICAL))
         return tuple(tests[:-1]), tests[-1]
+
+
+def _length_of_text(lm: LanguageModel, prompt: Sequence[int], wanted: int) -> int:
+    """Return how long a text becomes that begins with the prompt: `wanted` tokens after its first, if they fit."""
+    return min(max(wanted + 1, len(prompt) + 1), lm.runner.context)
 
 
 def _effort_of_draws(count: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from outpace.measure.certify.certificate import Certificate, DistributionTest
 from outpace.measure.certify.divergence import Divergence
 from outpace.measure.certify.identity import IdentityRun
+from outpace.measure.certify.loss import LIMIT, Loss
 
 _WORDS = {
     "pass": "PASS: every strategy wrote plain decoding's sequence, and verification kept the target's distribution.",
@@ -32,8 +33,8 @@ def verdict_lines(certificate: Certificate) -> list[str]:
         f"controls: a wrong token was {'' if c.wrong_token else 'NOT '}caught; "
         f"biased rejection sampling was {'NOT ' if biased.passed else ''}caught (p = {biased.p_value:.1e})",
         *(
-            f"lossy: {loss.mode} against {loss.target}: total variation {loss.tv_mean:.4f}, same top token "
-            f"{loss.top1:.1%}, perplexity {loss.perplexity:.3f} (the target's own sequences: {loss.own_perplexity:.3f})"
+            f"lossy: {loss.mode} against {loss.target}: {_divergence(loss)}, perplexity {loss.change:+.2%}, same top "
+            f"token {loss.top1:.1%}, {loss.positions} positions{_warning(loss)}"
             for loss in c.losses
         ),
         *(f"lossy by request: {_lossy(test)}" for test in c.distribution if test.is_lossy),
@@ -90,30 +91,36 @@ def markdown(certificate: Certificate) -> str:
         "The last row is the control: after a rejection it draws from p instead of what p has beyond q. It must fail.",
         "## How lossy?",
         "KV formats change the text on purpose (identity above holds within each format). Measured along "
-        "sampled sequences that the format itself wrote, relative to f32:",
+        "texts that the model wrote with f32 keys and values (temperature 1), their prompts included: every format "
+        "reads the same tokens, and its next-token distribution is compared with f32's at each of them.",
         _table(
             (
                 "mode",
                 "positions",
+                "divergence (nats)",
+                "perplexity",
+                "f32's",
+                "change",
                 "total variation: mean",
                 "max",
                 "same top token",
-                "perplexity under the target",
-                "target's own sequences",
             ),
             [
                 (
                     loss.mode,
                     loss.positions,
+                    _divergence(loss).removeprefix("divergence "),
+                    f"{loss.perplexity:.3f}",
+                    f"{loss.own_perplexity:.3f}",
+                    f"{loss.change:+.2%}",
                     f"{loss.tv_mean:.5f}",
                     f"{loss.tv_max:.4f}",
                     f"{loss.top1:.2%}",
-                    f"{loss.perplexity:.3f}",
-                    f"{loss.own_perplexity:.3f}",
                 )
                 for loss in c.losses
             ],
         ),
+        *(f"**{loss.mode}**{_warning(loss)}." for loss in c.losses if loss.is_large),
         "## Prompts",
         "\n".join(f"{i}. {' '.join(text.split())[:100]}" for i, text in enumerate(c.prompts, 1)),
     ]
@@ -156,6 +163,15 @@ def _difference(d: Divergence) -> str:
         f"at token {d.position}: {d.other} instead of {d.plain}, whose score is {d.gap:.3g} higher (best two: "
         f"{d.margin:.3g}); scores move by {d.rounding:.3g} between pass widths: {words}"
     )
+
+
+def _divergence(loss: Loss) -> str:
+    return f"divergence {loss.divergence:.5f} ± {loss.divergence_error:.5f}"
+
+
+def _warning(loss: Loss) -> str:
+    """Return what is to be said of a mode that loses more than a KV format should."""
+    return f": LOSES MORE than {LIMIT} nats: take another format for this model" if loss.is_large else ""
 
 
 def _test(test: DistributionTest) -> str:

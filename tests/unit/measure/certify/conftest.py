@@ -21,7 +21,7 @@ PROMPTS = [  # longer than a block of the cache
     TaskPrompt("a", "the cat sat on the mat and the dog said: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"),
     TaskPrompt("b", "def f(x):\n    return x, f(x)\n\ndef g(y):\n    return f(y) + y ** 3 - 2 * y / 7 + f(f(y))"),
 ]
-SMALL = Scope(num_prompts=2, num_tokens=10, num_recomputed=3, batches=(1, 2), max_groups=1, draws=500)
+SMALL = Scope(num_prompts=2, num_tokens=10, num_recomputed=3, batches=(1, 2), max_groups=1, draws=500, num_scored=160)
 
 
 @pytest.fixture(scope="module")

@@ -34,3 +34,16 @@ def test_a_control_that_was_not_caught_is_said(certificate: Certificate) -> None
     assert "**not caught**" in markdown(void)
     controls = next(line for line in verdict_lines(void) if line.startswith("controls"))
     assert controls.count("NOT") == 2
+
+
+def test_a_format_that_loses_too_much_is_named_and_others_are_measured(certificate: Certificate) -> None:
+    bf16, int8 = (replace(loss, divergence=value) for loss, value in zip(certificate.losses, (1e-5, 0.02), strict=True))
+    found = replace(certificate, losses=(bf16, int8))
+    lines = [line for line in verdict_lines(found) if line.startswith("lossy: ")]
+    assert "divergence 0.00001" in lines[0]
+    assert "LOSES MORE" not in lines[0]
+    assert "int8 keys and values against f32 keys and values: divergence 0.02000" in lines[1]
+    assert "LOSES MORE than 0.005 nats" in lines[1]
+    assert "**int8 keys and values**: LOSES MORE" in markdown(found)
+    assert found.as_dict()["losses"][1]["large"]
+    assert found.verdict == certificate.verdict
