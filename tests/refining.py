@@ -80,7 +80,7 @@ class Dense:
         adapted: NDArray[np.bool_] | None = None,
         masked: NDArray[np.bool_] | None = None,
     ) -> Floats:
-        """Return [T, V]; sees[i, j]: row i sees row j; adapted: rows with the adapter on; masked: rows that are masks."""
+        """Return [T, V]; sees[i, j]: row i sees row j; adapted: the adapter is on; masked: the row is a mask."""
         adapted = np.zeros(len(tokens), np.bool_) if adapted is None else adapted
         config = self.config
         heads, groups = config["num_attention_heads"], config["num_key_value_heads"]

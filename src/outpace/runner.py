@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from outpace.cache import TARGET, BlockTable, Cache
 from outpace.errors import SamplingError, UsageError, shown
 from outpace.models import Transformer
+from outpace.models.adapter import AdaptedRows, Adapter
 from outpace.ops.protocol import Array, Ops
 from outpace.ops.sampling import SamplingBatch, SamplingRows
 from outpace.types import Canvas, Constraint, LogitsProcessor, Request, Segment, TokenLogprob
@@ -115,25 +116,32 @@ class Runner:
 
     context: the maximum length of a sequence, prompt and output. group: whose keys and values it writes; a runner of
     another group than the target's runs a draft model, and follows the tables that the target's runner advances.
+    adapter: on for the rows of canvases, off for all others; or on for all, if it is one of that kind.
     """
 
     def __init__(
-        self, model: Transformer, ops: Ops, cache: Cache, context: int | None = None, group: str = TARGET
+        self,
+        model: Transformer,
+        ops: Ops,
+        cache: Cache,
+        context: int | None = None,
+        group: str = TARGET,
+        adapter: Adapter | None = None,
     ) -> None:
-        self.model, self.ops, self.cache, self.group = model, ops, cache, group
+        self.model, self.ops, self.cache, self.group, self.adapter = model, ops, cache, group, adapter
         self.context = context or model.config.context
 
     def join(self, cache: Cache, group: str) -> Runner:
         """Return a runner of the same model whose keys and values are a new group of layers in a target's cache."""
         spec = replace(self.cache.spec_of(self.group), block_size=cache.block_size)
         cache.add_group(group, self.ops, spec, self.model.max_window)
-        return Runner(self.model, self.ops, cache, self.context, group)
+        return Runner(self.model, self.ops, cache, self.context, group, self.adapter)
 
     def scratch(self, num_blocks: int) -> Runner:
         """Return a runner of the same model on a private cache of at most `num_blocks` blocks, which shares nothing."""
         spec = self.cache.spec_of(self.group)
         cache = Cache(self.ops, spec, capacity=num_blocks, max_window=self.model.max_window, share_prefixes=False)
-        return Runner(self.model, self.ops, cache, self.context)
+        return Runner(self.model, self.ops, cache, self.context, adapter=self.adapter)
 
     def forward(self, batch: Sequence[ScheduledSequence], taps: Sequence[int] = ()) -> Pass:
         """Write the slots of every sequence; return logits of the scored rows, and the taps' hidden states.
@@ -153,7 +161,11 @@ class Runner:
             rows.append(range(first, first + num_tokens))
             first += num_tokens
         plan = self.ops.plan(segments, self.cache.block_size)
-        logits, hidden = self.model.forward(plan, self.cache.kv(self.group), taps)
+        kv = self.cache.kv(self.group)
+        if self.adapter is not None and (on := _adapted(batch, rows, self.adapter)):
+            logits, hidden = self.adapter.forward(self.model, plan, kv, taps, on, first)
+        else:
+            logits, hidden = self.model.forward(plan, kv, taps)
         if not is_target:
             for s in batch:
                 s.table.advance(self.group, s.start, s.tokens[s.start : s.end])
@@ -287,6 +299,21 @@ class Runner:
                     failures.setdefault(row, error)
                 row += 1
         return self.ops.array(edited)
+
+
+def _adapted(batch: Sequence[ScheduledSequence], rows: Sequence[range], adapter: Adapter) -> AdaptedRows | None:
+    """Return the rows of a pass in which the adapter is on, and which of them are masks; None where it is off."""
+    on: list[int] = []
+    masked: list[int] = []
+    for s, own in zip(batch, rows, strict=True):
+        canvas = s.canvas
+        if canvas is not None:
+            first = own.stop - len(canvas.tokens)
+            on += range(first - canvas.num_known, own.stop)
+            masked += [first + place for place, is_mask in enumerate(canvas.masked) if is_mask]
+    if adapter.is_always_on:
+        on = list(range(rows[-1].stop))
+    return AdaptedRows(on, masked) if on else None
 
 
 def split(rows: Rows, batch: Sequence[ScheduledSequence]) -> list[Rows]:

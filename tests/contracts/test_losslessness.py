@@ -21,9 +21,13 @@ from outpace.drafters.lookahead import Lookahead
 from outpace.drafters.ngram import NGram
 from outpace.drafters.prediction import Prediction
 from outpace.drafters.protocol import Drafter
+from outpace.drafters.refine.refined_draft import RefinedDraft
+from outpace.drafters.refine.refiner import Refiner
+from outpace.drafters.refine.rules import ByConfidence, MaskPredict
 from outpace.drafters.router import Auto, Experience
 from outpace.drafters.suffix import Suffix
 from outpace.runner import Runner
+from outpace.types import MaskFilling
 from outpace.types.tree import DraftTree, TreeBuilder
 from tests.decoding import decode, tiny_ops, tiny_runner
 from tests.eagle import tiny_drafter
@@ -68,6 +72,12 @@ def auto(text: list[int]) -> Auto:
     return Auto([nearly(text), Suffix(remember=True), NGram(min_ngram=1), Guesser()], experience, lambda: 0.0)
 
 
+def refined(name: str, target: Runner, passes: int, shift: int = 1) -> RefinedDraft:
+    """Return a refiner's guesses as a drafter, by the target's network, which never saw a mask."""
+    rule = MaskPredict(passes) if name == "mask_predict" else ByConfidence(threshold=0.5, passes=passes, remask=0.1)
+    return RefinedDraft(Refiner(name, MaskFilling(VOCAB - 1, 6, shift), rule, 6), target, passes)
+
+
 def draft_model(text: list[int], target: Runner) -> DraftModel:
     draft = tiny_runner(ops=target.ops, vocab_size=VOCAB, seed=0, kv="int8")
     return DraftModel(draft.join(target.cache, "draft"), VOCAB, branches=2)
@@ -83,6 +93,8 @@ DRAFTERS: dict[str, Callable[[list[int], Runner], Drafter]] = {
     "eagle": lambda text, target: tiny_drafter(target, min_confidence=0.0),
     "medusa": lambda text, target: tiny_medusa_drafter(target),
     "block": lambda text, target: tiny_block_drafter(target),
+    "block_diffusion": lambda text, target: refined("block_diffusion", target, 3),
+    "mask_predict": lambda text, target: refined("mask_predict", target, 2, shift=0),
     "combined": lambda text, target: Combined([Suffix(), NGram(), Lookahead()]),
     "auto": lambda text, target: auto(text),
     "guesser": lambda text, target: Guesser(),

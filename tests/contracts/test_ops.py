@@ -279,6 +279,16 @@ def test_a_full_segment_does_not_depend_on_its_neighbours(lab: Lab) -> None:
     assert same(lab.run(part([3], other, 0, 20), full), np.concatenate([lab.chain([4], other), alone]))
 
 
+def test_a_chain_and_a_full_segment_behind_it_are_one_pass_or_two(lab: Lab) -> None:
+    """What one segment of a sequence writes, another of the same pass sees: text that a canvas stands behind."""
+    tokens, block = text(75), text(9, seed=2)
+    chain = Segment(range(0, 3), 0, tokens, num_scored=75)
+    full = Segment(range(0, 3), 75, block, num_scored=9, kind="full")
+    apart = np.concatenate([lab.run(chain), lab.run(full)])
+    poison(lab, range(0, 3))
+    assert same(lab.run(chain, full), apart)
+
+
 def test_what_a_slot_held_before_cannot_be_told(lab: Lab) -> None:
     tokens = text(90)
     fresh = lab.chain(range(0, 3), tokens)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 from outpace.api.options import drawn_seed, requests
+from outpace.api.refining import refiner_for, warnings_of
 from outpace.api.strategies import drafter_for, names_of, verifier_for
 from outpace.engine.engine import Engine
 from outpace.engine.loaded import LoadedModel
@@ -26,7 +27,7 @@ class Result:
 
     tokens: its ids, the stop token included. sources[i]: who drafted token i (empty: the target itself).
     lossless: whether it is, bit for bit, what plain decoding writes with the same seed. verification: how drafts were
-    decided on.
+    decided on; "none" where a refiner wrote the text and nobody checked it.
     """
 
     text: str
@@ -72,6 +73,7 @@ class Call:
         self._loaded, self._engine = loaded, engine
         self._seed = drawn_seed()  # where the options name none
         self._drafter = drafter_for(loaded, options, draft_model)
+        self._refiner = refiner_for(loaded, options, names_of(options.strategy)[0])
         self._verifier = verifier_for(options)
         self._follow = follow
         self._changed = threading.Condition()
@@ -86,16 +88,20 @@ class Call:
 
     def _sequence(self, request: Request) -> SequenceState:
         output = Output(request, self._loaded.runner.context, self._loaded.tokenizer.detokenizer(request.prompt))
-        return SequenceState(
+        sequence = SequenceState(
             request,
             output,
             drafter=self._drafter,
             verifier=self._verifier,
-            reuses_cache=self.options.strategy != "recompute",
+            refiner=self._refiner,
+            reuses_cache=self.options.strategy != "recompute" and not self._loaded.filling.sees_all,
             record=self.options.trace,
             follow=self._follow,
             changed=self._changed,
         )
+        for warning in warnings_of(self._loaded, self._refiner):
+            sequence.warn(warning)
+        return sequence
 
     def __enter__(self) -> Call:
         return self
@@ -132,12 +138,12 @@ class Call:
             tokens=sequence.output.tokens,
             finish_reason=sequence.finish_reason,
             seed=sequence.request.seed,
-            lossless=self._verifier.is_lossless or sequence.request.options.sampling.greedy,
+            lossless=self._refiner is None and (self._verifier.is_lossless or sequence.request.options.sampling.greedy),
             stats=sequence.stats,
             sources=sequence.sources,
             logprobs=sequence.logprobs if sequence.request.options.logprobs is not None else None,
             trace=self._trace(sequence) if self.options.trace else None,
-            verification=self.options.verification,
+            verification=self.options.verification if self._refiner is None else "none",
         )
 
     def _trace(self, sequence: SequenceState) -> Trace:

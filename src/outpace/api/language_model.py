@@ -6,9 +6,11 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Unpack, cast, overload
 
 from outpace import models
+from outpace.api.adapted import adapted
 from outpace.api.calls import Call, Chat, Result, Stream
 from outpace.api.options import encode_chat, encode_prompts
 from outpace.api.strategies import check_strategy, drafter_for
@@ -43,6 +45,7 @@ def load(
     cache_tokens: int | None = None,
     quantize: Quantize | None = None,
     drafter: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """Load a model: a known name, a GGUF file, a Hugging Face folder, or a hub id.
@@ -54,7 +57,9 @@ def load(
     quarter of the machine's memory; taken as needed). quantize: pack F32, F16 and BF16 weights as "q8_0" or "q4_0"
     (native ops; another, smaller model as it were). drafter: one that was trained for this model, for the strategy of
     its kind and auto: its file, folder or hub id (None: the one that the package brings for the default model).
-    progress(done, total): bytes while a known model is fetched.
+    adapter: low-rank changes that `train diffusion` or `train jacobi` wrote for this model: a GGUF file. One for
+    diffusion works where block_diffusion and mask_predict refine, and nowhere else; one for Jacobi decoding makes
+    another model of it. progress(done, total): bytes while a known model is fetched.
 
     Raises UsageError for a name or option that cannot work, WeightsError for a malformed file, DownloadError.
     """
@@ -70,9 +75,11 @@ def load(
         raise UsageError(f"context must be in [2, {limit}] (this model's own limit), got {context}")
     spec = network.spec(kv)
     capacity = _blocks(spec, cache_tokens, context or limit, chosen.memory_bytes)
-    cache = Cache(chosen, spec, capacity=capacity, max_window=network.max_window, fingerprint=checkpoint.fingerprint)
     tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)
-    runner, name = Runner(network, chosen, cache, context), os.fspath(model)
+    name = os.fspath(model)
+    own = adapted(None if adapter is None else Path(adapter), network, checkpoint, tokenizer, name)
+    cache = Cache(chosen, spec, capacity=capacity, max_window=network.max_window, fingerprint=own.fingerprint)
+    runner = Runner(network, chosen, cache, context, adapter=own.adapter)
     if drafter is not None:
         drafter = resolve_drafter(os.fspath(instance("drafter", drafter, str | os.PathLike, "a path or a hub id")))
     return LanguageModel(
@@ -81,11 +88,12 @@ def load(
             tokenizer,
             name=name,
             path=checkpoint.path,
-            fingerprint=checkpoint.fingerprint,
+            fingerprint=own.fingerprint,
             eos_ids=checkpoint.eos_ids | tokenizer.eos_ids,
             num_bytes=checkpoint.num_bytes,
             costs=cache_folder().with_name("costs"),
             trained=load_trained(drafter, checkpoint, runner, tokenizer, name),
+            filling=own.filling,
         )
     )
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from outpace.api.refining import REFINERS, check_refining, refined_draft
 from outpace.drafters.combined import Combined
 from outpace.drafters.draft_model import DraftModel
 from outpace.drafters.jacobi import Jacobi
@@ -29,6 +30,8 @@ class _Drafters:
 
     def named(self, name: str) -> Drafter:
         """Return the drafter of a strategy."""
+        if name in REFINERS:
+            return refined_draft(self._target, self._options, name)
         return _DRAFTERS[name](self)
 
     def shared(self, name: str, make: Callable[[], Drafter]) -> Drafter:
@@ -98,7 +101,7 @@ _DRAFTERS: dict[str, Callable[[_Drafters], Drafter]] = {
 TRAINED = ("eagle", "medusa", "block")  # of which a loaded model has one at most
 PLAIN = ("none", "recompute")  # no drafter; recompute: not even a cache
 _EPSILON = 0.09  # of typical acceptance; delta is its root (Medusa, arXiv:2401.10774, "typical acceptance")
-STRATEGIES = (*PLAIN, *_DRAFTERS)
+STRATEGIES = (*PLAIN, *_DRAFTERS)  # all of which write plain decoding's text; beside them: `refining.REFINERS`
 
 
 def names_of(strategy: str | Sequence[str] | Named) -> tuple[str, ...]:
@@ -126,7 +129,7 @@ def drafter_for(target: LoadedModel, options: Options, draft_model: LoadedModel 
     check_strategy(options)
     if not isinstance(strategy, str | Sequence):
         return cast(Drafter, strategy)
-    if names[0] in PLAIN:
+    if names[0] in PLAIN or (names[0] in REFINERS and not options.verified):
         return None
     drafters = _Drafters(target, options, draft_model)
     return drafters.named(names[0]) if len(names) == 1 else drafters.combined(names)
@@ -137,12 +140,13 @@ def check_strategy(options: Options) -> None:
     names = names_of(options.strategy)
     if isinstance(options.strategy, str | Sequence):
         for name in names:
-            if name not in STRATEGIES:
-                raise unknown("strategy", name, STRATEGIES)
+            if name not in (*STRATEGIES, *REFINERS):
+                raise unknown("strategy", name, (*STRATEGIES, *REFINERS))
         if len(names) > 1 and set(names) & set(PLAIN):
             raise UsageError(f"strategy {'+'.join(names)!r} mixes plain decoding with drafters: name drafters only")
         if len(names) > 1 and "auto" in names:
             raise UsageError(f"strategy {'+'.join(names)!r}: auto chooses among drafters itself: name it alone")
+    check_refining(options, names)
     for option in ("prediction", "draft_model"):
         if getattr(options, option) is not None and not {option, "auto"} & set(names):
             raise UsageError(

@@ -41,6 +41,9 @@ class Loading:
         default=None,
         metadata={"help": "A drafter trained for the model: a file, a folder or a hub id. (default: the model's own)"},
     )
+    adapter: str | None = field(
+        default=None, metadata={"help": "What `train diffusion` or `train jacobi` made for the model: a GGUF file."}
+    )
 
 
 def loading_fields(*without: str) -> Fields:

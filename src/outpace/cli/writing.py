@@ -63,7 +63,7 @@ _SPELLINGS = {
     "strategy": Spelling(
         str,
         "auto (in each step what pays off), none, recompute, eagle, ngram, suffix, prediction, lookahead, jacobi, "
-        "draft_model, combined; or several: ngram+suffix.",
+        "draft_model, combined; or several: ngram+suffix. Lossy unless --verified: block_diffusion, mask_predict.",
     ),
     "prediction": Spelling(Path, "File with the text that you expect, for -s auto or prediction.", _text),
     "draft_model": Spelling(str, "A cheaper model of the same vocabulary, for -s auto or draft_model."),
@@ -140,9 +140,14 @@ def summarise(result: Result) -> None:
     """Tell on standard error what a text took."""
     stats = result.stats
     speed = f", {rate:.1f} tokens/s" if (rate := stats.decode_tokens_per_second) else ""
-    per_step = f", {stats.tokens_per_step:.2f} tokens per step" if stats.steps else ""
-    lossy = "; lossy: typical acceptance" if result.verification == "typical" and not result.lossless else ""
-    line = f"[{stats.tokens} tokens in {stats.steps} steps{per_step}{speed}; {result.finish_reason}{lossy}]"
+    if result.verification == "none":
+        took = f"{stats.passes} passes, {stats.passes_per_token:.2f} passes per token"
+        lossy = "; lossy: refined, not verified"
+    else:
+        per_step = f", {stats.tokens_per_step:.2f} tokens per step" if stats.steps else ""
+        took = f"{stats.steps} steps{per_step}"
+        lossy = "; lossy: typical acceptance" if result.verification == "typical" and not result.lossless else ""
+    line = f"[{stats.tokens} tokens in {took}{speed}; {result.finish_reason}{lossy}]"
     note(painted(line, DIM, sys.stderr))
     for warning in stats.warnings:
         note(f"warning: {warning}")

@@ -11,14 +11,17 @@ from outpace.drafters.protocol import Drafter
 from outpace.drafters.router import Experience
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
+from outpace.types import MaskFilling
 from outpace.version import VERSION
+
+_BLOCK = 8  # tokens that a model which was never trained to fill masks is asked for
 
 
 class LoadedModel:
     """A network ready to run, its tokenizer and end tokens, and the drafters that live as long as it does.
 
     costs: folder in which the router keeps what it learns about passes (None: nowhere). trained: the drafter that was
-    trained for it, if there is one.
+    trained for it, if there is one. filling: how it fills masks; None: it was not trained to.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class LoadedModel:
         num_bytes: int,
         costs: Path | None,
         trained: Drafter | None = None,
+        filling: MaskFilling | None = None,
     ) -> None:
         self.runner = runner
         self.tokenizer = tokenizer
@@ -42,6 +46,7 @@ class LoadedModel:
         self.eos_ids = eos_ids
         self.num_bytes = num_bytes
         self.trained = trained
+        self.filling = filling or MaskFilling(min(eos_ids, default=0), _BLOCK, is_trained=False)
         self._costs = costs
         self._drafters: dict[Hashable, Drafter] = {}
         self._followers: dict[LoadedModel, Runner] = {}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from outpace.models.architecture import architecture_of, normalise
 from outpace.models.config import Config
 from outpace.models.gguf import ROPE_FACTORS, choose, raw_config
 from outpace.models.select import Selected, select
-from outpace.types import RawTensor
+from outpace.types import MaskFilling, RawTensor
 from outpace.weights.gguf import GGUFFile, means_none
 from outpace.weights.model_file import FolderFiles, read_model
 from outpace.weights.values import shown
@@ -38,6 +38,7 @@ class Checkpoint:
     eos_ids: frozenset[int]  # every token that config, generation config or GGUF (eos, eot, eom) names as an end
     fingerprint: bytes  # see `_fingerprint`
     num_bytes: int  # of all tensors, as stored
+    filling: MaskFilling | None = None  # how it fills masks, where it was trained to
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -73,7 +74,23 @@ def _from_folder(files: FolderFiles) -> Checkpoint:
         if config["tie_word_embeddings"]:
             del found[_HEAD]
     tensors = select(found, config, "folder", str(files.path))
-    return _checkpoint(files.path, config, tensors, None, _folder_ends(files, config))
+    filling = _filling(files.config.get("outpace_diffusion"), config["vocab_size"], files.path)
+    return replace(_checkpoint(files.path, config, tensors, None, _folder_ends(files, config)), filling=filling)
+
+
+def _filling(stated: Any, vocab_size: int, path: Path) -> MaskFilling | None:
+    """Return what config.json says of masks, as `outpace train diffusion` writes it into a folder; None: nothing."""
+    if stated is None:
+        return None
+    bounds = {"mask_token_id": (0, vocab_size - 1), "block": (1, 4096), "shift": (0, 1)}
+    if not isinstance(stated, dict) or stated.keys() != bounds.keys():
+        raise WeightsError(f"{path}: outpace_diffusion must have the keys {', '.join(bounds)}, is {shown(stated)}")
+    for name, (minimum, maximum) in bounds.items():
+        if type(stated[name]) is not int or not minimum <= stated[name] <= maximum:
+            raise WeightsError(
+                f"{path}: outpace_diffusion: {name} must be in [{minimum}, {maximum}], is {shown(stated[name])}"
+            )
+    return MaskFilling(stated["mask_token_id"], stated["block"], stated["shift"])
 
 
 def _is_tied(found: Mapping[str, RawTensor], folder: Path) -> bool:

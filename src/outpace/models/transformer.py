@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +19,13 @@ from outpace.models.tensors import Places, Tensor, embedding, final_norm, output
 from outpace.ops.compose import compose_decoder_layer
 from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor
+
+
+class Stage(Protocol):
+    """What a network runs one after another."""
+
+    def forward(self, ops: Ops, x: Array, kv: KV, plan: Plan) -> Array:
+        """Return x after the stage, [T, D]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +79,21 @@ class Transformer:
         Writes keys and values into their slots. Tap 0 is the embedding, i the output of the i-th layer (1 ... n), and
         n + 1 that of the final norm. Logits have the same bits whatever is tapped. Raises UsageError for other taps.
         """
-        last = len(self.layers) + 1
+        return self.through(self.embed(plan), self.layers, plan, kv, taps)
+
+    def through(
+        self, x: Array, layers: Sequence[Stage], plan: Plan, kv: KV, taps: Sequence[int]
+    ) -> tuple[Array, dict[int, Array]]:
+        """Return what `forward` does, for embedded tokens x [T, D] and layers in place of the network's own."""
+        last = len(layers) + 1
         for tap in taps:
             if not 0 <= tap <= last:
                 raise UsageError(
                     f"tap {tap} is outside [0, {last}]: 0 is the embedding, 1 to {last - 1} are the layers' outputs, "
                     f"{last} is the final norm's"
                 )
-        x = self.embed(plan)
         hidden = {0: x} if 0 in taps else {}
-        for i, layer in enumerate(self.layers, 1):
+        for i, layer in enumerate(layers, 1):
             x = layer.forward(self.ops, x, kv, plan)
             if i in taps:
                 hidden[i] = x

@@ -25,37 +25,40 @@ from outpace.ops.sampling import SamplingBatch
 
 def compose_decoder_layer(ops: Ops, x: Array, layer: DecoderLayer, handle: Layer, kv: KV, plan: Plan) -> Array:
     """Return x after one layer: how all networks run one, and what a fused `decoder_layer` must equal, bit for bit."""
-    x = _added(
+    x = added(
         ops,
         x,
-        _attended(ops, _normed(ops, x, layer.attn_norm, layer), layer, handle, kv, plan),
+        _attended(ops, normed(ops, x, layer.attn_norm, layer), layer, handle, kv, plan),
         layer.attn_post_norm,
         layer,
     )
-    return _added(ops, x, _mlp(ops, _normed(ops, x, layer.mlp_norm, layer), layer, handle), layer.mlp_post_norm, layer)
+    return added(ops, x, mlp(ops, normed(ops, x, layer.mlp_norm, layer), layer, handle), layer.mlp_post_norm, layer)
 
 
 def _attended(ops: Ops, h: Array, layer: DecoderLayer, handle: Layer, kv: KV, plan: Plan) -> Array:
-    q = _normed(ops, ops.linear(h, layer.wq, layer.bq), layer.q_wide_norm, layer)
-    k = _normed(ops, ops.linear(h, layer.wk, layer.bk), layer.k_wide_norm, layer)
+    q = normed(ops, ops.linear(h, layer.wq, layer.bq), layer.q_wide_norm, layer)
+    k = normed(ops, ops.linear(h, layer.wk, layer.bk), layer.k_wide_norm, layer)
     v = ops.linear(h, layer.wv, layer.bv)
     q = ops.rope_store(q, k, v, handle, kv, plan)
     return ops.linear(ops.attend(q, handle, kv, plan), layer.wo, layer.bo)
 
 
-def _mlp(ops: Ops, h: Array, layer: DecoderLayer, handle: Layer) -> Array:
+def mlp(ops: Ops, h: Array, layer: DecoderLayer, handle: Layer) -> Array:
+    """Return what a layer's MLP makes of its normed input, [T, D]."""
     if layer.gate_bias is None and layer.up_bias is None and layer.down_bias is None:
         return ops.gated_mlp(h, handle)
     gate, up = ops.linear(h, layer.gate, layer.gate_bias), ops.linear(h, layer.up, layer.up_bias)
     return ops.linear(ops.gate(gate, up, layer.activation), layer.down, layer.down_bias)
 
 
-def _normed(ops: Ops, x: Array, norm: Vector | None, layer: DecoderLayer) -> Array:
+def normed(ops: Ops, x: Array, norm: Vector | None, layer: DecoderLayer) -> Array:
+    """Return x after a norm of the layer, where it has that one."""
     return x if norm is None else ops.rms_norm(x, norm, layer.eps)
 
 
-def _added(ops: Ops, x: Array, change: Array, norm: Vector | None, layer: DecoderLayer) -> Array:
-    change = _normed(ops, change, norm, layer)
+def added(ops: Ops, x: Array, change: Array, norm: Vector | None, layer: DecoderLayer) -> Array:
+    """Return the residual x and what a part of the layer adds to it, normed and scaled as the layer has it."""
+    change = normed(ops, change, norm, layer)
     return ops.add(x, change if layer.residual_scale == 1.0 else ops.scale(change, layer.residual_scale))
 
 

@@ -101,6 +101,22 @@ def _threshold(name: str, value: Any) -> float:
     return found
 
 
+def _optional(read: Reader) -> Reader:
+    return lambda name, value: None if value is None else read(name, value)
+
+
+def _fraction(name: str, value: Any) -> float:
+    return real(name, value, 0.0, 1.0)
+
+
+def _dial(name: str, value: Any) -> float:
+    return real(name, value, 0.0, 1e3)
+
+
+def _unmask(name: str, value: Any) -> str:
+    return one_of(name, value, ("confidence", "factor", "entropy"))
+
+
 def _salt(name: str, value: Any) -> Any:
     return instance(name, value, bytes, 'bytes, such as b"tenant 7"')
 
@@ -197,6 +213,51 @@ class Options:
     typical_delta: float | None = field(
         default=None, metadata=about("Delta of typical verification; None: the root of epsilon.", _threshold)
     )
+    block: int | None = field(
+        default=None,
+        metadata=about(
+            "Tokens that block_diffusion and mask_predict refine together; None: what the model was trained for, "
+            "all of max_new_tokens for mask_predict.",
+            _optional(_integers(1, 4096)),
+        ),
+    )
+    passes: int | None = field(
+        default=None,
+        metadata=about(
+            "Maximum passes for a block; None: until it is full, 10 for mask_predict, 1 if verified.",
+            _optional(_integers(1, 4096)),
+        ),
+    )
+    threshold: float | None = field(
+        default=None,
+        metadata=about(
+            "What block_diffusion writes in one pass, as unmask says: the dial between speed and quality; "
+            "None: 0.9 for confidence, 1 for factor, 0.1 for entropy; no threshold where passes are given.",
+            _optional(_dial),
+        ),
+    )
+    unmask: Literal["confidence", "factor", "entropy"] = field(
+        default="confidence",
+        metadata=about(
+            "What the threshold limits: probability of each token, factor of Fast-dLLM, entropy in nats.", _unmask
+        ),
+    )
+    remask: float | None = field(
+        default=None,
+        metadata=about(
+            "Tokens of a block below this probability in a later pass are masked again, once; None: never.",
+            _optional(_fraction),
+        ),
+    )
+    predict_length: bool = field(
+        default=False, metadata=about("Cut mask_predict's canvas at the first end token of its first pass.", flag)
+    )
+    verified: bool = field(
+        default=False,
+        metadata=about(
+            "Let the target verify what block_diffusion or mask_predict guesses: the text of plain decoding.", flag
+        ),
+    )
     trace: bool = field(default=False, metadata=about("Record every step in the result's trace.", flag))
     salt: bytes = field(default=b"", metadata=about("Requests with different salts never share cached blocks.", _salt))
     tools: tuple[Mapping[str, Any], ...] | None = field(
@@ -260,6 +321,13 @@ class OptionKeywords(SamplingKeywords, total=False):
     verification: Literal["exact", "rejection", "typical"] | None
     typical_epsilon: float | None
     typical_delta: float | None
+    block: int | None
+    passes: int | None
+    threshold: float | None
+    unmask: Literal["confidence", "factor", "entropy"] | None
+    remask: float | None
+    predict_length: bool | None
+    verified: bool | None
     trace: bool | None
     salt: bytes | None
     tools: Sequence[Mapping[str, Any]] | None

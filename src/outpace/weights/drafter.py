@@ -53,19 +53,23 @@ class DrafterCheckpoint:
 
     def check_target(self, name: str, target: DrafterTarget) -> None:
         """Raise UsageError, with the reason, if the drafter was made for another kind of model."""
-        made, given = self.target, target
-        reasons = [
-            f"its {field.replace('_', ' ')} is {getattr(given, field)!r}, must be {getattr(made, field)!r}"
-            for field in ("model_type", "width", "num_layers", "vocab_size")
-            if getattr(made, field) is not None and _plain(getattr(made, field)) != _plain(getattr(given, field))
-        ]
-        if not reasons and made.vocabulary is not None and made.vocabulary != given.vocabulary:
-            reasons.append("its token ids stand for other tokens")
-        if reasons:
+        if reasons := mismatches(self.target, target):
             raise UsageError(
                 f"the drafter {self.path} was made for {self.target_name} and cannot draft for {name}: "
                 f"{'; '.join(reasons)}. Give a drafter of this model, or none"
             )
+
+
+def mismatches(made: DrafterTarget, given: DrafterTarget) -> list[str]:
+    """Return in what a model differs from the one that something was trained for; nothing where it fits."""
+    reasons = [
+        f"its {field.replace('_', ' ')} is {getattr(given, field)!r}, must be {getattr(made, field)!r}"
+        for field in ("model_type", "width", "num_layers", "vocab_size")
+        if getattr(made, field) is not None and _plain(getattr(made, field)) != _plain(getattr(given, field))
+    ]
+    if not reasons and made.vocabulary is not None and made.vocabulary != given.vocabulary:
+        reasons.append("its token ids stand for other tokens")
+    return reasons
 
 
 def _plain(value: Any) -> Any:

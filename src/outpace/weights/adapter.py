@@ -1,0 +1,108 @@
+"""Read an adapter: low-rank changes to a model's matrices, as `outpace train diffusion` and `train jacobi` write them.
+
+One GGUF file of the architecture "outpace-adapter":
+
+    adapter.kind                 "diffusion": fills masks; "jacobi": another model, tuned for parallel decoding
+    adapter.context              "base": known tokens are computed without the adapter (diffusion);
+                                 "adapted": with it, everywhere (jacobi)
+    adapter.target.*             for whom it was made, as in a drafter's file (`drafter.py`)
+    adapter.rank, adapter.scale  of y = W x + scale * B (A x)
+    adapter.mask_token, .block, .shift   how it fills masks (`MaskFilling`); kind "diffusion" only. A mask token of
+                                 vocab_size is none of the vocabulary's: its embedding is the tensor mask_embedding [D]
+    model.layers.{i}.self_attn.{q,k,v,o}_proj.lora_a [rank, in], .lora_b [out, rank]
+    model.layers.{i}.mlp.{gate,up,down}_proj.lora_a, .lora_b     any of these pairs may be missing
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from outpace.errors import UsageError
+from outpace.types import MaskFilling, RawTensor
+from outpace.weights.drafter import mismatches
+from outpace.weights.gguf import read_gguf
+from outpace.weights.trained import DrafterTarget, Entries
+
+ARCHITECTURE = "outpace-adapter"
+KINDS = {"diffusion": "base", "jacobi": "adapted"}  # and the context that each has
+_PREFIX = "adapter."
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterCheckpoint:
+    """An adapter as it lies on disk. filling: how a model with it fills masks; None: it does not."""
+
+    path: Path
+    kind: str
+    target_name: str
+    target: DrafterTarget
+    rank: int
+    scale: float
+    filling: MaskFilling | None
+    tensors: Mapping[str, RawTensor]
+
+    @property
+    def is_always_on(self) -> bool:
+        """Whether it changes known tokens too, so that a model with it is another model."""
+        return KINDS[self.kind] == "adapted"
+
+    @property
+    def fingerprint(self) -> bytes:
+        """32 bytes that tell adapters apart."""
+        digest = hashlib.sha256(f"{self.kind} {self.rank} {self.scale}".encode())
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tensor.format} {tensor.shape}".encode() + tensor.data.tobytes())
+        return digest.digest()
+
+    def check_target(self, name: str, target: DrafterTarget) -> None:
+        """Raise UsageError, with the reason, if the adapter was made for another model."""
+        if reasons := mismatches(self.target, target):
+            raise UsageError(
+                f"the adapter {self.path} was made for {self.target_name} and does not fit {name}: "
+                f"{'; '.join(reasons)}. Give an adapter of this model, or none"
+            )
+
+
+def open_adapter(path: Path) -> AdapterCheckpoint:
+    """Return the adapter in a file; UsageError for what is no such file, WeightsError for a malformed one."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file: give an adapter's GGUF file")
+    file = read_gguf(path)
+    if file.metadata.get("general.architecture") != ARCHITECTURE:
+        raise UsageError(
+            f"{path}: is no adapter: general.architecture is {file.metadata.get('general.architecture')!r}, "
+            f"must be {ARCHITECTURE!r}"
+        )
+    stated = {name.removeprefix(_PREFIX): value for name, value in file.metadata.items() if name.startswith(_PREFIX)}
+    entries = Entries(stated, f"{path}: metadata")
+    kind = entries.choice("kind", tuple(KINDS), "")
+    if entries.choice("context", tuple(KINDS.values()), KINDS[kind]) != KINDS[kind]:
+        raise entries.error("context", f"must be {KINDS[kind]!r} for kind {kind!r}, is {stated['context']!r}")
+    target = DrafterTarget(
+        entries.text("target.vocabulary"),
+        entries.text("target.model_type"),
+        entries.count("target.vocab_size"),
+        entries.count("target.width"),
+        entries.count("target.num_layers"),
+    )
+    filling = _filling(entries, target, "mask_embedding" in file.tensors) if kind == "diffusion" else None
+    rank = entries.count("rank")
+    if rank < 1:
+        raise entries.error("rank", "must be at least 1, is 0")
+    return AdapterCheckpoint(
+        path, kind, entries.text("target.name"), target, rank, entries.number("scale"), filling, file.tensors
+    )
+
+
+def _filling(entries: Entries, target: DrafterTarget, has_embedding: bool) -> MaskFilling:
+    mask, block, shift = (entries.count(name) for name in ("mask_token", "block", "shift"))
+    if mask >= target.vocab_size + has_embedding:
+        raise entries.error("mask_token", f"must be in [0, {target.vocab_size}), is {mask}")
+    if block < 1:
+        raise entries.error("block", "must be at least 1, is 0")
+    if shift > 1:
+        raise entries.error("shift", f"must be 0 or 1, is {shift}")
+    return MaskFilling(mask if mask < target.vocab_size else 0, block, shift)
