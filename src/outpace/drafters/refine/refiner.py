@@ -99,7 +99,9 @@ class Refiner:
             verifications.append(Verification([], tokens or []))
         return verifications
 
-    def refine(self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence], blocks: Sequence[Block]) -> None:
+    def refine(
+        self, runner: Runner, logits: Array, batch: Sequence[ScheduledSequence], blocks: Sequence[Block]
+    ) -> None:
         """Refine each sequence's block by the logits of its canvas, [R, V]."""
         rows = list[int]()
         first = 0

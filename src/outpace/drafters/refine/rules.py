@@ -85,11 +85,7 @@ class ByConfidence:
             return sum(guesses.probability[place] >= self.threshold for place in order)
         if self.unmask == "factor":
             return max(
-                (
-                    n
-                    for n, place in enumerate(order, 1)
-                    if (n + 1) * (1 - guesses.probability[place]) < self.threshold
-                ),
+                (n for n, place in enumerate(order, 1) if (n + 1) * (1 - guesses.probability[place]) < self.threshold),
                 default=0,
             )
         total, count = 0.0, 0

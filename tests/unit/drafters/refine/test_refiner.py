@@ -23,7 +23,9 @@ def ops(request: Any) -> Ops:
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "top_p": 0.9, "seed": 4}])
-def test_blocks_of_one_token_are_autoregressive_decoding_of_the_same_network(ops: Ops, sampling: dict[str, Any]) -> None:
+def test_blocks_of_one_token_are_autoregressive_decoding_of_the_same_network(
+    ops: Ops, sampling: dict[str, Any]
+) -> None:
     expected = decode(tiny_runner(ops=ops), PROMPTS, max_new_tokens=64, **sampling)
     one = refiner(1, ByConfidence(threshold=1.0))
     found = refine(tiny_runner(ops=ops), PROMPTS, one, max_new_tokens=64, **sampling)
@@ -36,7 +38,11 @@ def test_blocks_of_one_token_are_autoregressive_decoding_of_the_same_network(ops
 def test_a_refined_text_is_that_of_a_dense_network_and_a_loop_of_its_own(shift: int, threshold: float) -> None:
     text, passes = by_threshold(Dense(), PROMPT, 30, 4, threshold, shift)
     (g,) = refine(
-        tiny_runner(), [PROMPT], refiner(4, ByConfidence(threshold=threshold), shift=shift), check=True, max_new_tokens=30
+        tiny_runner(),
+        [PROMPT],
+        refiner(4, ByConfidence(threshold=threshold), shift=shift),
+        check=True,
+        max_new_tokens=30,
     )
     assert g.output.tokens == text
     assert g.stats.passes == passes
@@ -69,9 +75,7 @@ def test_neighbours_chunks_and_known_prefixes_do_not_change_a_text(length: int, 
 def test_a_preempted_sequence_goes_on_with_its_block() -> None:
     ops = tiny_ops()
     prompts = [[7 + i, *range(40)] for i in range(3)]
-    alone = [
-        refine(tiny_runner(ops=ops), [p], refiner(8), max_new_tokens=60)[0].output.tokens for p in prompts
-    ]
+    alone = [refine(tiny_runner(ops=ops), [p], refiner(8), max_new_tokens=60)[0].output.tokens for p in prompts]
     runner = tiny_runner(ops=ops, capacity=7)
     found = refine(runner, prompts, refiner(8), check=True, max_new_tokens=60)
     assert [g.output.tokens for g in found] == alone
