@@ -98,6 +98,14 @@ _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
             "partial_rotary_factor": 0.75,
         },
     ),
+    "qwen3_moe": ("qwen3_moe", {"norm_topk_prob": True}),
+    "qwen3_moe, some layers, biases, window": (
+        "qwen3_moe",
+        {
+            **{"num_hidden_layers": 5, "decoder_sparse_step": 2, "mlp_only_layers": [3], "attention_bias": True},
+            **{"use_sliding_window": True, "sliding_window": 24, "rope_scaling": YARN, "num_experts_per_tok": 3},
+        },
+    ),
     "smollm3": ("smollm3", {"num_hidden_layers": 4}),
     "smollm3, listed, biases": (
         "smollm3",

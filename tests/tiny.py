@@ -19,6 +19,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 24},
     "qwen3": {"head_dim": 16},
     "glm4": {"head_dim": 12},
+    "qwen3_moe": {"head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
 }
 
 
@@ -43,7 +44,10 @@ def tiny_config(model_type: str = "llama", **overrides: Any) -> dict[str, Any]:
 
 def tiny_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of each tensor of the model, as a folder holds it."""
-    return {tensor.stored_name("folder"): tensor.stored_shape for tensor in tensors(models.normalise(config, "tiny"))}
+    return {
+        tensor.stored_name("folder"): tensor.stored_shape("folder")
+        for tensor in tensors(models.normalise(config, "tiny"))
+    }
 
 
 def tiny_values(config: dict[str, Any], seed: int = 0, spread: float = 2.0) -> dict[str, NDArray[np.float32]]:

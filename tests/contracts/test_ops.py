@@ -63,9 +63,13 @@ CASES = [
     Case("glm4", "F16", "f32"),
     Case("phi3, longrope, part turns", "Q8_0", "int8"),
     Case("smollm3, listed, biases", "F32", "bf16"),
+    # Experts.
+    Case("qwen3_moe", "Q8_0", "bf16"),
+    Case("qwen3_moe", "F32", "f32"),
+    Case("qwen3_moe, some layers, biases, window", "F16", "int8"),
 ]
 PLAIN = [case for case in CASES if "," not in case.network and case.network != "glm4"]
-SIZES = {"hidden_size": 64, "intermediate_size": 96}  # multiples of 32, for blocks
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32}  # multiples of 32, for blocks
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))

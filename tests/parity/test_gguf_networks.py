@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("olmo2", NETWORKS["olmo2, biases"][1] | {"attention_bias": False}),  # llama.cpp reads no biases of it
     **{name: NETWORKS[name] for name in ("llama", "llama, biases", "mistral", "qwen2", "qwen3", "glm4", "smollm3")},
     "olmo3": ("olmo3", NETWORKS["olmo3"][1]),
+    "qwen3_moe": NETWORKS["qwen3_moe"],
     "gemma3": ("gemma3_text", NETWORKS["gemma3_text"][1] | {"query_pre_attn_scalar": 16.0}),
     "gemma3, listed": (
         "gemma3_text",
@@ -101,6 +102,11 @@ OWN = {
     "gemma3": gemma3,
     "olmo2": olmo2,
     "llama": lambda c: {"attention.sliding_window": c["sliding_window"]} if "sliding_window" in c else {},
+    "qwen3moe": lambda c: {
+        "expert_count": c["num_experts"],
+        "expert_used_count": c["num_experts_per_tok"],
+        "expert_feed_forward_length": c["moe_intermediate_size"],
+    },
     "granite": lambda c: {
         "embedding_scale": c["embedding_multiplier"],
         "attention.scale": c["attention_multiplier"],
@@ -110,13 +116,25 @@ OWN = {
 }
 
 
+def stacked(values: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors with those of all experts as one."""
+    result: dict[str, Any] = {}
+    for name, x in values.items():
+        before, mark, own = name.partition(".experts.")
+        if mark:
+            result.setdefault(f"{before}.experts.{own.partition('.')[2]}", []).append(x)
+        else:
+            result[name] = x
+    return {name: np.stack(x) if isinstance(x, list) else x for name, x in result.items()}
+
+
 def converted(arch: str, config: dict[str, Any], values: dict[str, NDArray[np.float32]]) -> dict[str, Any]:
     """Return a file's tensors."""
     (key,) = (key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     names = gguf.get_tensor_name_map(key, config["num_hidden_layers"])
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     tensors = {}
-    for name, x in values.items():
+    for name, x in stacked(values).items():
         part = next((part for part in heads if part in name), None)
         if part and config["model_type"] in PAIRS:
             halves = x.reshape(heads[part], 2, x.shape[0] // heads[part] // 2, *x.shape[1:])

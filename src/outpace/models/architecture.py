@@ -26,7 +26,8 @@ class Architecture:
 
     model_type: its name in config.json. gguf: its `general.architecture` in GGUF files.
     config: return the checked config (see `outpace.models.keys`). sizes: of such a config, the network's numbers.
-    layer: return the tensors of one layer by their place in it (see `outpace.models.tensors`).
+    layer: return the tensors of one layer by their place in it (see `outpace.models.tensors`); expert_layer: those of a
+    layer that has experts, where others have none.
 
     gguf_mark: where several share a name in GGUF files, the metadata key (after the name) that only this one has.
     gguf_keys: further keys: ours -> the metadata key after the name. gguf_config: given a file and its config, return
@@ -41,6 +42,7 @@ class Architecture:
     config: Callable[[Values], Config]
     layer: Callable[[ModelConfig], Places]
     sizes: Callable[[Config], ModelConfig] = ModelConfig.from_hf
+    expert_layer: Callable[[ModelConfig], Places] | None = None
     gguf_mark: str | None = None
     gguf_keys: Mapping[str, str] = field(default_factory=dict)
     gguf_config: Callable[[GGUFFile, Config], Config] | None = None
@@ -49,6 +51,11 @@ class Architecture:
     gguf_pairs: bool = False
     norms_less_one: bool = False
     usual_eos: int | None = None
+
+    def places(self, sizes: ModelConfig, index: int) -> Places:
+        """Return the tensors of the layer with this index, by their place in it."""
+        has_experts = sizes.experts is not None and index in sizes.experts.layers
+        return self.expert_layer(sizes) if self.expert_layer and has_experts else self.layer(sizes)
 
 
 @cache

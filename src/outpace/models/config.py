@@ -19,6 +19,17 @@ class Rotation(NamedTuple):
     scale: float  # factor of cos and sin of those that turn
 
 
+class ExpertSizes(NamedTuple):
+    """The experts of a network (`outpace.ops.protocol.Experts`)."""
+
+    num_experts: int  # E
+    num_chosen: int  # for each token
+    width: int  # F of each
+    is_normalised: bool  # whether the weights of the chosen add up to 1
+    layers: frozenset[int]  # those that have them; the others have one MLP
+    has_biases: bool = False  # the router's too
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """The sizes of a decoder network, and the numbers of the parts that it is composed of."""
@@ -48,6 +59,7 @@ class ModelConfig:
     residual_scale: float = 1.0  # of what each half of a layer adds
     logit_scale: float = 1.0
     logit_cap: float | None = None  # cap * tanh(logits / cap)
+    experts: ExpertSizes | None = None
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> ModelConfig:

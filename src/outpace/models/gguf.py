@@ -34,6 +34,7 @@ _ROTARY_WIDTH = "partial_rotary_factor"  # ours is relative to the head's width,
 _CHANGING = (
     *("attention.sliding_window", "attention.scale", "attention.temperature_scale", "attn_logit_softcapping"),
     *("final_logit_softcapping", "embedding_scale", "residual_scale", "logit_scale", "expert_count"),
+    *("expert_shared_count", "expert_group_count", "expert_weights_scale"),
 )
 _SCALING = "rope.scaling."
 _YARN_KEYS = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}

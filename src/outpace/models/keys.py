@@ -45,6 +45,7 @@ _RAMPS = {  # type -> the two bounds of its ramp with their defaults, the lower 
     "yarn": (("beta_slow", 1.0), ("beta_fast", 32.0)),
 }
 _PARTIAL = "partial_rotary_factor"
+_MOST_EXPERTS = 1 << 10  # of a layer
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -148,9 +149,7 @@ def one_window(source: Values) -> Config:
 
 def one_window_or_none(source: Values) -> Config:
     """Return the layers of a network whose layers all have one window, if it is given."""
-    num_layers = source.count("num_hidden_layers", 1 << 10)
-    window = source.count("sliding_window", 1 << 31) if source.is_given("sliding_window") else None
-    return _layers([SLIDING if window else FULL] * num_layers, window)
+    return one_window(source) if source.is_given("sliding_window") else no_windows(source)
 
 
 def windows_from_a_layer_on(source: Values) -> Config:
@@ -161,6 +160,23 @@ def windows_from_a_layer_on(source: Values) -> Config:
         return _layers(listed(source, num_layers, window), window)
     first = source.count("max_window_layers", 1 << 31, minimum=0, absent=28) if window else num_layers
     return _layers([SLIDING if i >= first else FULL for i in range(num_layers)], window)
+
+
+def experts(source: Values, count: str, usual_count: int, chosen: str, usual_chosen: int) -> Config:
+    """Return how many experts a layer has, and how many a token takes: the keys, and what they mean if absent."""
+    num_experts = source.count(count, _MOST_EXPERTS, absent=usual_count)
+    num_layers = source.count("num_hidden_layers", 1 << 10)
+    if num_experts * num_layers > _MOST_EXPERTS << 6:
+        raise source.error(count, f"is {num_experts} in {num_layers} layers, at most {_MOST_EXPERTS << 6} together")
+    return {count: num_experts, chosen: source.count(chosen, num_experts, absent=usual_chosen)}
+
+
+def layer_indices(source: Values, key: str) -> list[int]:
+    """Return a list of layers; an empty one if the key is absent or null."""
+    indices = source.items(key)
+    if not all(type(index) is int for index in indices):
+        raise source.error(key, f"must be a list of integers, is {shown(indices)}")
+    return indices
 
 
 def usual_window(source: Values, absent: int) -> int | None:

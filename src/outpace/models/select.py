@@ -32,9 +32,8 @@ def tensors(config: Config) -> Iterator[Tensor]:
 def _places(architecture: Architecture, config: Config) -> Iterator[tuple[str, Tensor]]:
     sizes = architecture.sizes(config)
     yield "embedding", embedding(sizes)
-    layer = architecture.layer(sizes)
     for index in range(sizes.num_layers):
-        for place, tensor in layer.items():
+        for place, tensor in architecture.places(sizes, index).items():
             yield place, tensor.in_layer(index)
     yield "final_norm", final_norm(sizes)
     if not sizes.tied:
@@ -44,18 +43,23 @@ def _places(architecture: Architecture, config: Config) -> Iterator[tuple[str, T
 class Selected(Mapping[str, RawTensor]):
     """The tensors of a model under our names; each is put into the network's form when it is asked for.
 
-    stored: those of the file as they are, under a folder's names.
+    stored: those of the file as they are, under a folder's names where folders have the same ones.
     """
 
-    def __init__(self, wanted: Mapping[str, Tensor], stored: Mapping[str, RawTensor], changes: Mapping[str, Change]):
-        self._wanted, self.stored, self._changes = wanted, stored, changes
+    def __init__(
+        self,
+        wanted: Mapping[str, Tensor],
+        source: Source,
+        stored: Mapping[str, RawTensor],
+        changes: Mapping[str, Change],
+    ):
+        self._wanted, self._source, self.stored, self._changes = wanted, source, stored, changes
 
     def __getitem__(self, name: str) -> RawTensor:
         wanted = self._wanted[name]
-        tensor = self.stored[wanted.stored_name("folder")]
-        if wanted.part:
-            rows = slice(wanted.part.first, wanted.part.first + wanted.shape[0])
-            tensor = RawTensor(name, tensor.data[rows], tensor.format, wanted.shape)
+        tensor = self.stored[wanted.kept_name(self._source)]
+        if whole := wanted.whole(self._source):
+            tensor = RawTensor(name, whole.cut(tensor), tensor.format, wanted.shape)
         return self._changes[name](tensor) if name in self._changes else tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -78,17 +82,15 @@ def select(found: Mapping[str, RawTensor], config: Config, source: Source, where
     if extra := sorted(found.keys() - names.keys()):
         raise WeightsError(f"{where}: {_some(extra)} in the file, which a {config['model_type']} model does not have")
     for name, wanted in names.items():
-        shape, tensor = wanted.stored_shape, found[name]
+        shape, tensor = wanted.stored_shape(source), found[name]
         if tensor.shape != shape:
             raise WeightsError(f"{where}: tensor {name!r} has shape {tensor.shape}, the config says {shape}")
-        if len(shape) == 1 and tensor.format not in _VECTOR_FORMATS:
+        if len(wanted.shape) == 1 and tensor.format not in _VECTOR_FORMATS:
             raise WeightsError(f"{where}: tensor {name!r} is {tensor.format}, must be {', '.join(_VECTOR_FORMATS)}")
-    stored = {
-        (folder := wanted.stored_name("folder")): replace(found[name], name=folder) for name, wanted in names.items()
-    }
+    stored = {(kept := wanted.kept_name(source)): replace(found[name], name=kept) for name, wanted in names.items()}
     by_place = _changes(architecture, architecture.sizes(config), source)
     changes = {tensor.name: by_place[place] for place, tensor in places if place in by_place}
-    return Selected({tensor.name: tensor for _, tensor in places}, stored, changes)
+    return Selected({tensor.name: tensor for _, tensor in places}, source, stored, changes)
 
 
 def _some(names: list[str]) -> str:

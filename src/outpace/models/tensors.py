@@ -6,50 +6,83 @@ architectures join parts with `|`. This is the only list of names: files are rea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from outpace.models.config import ModelConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.models.config import ExpertSizes, ModelConfig
+from outpace.types import RawTensor
 
 Source = Literal["gguf", "folder"]
 Places = dict[str, "Tensor"]
+EXPERTS = "experts."  # begins the places of experts: "experts.gate.17" is entry 17 of the field `gate` of `Experts`
 
 
-class Part(NamedTuple):
-    """Some rows of a stored tensor."""
+class Whole(NamedTuple):
+    """A larger tensor of a file, which a network's tensor is taken out of."""
 
-    name: str  # of the stored one, in a Hugging Face folder
-    num_rows: int  # that it has
-    first: int  # row of this part
+    name: str
+    shape: tuple[int, ...]
+    cut: Callable[[RawTensor], NDArray[np.uint8]]  # return the bytes of the part, one row for each of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Takes rows as they are stored."""
+
+    first: int
+    count: int
+
+    def __call__(self, whole: RawTensor) -> NDArray[np.uint8]:
+        return whole.data[self.first : self.first + self.count]
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A tensor that a network calls for.
 
-    name: in a Hugging Face folder (unless it is a part of another one there), and everywhere in Outpace. gguf: in a
-    GGUF file, where it is the same part of that one. Both relative to the layer, for a layer's tensors.
+    name: in a Hugging Face folder, and everywhere in Outpace. gguf: in a GGUF file. in_folder, in_gguf: what holds it
+    there, where it is a part of a larger one. All names are relative to the layer, for a layer's tensors.
     """
 
     name: str
     gguf: str
     shape: tuple[int, ...]
-    part: Part | None = None
+    in_folder: Whole | None = None
+    in_gguf: Whole | None = None
 
     def in_layer(self, index: int) -> Tensor:
         """Return it under its full names."""
-        prefix = f"model.layers.{index}."
-        part = self.part and self.part._replace(name=prefix + self.part.name)
-        return replace(self, name=prefix + self.name, gguf=f"blk.{index}.{self.gguf}", part=part)
+        folder, gguf = f"model.layers.{index}.", f"blk.{index}."
+        return replace(
+            self,
+            name=folder + self.name,
+            gguf=gguf + self.gguf,
+            in_folder=self.in_folder and self.in_folder._replace(name=folder + self.in_folder.name),
+            in_gguf=self.in_gguf and self.in_gguf._replace(name=gguf + self.in_gguf.name),
+        )
+
+    def whole(self, source: Source) -> Whole | None:
+        """Return the larger tensor that holds it, if one does."""
+        return self.in_gguf if source == "gguf" else self.in_folder
 
     def stored_name(self, source: Source) -> str:
         """Return the name of the tensor in a file that holds it."""
-        return self.gguf if source == "gguf" else self.part.name if self.part else self.name
+        whole = self.whole(source)
+        return whole.name if whole else self.gguf if source == "gguf" else self.name
 
-    @property
-    def stored_shape(self) -> tuple[int, ...]:
-        """The shape of the tensor in a file that holds it."""
-        return (self.part.num_rows, *self.shape[1:]) if self.part else self.shape
+    def stored_shape(self, source: Source) -> tuple[int, ...]:
+        """Return the shape of the tensor in a file that holds it."""
+        whole = self.whole(source)
+        return whole.shape if whole else self.shape
+
+    def kept_name(self, source: Source) -> str:
+        """Return what a file's tensor is called in Outpace: as in a folder, where folders have the same one."""
+        same = self.stored_shape(source) == self.stored_shape("folder")
+        return self.stored_name("folder" if same else source)
 
 
 def embedding(sizes: ModelConfig) -> Tensor:
@@ -97,13 +130,19 @@ def attention_biases(sizes: ModelConfig) -> Places:
 def fused_attention(sizes: ModelConfig) -> Places:
     """Return the matrices of attention, where those of queries, keys and values are one in files."""
     width, q, kv = _widths(sizes)
-    whole, rows = "self_attn.qkv_proj.weight", q + 2 * kv
+    whole = ("self_attn.qkv_proj.weight", "attn_qkv.weight", (q + 2 * kv, width))
     return {
-        "wq": Tensor("self_attn.q_proj.weight", "attn_qkv.weight", (q, width), Part(whole, rows, 0)),
-        "wk": Tensor("self_attn.k_proj.weight", "attn_qkv.weight", (kv, width), Part(whole, rows, q)),
-        "wv": Tensor("self_attn.v_proj.weight", "attn_qkv.weight", (kv, width), Part(whole, rows, q + kv)),
+        "wq": _rows("self_attn.q_proj.weight", *whole, first=0, count=q),
+        "wk": _rows("self_attn.k_proj.weight", *whole, first=q, count=kv),
+        "wv": _rows("self_attn.v_proj.weight", *whole, first=q + kv, count=kv),
         "wo": Tensor("self_attn.o_proj.weight", "attn_output.weight", (width, q)),
     }
+
+
+def _rows(name: str, folder: str, gguf: str, shape: tuple[int, int], first: int, count: int) -> Tensor:
+    """Return a tensor that is some rows of a larger one, in both kinds of files."""
+    rows = Rows(first, count)
+    return Tensor(name, gguf, (count, shape[1]), Whole(folder, shape, rows), Whole(gguf, shape, rows))
 
 
 def wide_norms(sizes: ModelConfig) -> Places:
@@ -118,10 +157,10 @@ def wide_norms(sizes: ModelConfig) -> Places:
 def fused_mlp(sizes: ModelConfig) -> Places:
     """Return the matrices of the gated MLP, where gate and up are one in files."""
     width, inner = sizes.width, sizes.feed_forward_width
-    whole = "mlp.gate_up_proj.weight"
+    whole = ("mlp.gate_up_proj.weight", "ffn_up.weight", (2 * inner, width))
     return {
-        "gate": Tensor("mlp.gate_proj.weight", "ffn_up.weight", (inner, width), Part(whole, 2 * inner, 0)),
-        "up": Tensor("mlp.up_proj.weight", "ffn_up.weight", (inner, width), Part(whole, 2 * inner, inner)),
+        "gate": _rows("mlp.gate_proj.weight", *whole, first=0, count=inner),
+        "up": _rows("mlp.up_proj.weight", *whole, first=inner, count=inner),
         "down": Tensor("mlp.down_proj.weight", "ffn_down.weight", (width, inner)),
     }
 
@@ -150,6 +189,39 @@ def gated_mlp(sizes: ModelConfig) -> Places:
             "down_bias": Tensor("mlp.down_proj.bias", "ffn_down.bias", (width,)),
         }
     return places
+
+
+def experts(sizes: ModelConfig) -> Places:
+    """Return the router and the matrices of experts, each of which is a tensor of its own in a folder."""
+    own = expert_sizes(sizes)
+    places = {"experts.router": Tensor("mlp.gate.weight", "ffn_gate_inp.weight", (own.num_experts, sizes.width))}
+    for index in range(own.num_experts):
+        for place, shape in expert_shapes(sizes).items():
+            places[f"{EXPERTS}{place}.{index}"] = Tensor(
+                f"mlp.experts.{index}.{place}_proj.weight",
+                f"ffn_{place}_exps.{index}.weight",
+                shape,
+                in_gguf=stacked(f"ffn_{place}_exps.weight", own.num_experts, index, shape),
+            )
+    return places
+
+
+def expert_sizes(sizes: ModelConfig) -> ExpertSizes:
+    """Return the sizes of a network's experts, which it has."""
+    assert sizes.experts is not None, "a network without experts"
+    return sizes.experts
+
+
+def expert_shapes(sizes: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Return the shapes of the three matrices of an expert."""
+    width, inner = sizes.width, expert_sizes(sizes).width
+    return {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}
+
+
+def stacked(name: str, count: int, index: int, shape: tuple[int, ...]) -> Whole:
+    """Return the tensor in which a GGUF file has `count` of a shape one behind the other."""
+    rows = shape[0] if len(shape) == 2 else 1
+    return Whole(name, (count, *shape), Rows(index * rows, rows))
 
 
 def pre_norms(sizes: ModelConfig) -> Places:

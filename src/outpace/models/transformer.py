@@ -15,9 +15,9 @@ from outpace.errors import UsageError, WeightsError
 from outpace.models.architecture import architecture_of
 from outpace.models.config import Config, ModelConfig, Rotation
 from outpace.models.key_scale import key_scale
-from outpace.models.tensors import Places, Tensor, embedding, final_norm, output
+from outpace.models.tensors import EXPERTS, Places, Tensor, embedding, expert_sizes, final_norm, output
 from outpace.ops.compose import compose_decoder_layer
-from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
+from outpace.ops.protocol import KV, Array, DecoderLayer, Experts, Layer, Ops, Plan, Rope, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor
 
 
@@ -68,6 +68,8 @@ class Transformer:
     def is_plain(self) -> bool:
         """Whether it is Llama's network, heads normed or not: plain layers, one rope for whole heads, no scales."""
         config = self.config
+        if config.experts is not None:
+            return False
         scales = (config.embedding_scale, config.logit_scale)
         one_rope = not config.rotations and config.rotary_width == config.head_width
         numbers = scales == (1.0, 1.0) and config.logit_cap is config.attention_scale is None
@@ -123,10 +125,10 @@ def build(config: Config, tensors: Mapping[str, RawTensor], ops: Ops, context: i
     """
     architecture, config = architecture_of(config), config | ({} if context is None else {"context": context})
     sizes, shelf = architecture.sizes(config), _Shelf(tensors, ops)
-    places, ropes = architecture.layer(sizes), _Ropes(ops, sizes.context)
+    ropes = _Ropes(ops, sizes.context)
     table = shelf.take(embedding(sizes))
     layers = tuple(
-        _block(ops, _parts(shelf, places, sizes, ropes.of(sizes.rotation(index)), index))
+        _block(ops, _parts(shelf, architecture.places(sizes, index), sizes, ropes.of(sizes.rotation(index)), index))
         for index in range(sizes.num_layers)
     )
     norm = shelf.take(final_norm(sizes))
@@ -152,7 +154,7 @@ def _parts(shelf: _Shelf, places: Places, sizes: ModelConfig, rope: Rope, index:
         activation=sizes.activation,
         residual_scale=sizes.residual_scale,
         key_scale=_key_scale(shelf, places, sizes, index),
-        **{place: shelf.take(tensor.in_layer(index)) for place, tensor in places.items()},
+        **_joined({place: shelf.take(tensor.in_layer(index)) for place, tensor in places.items()}, sizes),
     )
 
 
@@ -167,6 +169,19 @@ def _key_scale(shelf: _Shelf, places: Places, sizes: ModelConfig, index: int) ->
     assert matrix is not None, "every layer has one"
     factors = key_scale(bias, matrix, norm, sizes.num_kv_heads)
     return None if factors is None else shelf.ops.vector(factors)
+
+
+def _joined(taken: dict[str, Any], sizes: ModelConfig) -> dict[str, Any]:
+    """Return handles by the field of `DecoderLayer` that they fill: those of experts together fill one."""
+    parts: dict[str, Any] = {}
+    for place in [place for place in taken if place.startswith(EXPERTS)]:
+        field, _, index = place.removeprefix(EXPERTS).partition(".")
+        handle = taken.pop(place)
+        parts[field] = (*parts.get(field, ()), handle) if index else handle
+    if not parts:
+        return taken
+    own = expert_sizes(sizes)
+    return taken | {"experts": Experts(num_chosen=own.num_chosen, is_normalised=own.is_normalised, **parts)}
 
 
 class _Ropes:

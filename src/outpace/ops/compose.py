@@ -45,10 +45,13 @@ def _attended(ops: Ops, h: Array, layer: DecoderLayer, handle: Layer, kv: KV, pl
 
 def mlp(ops: Ops, h: Array, layer: DecoderLayer, handle: Layer) -> Array:
     """Return what a layer's MLP makes of its normed input, [T, D]."""
+    if layer.experts is not None:
+        return ops.experts(h, handle)
     if layer.gate_bias is None and layer.up_bias is None and layer.down_bias is None:
         return ops.gated_mlp(h, handle)
-    gate, up = ops.linear(h, layer.gate, layer.gate_bias), ops.linear(h, layer.up, layer.up_bias)
-    return ops.linear(ops.gate(gate, up, layer.activation), layer.down, layer.down_bias)
+    gate, up, down = layer.mlp
+    sides = ops.linear(h, gate, layer.gate_bias), ops.linear(h, up, layer.up_bias)
+    return ops.linear(ops.gate(*sides, layer.activation), down, layer.down_bias)
 
 
 def normed(ops: Ops, x: Array, norm: Vector | None, layer: DecoderLayer) -> Array:

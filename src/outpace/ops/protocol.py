@@ -35,7 +35,28 @@ Guesser = NewType("Guesser", object)  # a guess layer
 HeadRows = NewType("HeadRows", object)  # rows of a head, with their tokens
 
 
-Activation = Literal["silu", "gelu_tanh"]
+Activation = Literal["silu", "gelu_tanh", "clamped_swiglu"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """E gated MLPs of one layer, of which each row is run through those few that its router picks.
+
+    A row's chosen experts are those with the largest router logits, ties to the lowest id. What they return is weighed
+    with the softmax of their logits: over all experts, or (is_normalised) over the chosen ones alone, so that the
+    weights add up to 1. Sums run over the chosen in descending order of their logits.
+    """
+
+    router: Weight  # [E, D]
+    gate: tuple[Weight, ...]  # [F, D] each
+    up: tuple[Weight, ...]  # [F, D] each
+    down: tuple[Weight, ...]  # [D, F] each
+    num_chosen: int
+    is_normalised: bool
+    router_bias: Vector | None = None  # [E]
+    gate_bias: tuple[Vector, ...] = ()  # of all experts, or none
+    up_bias: tuple[Vector, ...] = ()
+    down_bias: tuple[Vector, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +73,16 @@ class DecoderLayer:
     wk: Weight
     wv: Weight
     wo: Weight
-    gate: Weight  # [F, D]
-    up: Weight  # [F, D]
-    down: Weight  # [D, F]
     rope: Rope
     num_heads: int
     num_kv_heads: int
     head_width: int
     eps: float  # of every RMS norm
+    # Either one gated MLP (all three) or experts.
+    gate: Weight | None = None  # [F, D]
+    up: Weight | None = None  # [F, D]
+    down: Weight | None = None  # [D, F]
+    experts: Experts | None = None
     window: int | None = None  # a token sees itself and window - 1 earlier positions
     first: int = 0  # and none before this one: a token before it cannot be run
     scale: float | None = None  # of the products of queries and keys; None: 1 / sqrt(K)
@@ -82,6 +105,14 @@ class DecoderLayer:
     attn_post_norm: Vector | None = None  # of what attention adds
     mlp_post_norm: Vector | None = None  # of what the MLP adds
     residual_scale: float = 1.0  # of what each of both adds
+
+    @property
+    def mlp(self) -> tuple[Weight, Weight, Weight]:
+        """Gate, up and down of a layer that has one gated MLP."""
+        assert self.gate is not None, "the layer has experts, and no MLP"
+        assert self.up is not None, "a gated MLP has three matrices"
+        assert self.down is not None, "a gated MLP has three matrices"
+        return self.gate, self.up, self.down
 
     @property
     def is_plain(self) -> bool:
@@ -262,10 +293,18 @@ class Ops(Protocol):
     def gated_mlp(self, x: Array, layer: Layer) -> Array:
         """Return down(activation(gate(x)) * up(x)), [T, D], of a layer without biases there."""
 
+    def experts(self, x: Array, layer: Layer) -> Array:
+        """Return the weighted sum of what each row's chosen experts make of it, [T, D]: see `Experts`.
+
+        Each of them returns down(activation(gate(x) + gate_bias) * (up(x) + up_bias)) + down_bias.
+        """
+
     def gate(self, gate: Array, up: Array, activation: Activation) -> Array:
         """Return activation(gate) * up, [T, F].
 
         silu(x) = x / (1 + exp(-x)); gelu_tanh(x) = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+        clamped_swiglu has clamps on both sides: g / (1 + exp(-1.702 g)) (u + 1) with g = min(gate, 7) and u = up in
+        [-7, 7].
         """
 
     def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:

@@ -24,10 +24,8 @@ ROOT = Path(__file__).parents[3]
 def test_a_network_has_the_parts_of_its_type(model_type: str, own: set[str]) -> None:
     layer = tiny_model(ReferenceOps(), model_type).layers[0].parts
     optional = {field.name for field in dataclasses.fields(DecoderLayer) if field.default is None}
-    assert {name for name in optional - {"window"} if getattr(layer, name) is not None} == own | {
-        "attn_norm",
-        "mlp_norm",
-    }
+    usual = {"attn_norm", "mlp_norm", "gate", "up", "down"}
+    assert {name for name in optional - {"window"} if getattr(layer, name) is not None} == own | usual
     assert layer.is_plain
 
 

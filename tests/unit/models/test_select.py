@@ -22,7 +22,7 @@ def config(model_type: str = "llama", **changes: Any) -> dict[str, Any]:
 
 def found(wanted: list[Tensor], source: Any) -> dict[str, RawTensor]:
     """Return tensors of zeros, as a file of this kind names them."""
-    shapes = {tensor.stored_name(source): tensor.stored_shape for tensor in wanted}
+    shapes = {tensor.stored_name(source): tensor.stored_shape(source) for tensor in wanted}
     return {name: raw_tensor(name, np.zeros(shape, np.float32)) for name, shape in shapes.items()}
 
 

@@ -39,7 +39,7 @@ def tensors_of(raw: Mapping[str, Any], seed: int = 0, names: str = "folder") -> 
         raw = {"head_dim": raw["hidden_size"] // raw["num_attention_heads"]} | dict(raw)
     random, source = np.random.default_rng(seed), "gguf" if names == "gguf" else "folder"
     return {
-        tensor.stored_name(source): random.standard_normal(tensor.stored_shape, dtype=np.float32)
+        tensor.stored_name(source): random.standard_normal(tensor.stored_shape(source), dtype=np.float32)
         for tensor in tensors_called_for(normalise(raw, "a test"))
     }
 

@@ -171,6 +171,9 @@ class NativeOps:
     def gated_mlp(self, x: Array, layer: Layer) -> Array:
         return self._context.gated_mlp(x, layer)
 
+    def experts(self, x: Array, layer: Layer) -> Array:
+        return self._context.experts(x, layer)
+
     def gate(self, gate: Array, up: Array, activation: Activation) -> Array:
         return self._context.gate(gate, up, activation)
 

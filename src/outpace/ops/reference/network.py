@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any, cast
@@ -37,7 +37,8 @@ from outpace.ops.protocol import (
     Vector,
     Weight,
 )
-from outpace.ops.reference import attention, sample
+from outpace.ops.reference import attention, experts, sample
+from outpace.ops.reference.activation import activate
 from outpace.ops.reference.product import multiply
 from outpace.ops.reference.rope import RopeTable
 from outpace.ops.reference.storage import Storage
@@ -140,7 +141,8 @@ class ReferenceOps:
         return Array(_floats(a) + _floats(b))
 
     def silu(self, x: Array) -> Array:
-        return Array(_silu(_floats(x)))
+        numbers = _floats(x)
+        return Array(activate(numbers, np.ones_like(numbers), "silu"))
 
     def scale(self, x: Array, factor: float) -> Array:
         return Array(_floats(x) * _floats(x).dtype.type(factor))
@@ -181,11 +183,17 @@ class ReferenceOps:
 
     def gated_mlp(self, x: Array, layer: Layer) -> Array:
         own, rows = _own(layer), _floats(x)
-        gate, up = self._product(rows, own.gate), self._product(rows, own.up)
-        return Array(self._product(_ACTIVATIONS[own.activation](gate) * up, own.down))
+        gate, up, down = own.mlp
+        sides = self._product(rows, gate), self._product(rows, up)
+        return Array(self._product(activate(*sides, own.activation), down))
+
+    def experts(self, x: Array, layer: Layer) -> Array:
+        own = _own(layer)
+        assert own.experts is not None, "the layer has no experts"
+        return Array(experts.run(_floats(x), own.experts, own.activation, self._product))
 
     def gate(self, gate: Array, up: Array, activation: Activation) -> Array:
-        return Array(_ACTIVATIONS[activation](_floats(gate)) * _floats(up))
+        return Array(activate(_floats(gate), _floats(up), activation))
 
     def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
         return compose_decoder_layer(self, x, _own(layer), layer, kv, plan)
@@ -285,22 +293,6 @@ def _floats(handle: Array | Weight | Vector) -> Floats:
 
 def _own(layer: Layer) -> DecoderLayer:
     return cast(DecoderLayer, layer)
-
-
-def _silu(x: Floats) -> Floats:
-    with np.errstate(over="ignore"):  # exp(-x) may be inf: x / inf is the 0 that it should be
-        return np.asarray(x / (1 + np.exp(-x)))
-
-
-def _gelu_tanh(x: Floats) -> Floats:
-    """Return x (1 + tanh(y)) / 2 as x / (1 + exp(-2 y)), the same function."""
-    one = x.dtype.type
-    with np.errstate(over="ignore"):
-        twice = one(2 * math.sqrt(2 / math.pi)) * (x + one(0.044715) * x * x * x)
-        return np.asarray(x / (1 + np.exp(-twice)))
-
-
-_ACTIVATIONS: dict[Activation, Callable[[Floats], Floats]] = {"silu": _silu, "gelu_tanh": _gelu_tanh}
 
 
 def _started(threads: int) -> ThreadPoolExecutor:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from outpace.errors import UsageError
-from outpace.ops.protocol import DecoderLayer, FusionParts, GuessLayer, HeadPart
+from outpace.ops.protocol import DecoderLayer, Experts, FusionParts, GuessLayer, HeadPart
 from outpace.ops.sampling import Ragged, SamplingBatch, SamplingRows
 from outpace.types import NUMERIC_PARAMS, KVSpec, SamplingParams, Segment
 from tests.tiny import raw_tensor
@@ -357,3 +357,56 @@ def test_handles_of_other_things_are_refused(ops: NativeOps) -> None:
         ops.linear(np.zeros((1, 32), np.float32), ops.pack(zeros(4, 32)))
     with pytest.raises(TypeError):
         ops.embed(ops.vector(zeros(4)), plan(ops))
+
+
+def experts(ops: NativeOps, **changes: Any) -> Experts:
+    """Return three experts 32 wide with a feed-forward of 48, two for each row."""
+    inner, outer = ops.pack(zeros(48, 32)), ops.pack(zeros(32, 48))
+    made = Experts(
+        router=ops.pack(zeros(3, 32)),
+        gate=(inner,) * 3,
+        up=(inner,) * 3,
+        down=(outer,) * 3,
+        num_chosen=2,
+        is_normalised=True,
+    )
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (lambda ops: {"gate": ()}, "gate must have a matrix for each row of router"),
+        (lambda ops: {"gate": (ops.pack(zeros(48, 32)),) * 2}, "gate must have a matrix for each row of router"),
+        (lambda ops: {"gate": (*(ops.pack(zeros(48, 32)),) * 2, ops.pack(zeros(40, 32)))}, "gate must be"),
+        (lambda ops: {"up": (ops.pack(zeros(48, 16)),) * 3}, "up must have the shape of gate"),
+        (lambda ops: {"down": (ops.pack(zeros(48, 32)),) * 3}, "down must be"),
+        (lambda ops: {"down": (ops.pack(zeros(32, 48)), None, None)}, "down must hold handles of the native ops"),
+        (lambda ops: {"down": (np.zeros((32, 48)),) * 3}, "down must hold handles of the native ops"),
+        (lambda ops: {"router": None}, "router is missing"),
+        (lambda ops: {"router_bias": ops.vector(zeros(4))}, "router_bias must have a number for each row"),
+        (lambda ops: {"gate_bias": (ops.vector(zeros(48)),) * 2}, "biases must be as long"),
+        (lambda ops: {"down_bias": (ops.vector(zeros(48)),) * 3}, "biases must be as long"),
+        (lambda ops: {"num_chosen": 0}, "num_chosen must be in"),
+        (lambda ops: {"num_chosen": 4}, "num_chosen must be in"),
+    ],
+)
+def test_experts_that_do_not_fit_together_are_refused(
+    ops: NativeOps, changes: Callable[[NativeOps], dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        ops.layer(decoder_layer(ops, gate=None, up=None, down=None, experts=experts(ops, **changes(ops))))
+
+
+def test_a_layer_runs_what_it_has(ops: NativeOps) -> None:
+    dense, x = ops.layer(decoder_layer(ops)), ops.array(np.zeros((2, 32), np.float32))
+    sparse = ops.layer(decoder_layer(ops, gate=None, up=None, down=None, experts=experts(ops)))
+    with pytest.raises(UsageError, match="gate is missing"):
+        ops.gated_mlp(x, sparse)
+    with pytest.raises(UsageError, match="experts is missing"):
+        ops.experts(x, dense)
+    with pytest.raises(UsageError, match="x must be as wide as the layer, 32"):
+        ops.experts(ops.array(np.zeros((2, 16), np.float32)), sparse)
+    with pytest.raises(UsageError, match="gate is missing"):
+        ops.layer(decoder_layer(ops, gate=None))
+    assert ops.numpy(ops.experts(ops.array(np.zeros((0, 32), np.float32)), sparse)).shape == (0, 32)

@@ -112,7 +112,39 @@ Activation read_activation(nb::handle name) {
   if (PyUnicode_Check(name.ptr()) && PyUnicode_CompareWithASCIIString(name.ptr(), "gelu_tanh") == 0) {
     return Activation::GeluTanh;
   }
-  throw std::invalid_argument("activation must be 'silu' or 'gelu_tanh', got " + nb::cast<std::string>(nb::repr(name)));
+  if (PyUnicode_Check(name.ptr()) && PyUnicode_CompareWithASCIIString(name.ptr(), "clamped_swiglu") == 0) {
+    return Activation::ClampedSwiglu;
+  }
+  throw std::invalid_argument("activation must be 'silu', 'gelu_tanh' or 'clamped_swiglu', got " + nb::cast<std::string>(nb::repr(name)));
+}
+
+template <class T>
+static std::vector<std::shared_ptr<const T>> handles_of(nb::handle experts, const char* name) {
+  std::vector<std::shared_ptr<const T>> handles;
+  for (nb::handle item : nb::getattr(experts, name)) {
+    std::shared_ptr<T> handle;
+    if (!nb::try_cast(item, handle) || handle == nullptr) {
+      throw std::invalid_argument(std::string("experts: ") + name + " must hold handles of the native ops");
+    }
+    handles.push_back(std::move(handle));
+  }
+  return handles;
+}
+
+static std::shared_ptr<const Experts> read_experts(nb::handle experts) {
+  auto e = std::make_shared<Experts>();
+  e->router = needed<Matrix>(experts, "router");
+  e->router_bias = handle_of<FloatVector>(experts, "router_bias");
+  e->gate = handles_of<Matrix>(experts, "gate");
+  e->up = handles_of<Matrix>(experts, "up");
+  e->down = handles_of<Matrix>(experts, "down");
+  e->gate_bias = handles_of<FloatVector>(experts, "gate_bias");
+  e->up_bias = handles_of<FloatVector>(experts, "up_bias");
+  e->down_bias = handles_of<FloatVector>(experts, "down_bias");
+  e->num_chosen = as_int(nb::getattr(experts, "num_chosen"), "num_chosen", 1, 1 << 20);
+  e->is_normalised = nb::cast<bool>(nb::getattr(experts, "is_normalised"));
+  check_experts(*e);
+  return e;
 }
 
 // Of powers of two, so that nothing is rounded: what it returns divides as exactly as they multiply.
@@ -148,9 +180,14 @@ std::shared_ptr<const Layer> read_layer(nb::handle layer) {
   l->wk = needed<Matrix>(layer, "wk");
   l->wv = needed<Matrix>(layer, "wv");
   l->wo = needed<Matrix>(layer, "wo");
-  l->gate = needed<Matrix>(layer, "gate");
-  l->up = needed<Matrix>(layer, "up");
-  l->down = needed<Matrix>(layer, "down");
+  const nb::object experts = nb::getattr(layer, "experts");
+  if (experts.is_none()) {
+    l->gate = needed<Matrix>(layer, "gate");
+    l->up = needed<Matrix>(layer, "up");
+    l->down = needed<Matrix>(layer, "down");
+  } else {
+    l->experts = read_experts(experts);
+  }
   l->attn_norm = handle_of<FloatVector>(layer, "attn_norm");
   l->mlp_norm = handle_of<FloatVector>(layer, "mlp_norm");
   l->bq = handle_of<FloatVector>(layer, "bq");

@@ -339,6 +339,16 @@ Array gated_mlp_op(Context& context, const Array& x, const Layer& layer) {
   return y;
 }
 
+Array experts_op(Context& context, const Array& x, const Layer& layer) {
+  check_experts(layer);
+  check(x.cols() == layer.width(),
+        "x must be as wide as the layer, " + std::to_string(layer.width()) + ", got " + shape_of(x));
+  Array y(x.rows(), x.cols());
+  if (x.rows() == 0) return y;
+  context.compute([&](int threads, Workspace& w) { experts(threads, w, x.data(), x.rows(), layer, y.data()); });
+  return y;
+}
+
 Array decoder_layer_op(Context& context, const Array& x, const Layer& layer, KvStore& kv, const Plan& plan) {
   check_layer(layer);
   check_plan(layer, kv, plan);
@@ -692,6 +702,7 @@ NB_MODULE(_native, m) {
       .def("rope_store", rope_store_op, "q"_a, "k"_a, "v"_a, "layer"_a, "kv"_a, "plan"_a)
       .def("attend", attend_op, "q"_a, "layer"_a, "kv"_a, "plan"_a)
       .def("gated_mlp", gated_mlp_op, "x"_a, "layer"_a)
+      .def("experts", experts_op, "x"_a, "layer"_a)
       .def("decoder_layer", decoder_layer_op, "x"_a, "layer"_a, "kv"_a, "plan"_a)
       .def("logits", logits_op, "x"_a, "norm"_a, "eps"_a, "weight"_a, "plan"_a)
       .def("fuse", fuse_op, "fusion"_a, "parts"_a)

@@ -39,14 +39,14 @@ void rope_store_share(const Member& m, float* q, float* k, const float* v, const
   }
 }
 
-namespace {
-
 void activate(Activation activation, const float* gate, const float* up, float* y, int64_t n) {
   const RowKernels& kernels = row_kernels();
-  (activation == Activation::Silu ? kernels.silu_mul : kernels.gelu_mul)(gate, up, y, n);
+  switch (activation) {
+    case Activation::Silu: return kernels.silu_mul(gate, up, y, n);
+    case Activation::GeluTanh: return kernels.gelu_mul(gate, up, y, n);
+    case Activation::ClampedSwiglu: return kernels.clamped_swiglu(gate, up, y, n);
+  }
 }
-
-}  // namespace
 
 void gate_up_share(Member& m, const Operand& x, int64_t rows, const Layer& layer, float* gate, float* up) {
   const int64_t width = layer.gate->out, tiles = rows == 0 ? 0 : layer.gate->num_tiles();
@@ -98,7 +98,13 @@ void check_heads(const Layer& layer) {
   expect(layer.rope->half() * 2 == h.width, "the rotary table must have head_width / 2 frequencies");
 }
 
+void check_experts(const Layer& layer) {
+  expect(layer.experts != nullptr, "experts is missing");
+  check_experts(*layer.experts);
+}
+
 void check_mlp(const Layer& layer) {
+  expect(layer.gate != nullptr, "gate is missing");
   const int64_t width = layer.width();
   expect(layer.up->in == width && layer.up->out == layer.gate->out, "up must have the shape of gate");
   expect(layer.down->out == width && layer.down->in == layer.gate->out, "down must be [width, feed-forward]");
@@ -106,7 +112,7 @@ void check_mlp(const Layer& layer) {
 
 void check_layer(const Layer& layer) {
   const HeadShape& h = layer.heads;
-  check_mlp(layer);
+  layer.experts == nullptr ? check_mlp(layer) : check_experts(layer);
   const int64_t width = layer.width(), queries = h.num_heads * h.width, keys = h.num_kv_heads * h.width;
   expect(layer.wq->out == queries && layer.wq->in == width, "wq must be [num_heads * head_width, width]");
   expect(layer.wk->out == keys && layer.wk->in == width, "wk must be [num_kv_heads * head_width, width]");
@@ -224,19 +230,36 @@ void gated_mlp(int threads, Workspace& w, const float* x, int64_t rows, const La
   });
 }
 
+void experts(int threads, Workspace& w, const float* x, int64_t rows, const Layer& layer, float* y) {
+  const int64_t width = layer.width();
+  Operand& input = w.operands[2];
+  w.experts.set(*layer.experts, layer.activation, rows);
+  input.resize(w.experts.operand_kinds(), rows, width, threads);
+  Pool::get().run(threads, [&](Member& m) {
+    input.fill(m, x, width);
+    w.experts.run(m, input, [&](int64_t r) { return x + r * width; }, y);
+  });
+}
+
 void decoder_layer(int threads, Workspace& w, const float* x, const Layer& layer, KvStore& kv, const Plan& plan,
                    float* y) {
   const HeadShape& h = layer.heads;
   const int64_t rows = plan.num_rows(), width = layer.width();
-  const int64_t queries = h.num_heads * h.width, keys = h.num_kv_heads * h.width, inner = layer.gate->out;
+  const int64_t queries = h.num_heads * h.width, keys = h.num_kv_heads * h.width;
+  const int64_t inner = layer.experts == nullptr ? layer.gate->out : 0;
   float *q = room(w.q, rows * queries), *k = room(w.k, rows * keys), *v = room(w.v, rows * keys);
   float *attended = room(w.attended, rows * queries), *projected = room(w.projected, rows * width);
   float *gate = room(w.gate, rows * inner), *up = room(w.up, rows * inner);
   auto& [attn_in, attn_out, mlp_in, mlp_inner] = w.operands;
   attn_in.resize(kinds_of(layer.wq->act) | kinds_of(layer.wk->act) | kinds_of(layer.wv->act), rows, width, threads);
   attn_out.resize(kinds_of(layer.wo->act), rows, queries, threads);
-  mlp_in.resize(kinds_of(layer.gate->act) | kinds_of(layer.up->act), rows, width, threads);
-  mlp_inner.resize(kinds_of(layer.down->act), rows, inner, threads);
+  if (layer.experts != nullptr) {
+    w.experts.set(*layer.experts, layer.activation, rows);
+    mlp_in.resize(w.experts.operand_kinds(), rows, width, threads);
+  } else {
+    mlp_in.resize(kinds_of(layer.gate->act) | kinds_of(layer.up->act), rows, width, threads);
+    mlp_inner.resize(kinds_of(layer.down->act), rows, inner, threads);
+  }
   w.attend.set(h, kv, plan, q, attended, threads);
 
   Pool::get().run(threads, [&](Member& m) {
@@ -254,6 +277,13 @@ void decoder_layer(int threads, Workspace& w, const float* x, const Layer& layer
     residual_share(m, attn_out, rows, *layer.wo, nullptr, x, projected, y);
     m.barrier();
     mlp_in.fill_normed(m, y, width, layer.mlp_norm->data(), layer.eps);
+    if (layer.experts != nullptr) {
+      w.experts.run(m, mlp_in, [&](int64_t r) { return mlp_in.made(m, r); }, projected);
+      m.barrier();
+      const auto [begin, end] = m.share(rows * width);
+      row_kernels().add(y + begin, projected + begin, y + begin, end - begin);
+      return;
+    }
     gate_up_share(m, mlp_in, rows, layer, gate, up);
     m.barrier();
     mlp_inner.fill(m, gate, inner);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attend.h"
+#include "experts.h"
 #include "operand.h"
 #include "plan.h"
 #include "product.h"
@@ -26,32 +27,36 @@ class FloatVector {
   std::vector<float> values_;
 };
 
-enum class Activation { Silu, GeluTanh };
+enum class Activation { Silu, GeluTanh, ClampedSwiglu };
 
 // What a Python DecoderLayer says, as handles that the layer keeps alive.
 struct Layer {
   HeadShape heads;
   float eps;
   Activation activation;
-  std::shared_ptr<const Matrix> wq, wk, wv, wo, gate, up, down;
+  std::shared_ptr<const Matrix> wq, wk, wv, wo;
+  std::shared_ptr<const Matrix> gate, up, down;  // null where the layer has experts
+  std::shared_ptr<const Experts> experts;        // else null
   std::shared_ptr<const FloatVector> attn_norm, mlp_norm, bq, bk, bv, q_norm, k_norm;  // may be null
   // Powers of two by which queries are multiplied after rope, and their reciprocals, for the keys; or both null.
   std::shared_ptr<const FloatVector> key_scale, key_shrink;
   std::shared_ptr<Rope> rope;
 
-  int64_t width() const { return gate->in; }
+  int64_t width() const { return experts == nullptr ? gate->in : experts->width(); }
 };
 
 // Throw std::invalid_argument, naming the handle, where the shapes do not fit together: those that attention needs,
-// those of the gated MLP, and all.
+// those of the gated MLP, those of the experts, and all.
 void check_heads(const Layer& layer);
 void check_mlp(const Layer& layer);
+void check_experts(const Layer& layer);
 void check_layer(const Layer& layer);
 
 // The memory of a pass between ops; reused from call to call.
 struct Workspace {
   Operand operands[4];
   AttendPass attend;
+  ExpertsPass experts;
   SamplerMemories samplers;
   std::vector<float> q, k, v, attended, gate, up, projected;
   std::vector<float> picked, residual, logits;  // of `guess`
@@ -74,6 +79,7 @@ void rope_store(int threads, float* q, float* k, const float* v, const Layer& la
 void attend(int threads, Workspace& w, const float* q, const Layer& layer, const KvStore& kv, const Plan& plan,
             float* y);
 void gated_mlp(int threads, Workspace& w, const float* x, int64_t rows, const Layer& layer, float* y);
+void experts(int threads, Workspace& w, const float* x, int64_t rows, const Layer& layer, float* y);
 void decoder_layer(int threads, Workspace& w, const float* x, const Layer& layer, KvStore& kv, const Plan& plan,
                    float* y);
 void logits(int threads, Workspace& w, const float* x, const FloatVector& norm, float eps, const Matrix& weight,

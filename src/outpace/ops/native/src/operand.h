@@ -13,6 +13,7 @@ namespace outpace {
 // A set of ActKind.
 using ActKinds = unsigned;
 inline ActKinds kinds_of(ActKind kind) { return 1u << static_cast<unsigned>(kind); }
+constexpr ActKind kAllKinds[] = {ActKind::F32, ActKind::BF16, ActKind::Int8};
 
 // The same preparation serves all matrices of a phase. Few rows are prepared by every thread for itself, which costs
 // less than waiting for each other; many are shared out.
@@ -68,7 +69,6 @@ class Operand {
   }
 
  private:
-  static constexpr ActKind kAllKinds[] = {ActKind::F32, ActKind::BF16, ActKind::Int8};
   static constexpr int64_t kFewRows = 4;
 
   struct Copy {

@@ -21,6 +21,9 @@ inline const float* data_or_null(const std::shared_ptr<const FloatVector>& vecto
 void rope_store_share(const Member& m, float* q, float* k, const float* v, const Layer& layer, KvStore& kv,
                       const Plan& plan);
 
+// y = activation(gate) * up, one row [n]. May be in place.
+void activate(Activation activation, const float* gate, const float* up, float* y, int64_t n);
+
 // silu(gate(x)) * up(x) into `gate`: each thread the columns that it takes.
 void gate_up_share(Member& m, const Operand& x, int64_t rows, const Layer& layer, float* gate, float* up);
 

@@ -70,6 +70,22 @@ inline void gelu_mul(const float* gate, const float* up, float* y, int64_t n) {
   });
 }
 
+// g / (1 + e^(-1.702 g)) (u + 1) with g = min(gate, 7) and u = up in [-7, 7].
+inline void clamped_swiglu(const float* gate, const float* up, float* y, int64_t n) {
+  const F32 limit = splat(7.0f);
+  in_vectors(n, [&](int64_t at, int64_t count) {
+    const F32 g = min(load_some(gate + at, count), limit);
+    const F32 u = max(min(load_some(up + at, count), limit), -limit);
+    store_some(y + at, g / (exp(g * -1.702f) + 1.0f) * (u + 1.0f), count);
+  });
+}
+
+inline void add_scaled(const float* x, float factor, float* y, int64_t n) {
+  in_vectors(n, [&](int64_t at, int64_t count) {
+    store_some(y + at, fma(load_some(x + at, count), splat(factor), load_some(y + at, count)), count);
+  });
+}
+
 inline void scale(const float* x, float factor, float* y, int64_t n) {
   in_vectors(n, [&](int64_t at, int64_t count) { store_some(y + at, load_some(x + at, count) * factor, count); });
 }

@@ -25,6 +25,10 @@ struct RowKernels {
   void (*silu_mul)(const float* gate, const float* up, float* y, int64_t n);
   // y = gelu(gate) * up, in the tanh form, one row [n]. May be in place.
   void (*gelu_mul)(const float* gate, const float* up, float* y, int64_t n);
+  // y = gate / (1 + e^(-1.702 gate)) * (up + 1) of clamped gate and up, one row [n]. May be in place.
+  void (*clamped_swiglu)(const float* gate, const float* up, float* y, int64_t n);
+  // y += x * factor [n].
+  void (*add_scaled)(const float* x, float factor, float* y, int64_t n);
   // y = x * factor [n]. May be in place.
   void (*scale)(const float* x, float factor, float* y, int64_t n);
   // y = cap * tanh(x / cap) [n]. May be in place.
