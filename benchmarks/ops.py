@@ -52,7 +52,11 @@ MODELS = {
     },
 }
 OUTPUT_FORMAT = {"Q4_0": "Q8_0", "Q4_1": "Q8_0", "Q5_0": "Q8_0", "Q5_1": "Q8_0", "Q4_K": "Q6_K", "Q5_K": "Q6_K"}
-SCALES = {"Q6_K": (208,), "Q8_0": (0,), "Q4_0": (0,), "Q5_0": (0,)}  # where a block keeps its half floats; else 0 and 2
+OUTPUT_FORMAT |= {"Q2_K": "Q6_K", "Q3_K": "Q6_K", "IQ4_XS": "Q6_K", "IQ4_NL": "Q8_0", "MXFP4": "Q8_0"}
+SCALES = {  # where a block keeps its half floats; else 0 and 2
+    **{"Q6_K": (208,), "Q8_0": (0,), "Q4_0": (0,), "Q5_0": (0,)},
+    **{"Q2_K": (80, 82), "Q3_K": (108,), "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": ()},
+}
 
 
 def random_tensor(name: str, format: str, shape: tuple[int, ...]) -> RawTensor:
@@ -65,6 +69,8 @@ def random_tensor(name: str, format: str, shape: tuple[int, ...]) -> RawTensor:
         return RawTensor(name, bits.view(np.uint8).reshape(rows, -1), format, shape)
     data = rng.integers(0, 256, (rows, row_bytes(name, format, width)), dtype=np.uint8)
     blocks = data.reshape(rows, -1, BLOCKS[format].bytes)
+    if format == "MXFP4":
+        blocks[..., 0] = 121  # its exponent: 2^-7
     for offset in SCALES.get(format, (0, 2)):
         blocks[..., offset : offset + 2] = np.array([2e-3 / BLOCKS[format].size * 32], np.float16).view(np.uint8)
     return RawTensor(name, data, format, shape)

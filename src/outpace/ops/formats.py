@@ -39,7 +39,16 @@ BLOCKS = {
     "Q4_K": Block(256, 144),
     "Q5_K": Block(256, 176),
     "Q6_K": Block(256, 210),
+    "Q2_K": Block(256, 84),
+    "Q3_K": Block(256, 110),
+    "IQ4_NL": Block(32, 18),
+    "IQ4_XS": Block(256, 136),
+    "MXFP4": Block(32, 17),
 }
+
+# What a four-bit code stands for, times its block's scale.
+IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+FP4_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)  # E2M1, doubled
 
 
 def row_bytes(name: str, format: str, width: int) -> int:
@@ -150,6 +159,45 @@ def _q6_k(b: Bytes) -> Floats:
     return scale[:, :, None] * q.reshape(-1, 16, 16)
 
 
+def _pairs(raw: Bytes, run: int = 32) -> Bytes:
+    """Return the lowest two bits of each `run` bytes, then the next two, and so on: uint8 [n, 4 * bytes]."""
+    runs = raw.reshape(len(raw), -1, 1, run)
+    return np.asarray((runs >> np.array([[0], [2], [4], [6]], np.uint8)) & 3, np.uint8).reshape(len(raw), -1)
+
+
+def _q2_k(b: Bytes) -> Floats:
+    scale = _half(b[:, 80:82]) * (b[:, :16] & 15).astype(np.float32)
+    minimum = _half(b[:, 82:]) * (b[:, :16] >> 4).astype(np.float32)
+    return scale[:, :, None] * _pairs(b[:, 16:80]).reshape(-1, 16, 16).astype(np.float32) - minimum[:, :, None]
+
+
+def _q3_k(b: Bytes) -> Floats:
+    high = ((b[:, None, :32] >> np.arange(8, dtype=np.uint8)[:, None]) & 1).reshape(len(b), 256)
+    q = (_pairs(b[:, 32:96]) | np.asarray(high << 2, np.uint8)).astype(np.float32) - 4
+    six_bits = _nibbles(b[:, 96:104], run=8) | (_pairs(b[:, 104:108], run=4) << 4)
+    scale = _half(b[:, 108:]) * (six_bits.astype(np.float32) - 32)
+    return scale[:, :, None] * q.reshape(-1, 16, 16)
+
+
+def _iq4_nl(b: Bytes) -> Floats:
+    return _half(b[:, :2]) * IQ4_VALUES[_nibbles(b[:, 2:])]
+
+
+def _iq4_xs(b: Bytes) -> Floats:
+    low = (b[:, 4:8, None] >> np.array([0, 4], np.uint8)).reshape(-1, 8) & 15
+    high = (b[:, 2:4].view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16)) & 3
+    scale = _half(b[:, :2]) * ((low | (high << 4)).astype(np.float32) - 32)
+    return scale[:, :, None] * IQ4_VALUES[_nibbles(b[:, 8:])].reshape(-1, 8, 32)
+
+
+def _mxfp4(b: Bytes) -> Floats:
+    """The scale is a power of two, its exponent alone: half of 2^(e - 127), subnormal for e < 2."""
+    e = b[:, :1].astype(np.uint32)
+    bits = np.where(e < 2, np.uint32(0x00200000) << np.minimum(e, 1), (np.maximum(e, 1) - 1) << 23)
+    with np.errstate(over="ignore"):  # the largest exponents, which no model has, give infinities
+        return bits.astype(np.uint32).view(np.float32) * FP4_VALUES[_nibbles(b[:, 1:])]
+
+
 _DECODERS: dict[str, Callable[[Any], Floats]] = {
     "F32": _f32,
     "F16": _half,
@@ -162,4 +210,9 @@ _DECODERS: dict[str, Callable[[Any], Floats]] = {
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
+    "MXFP4": _mxfp4,
 }

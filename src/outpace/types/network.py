@@ -17,7 +17,7 @@ class RawTensor:
     """A tensor as a file stores it: bytes, their format, and the logical shape.
 
     data: uint8 [rows, bytes per row], usually memory-mapped; a row is the last dimension.
-    format: "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K".
+    format: a name of `outpace.ops.formats.BLOCKS`, such as "F32", "BF16", "Q8_0", "Q4_K", "MXFP4".
     shape: logical, row-major (out_features, in_features) as in PyTorch, or (n,).
     """
 

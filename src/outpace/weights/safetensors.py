@@ -24,7 +24,7 @@ from outpace.weights.values import shown
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _FORMATS = {format: BLOCKS[format].bytes for format in ("F32", "F16", "BF16")}  # called alike here and there
-_INDEX_FORMATS = {"I64": 8, "I32": 4, "BOOL": 1}
+_INDEX_FORMATS = {"I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 
 
 def read_folder(folder: Path, indices: bool = False) -> dict[str, RawTensor]:
@@ -68,7 +68,7 @@ def _shard(index: Path, name: Any) -> Path:
 def read_safetensors(path: Path, indices: bool = False) -> dict[str, RawTensor]:
     """Return the tensors of one file, as views of it.
 
-    indices: integers and booleans too, in the formats I64, I32 and BOOL; no network is computed from those.
+    indices: integers and booleans too, in the formats I64, I32, U8 and BOOL; no network is computed from those.
     """
     buffer = map_file(path)
     if len(buffer) < 8:

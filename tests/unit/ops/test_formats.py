@@ -44,6 +44,27 @@ def test_q5_1_adds_a_minimum() -> None:
     assert found == [16.25] + [0.25] * 31
 
 
+def test_iq4_nl_looks_its_codes_up() -> None:
+    assert values("IQ4_NL", half(0.5), [0xF0, 0x87], [0x88] * 14) == [-63.5, -5, *[0.5] * 14, 56.5, *[0.5] * 15]
+
+
+def test_mxfp4_has_the_exponent_of_its_scale_first() -> None:
+    found = values("MXFP4", [127], [0x10, 0xF7], [0] * 14)
+    assert found == [0, 6] + [0] * 14 + [0.5, -6] + [0] * 14
+    assert values("MXFP4", [0], [0x11] * 16) == [2.0**-128] * 32
+
+
+def test_q3_k_takes_four_away_where_its_high_bit_is_not_set() -> None:
+    scales = [0x11] * 8 + [0b10101010] * 4  # 1 + 32 each, less 32
+    found = values("Q3_K", [0x01] + [0] * 31, [0b11] + [0] * 63, scales, half(2.0))
+    assert found == [6] + [-8] * 255
+
+
+def test_q2_k_takes_a_minimum_away() -> None:
+    found = values("Q2_K", [0x21] * 16, [0b11] + [0] * 63, half(2.0), half(0.5))
+    assert found == [5] + [-1] * 255
+
+
 def test_bf16_is_the_upper_half_of_float32() -> None:
     assert values("BF16", [0x80, 0x3F, 0x00, 0xC0]) == [1, -2]
 
@@ -68,8 +89,8 @@ def test_a_result_is_its_own_memory() -> None:
 
 
 def test_an_unknown_format_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(WeightsError, match=r"'w'.*'Q2_K'.*Q8_0"):
-        row_bytes("w", "Q2_K", 256)
+    with pytest.raises(WeightsError, match=r"'w'.*'IQ1_S'.*Q8_0"):
+        row_bytes("w", "IQ1_S", 256)
 
 
 def test_a_row_that_blocks_do_not_fill_is_refused() -> None:

@@ -130,7 +130,7 @@ MALFORMED = {
     "an offset off the grid": (gguf_bytes([], [info("w", [4], 0, 16)], ROW * 2), "multiple of 32"),
     "an unknown tensor type": (gguf_bytes([], [info("w", [4], 99, 0)], ROW), "unknown type 99"),
     "a removed tensor type": (gguf_bytes([], [info("w", [32], 4, 0)], ROW * 8), "unknown type 4"),
-    "a type that is not supported": (gguf_bytes([], [info("w", [256], 10, 0)], ROW * 8), "Q2_K.*supported are"),
+    "a type that is not supported": (gguf_bytes([], [info("w", [256], 16, 0)], ROW * 8), "IQ2_XXS.*supported are"),
     "rows of half a block": (gguf_bytes([], [info("w", [48, 2], 8, 0)], ROW * 80), "whole 32s"),
     "rows of half a super-block": (gguf_bytes([], [info("w", [128, 2], 12, 0)], ROW * 80), "whole 256s"),
     "tensors that overlap": (gguf_bytes([], [*ONE, info("x", [4], 0, 0)], ROW * 4), "overlaps"),

@@ -35,7 +35,7 @@ def shapes(format: str) -> list[tuple[int, int]]:
     block = BLOCKS[format].size
     if block == 1:
         return [(16, 64), (37, 95), (1, 1), (48, 577)]
-    return [(16, 2 * block), (37, 3 * block), (1, block), (50, 1536)]
+    return [(16, 2 * block), (37, 3 * block), (1, block), (20, 5 * block), (50, 1536)]
 
 
 ALL_SHAPES = [(format, out, width) for format in FORMATS for out, width in shapes(format)]
@@ -71,6 +71,13 @@ def _blocks(format: str, halves: dict[int, tuple[float, float]]) -> Callable[[np
     return make
 
 
+def _exponents(rng: np.random.Generator, out: int, width: int) -> Bytes:
+    """Return blocks of MXFP4: random codes, exponents of scales from 1/32 to 1/4."""
+    blocks = rng.integers(0, 256, (out, width // 32, 17), dtype=np.uint8)
+    blocks[:, :, 0] = rng.integers(123, 127, blocks.shape[:2])
+    return blocks.reshape(out, -1)
+
+
 _RAW = {format: _floats(format) for format in FLOATS} | {
     "Q8_0": _blocks("Q8_0", {0: (-0.01, 0.01)}),
     "Q4_0": _blocks("Q4_0", {0: (-0.1, 0.1)}),
@@ -80,6 +87,15 @@ _RAW = {format: _floats(format) for format in FLOATS} | {
     "Q4_K": _blocks("Q4_K", {0: (0, 0.002), 2: (0, 0.02)}),
     "Q5_K": _blocks("Q5_K", {0: (0, 0.001), 2: (0, 0.02)}),
     "Q6_K": _blocks("Q6_K", {208: (-0.0005, 0.0005)}),
+    "Q2_K": _blocks("Q2_K", {80: (0, 0.05), 82: (0, 0.05)}),
+    "Q3_K": _blocks("Q3_K", {108: (-0.01, 0.01)}),
+    "IQ4_NL": _blocks("IQ4_NL", {0: (-0.01, 0.01)}),
+    "IQ4_XS": _blocks("IQ4_XS", {0: (-0.0005, 0.0005)}),
+    "MXFP4": _exponents,
+}
+HALVES = {  # where a block keeps its half floats
+    **{"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)},
+    **{"Q2_K": (80, 82), "Q3_K": (108,)},
 }
 
 
@@ -142,7 +158,7 @@ def test_the_largest_codes_and_activations_do_not_overflow(format: str, byte: in
     tensor = random_tensor(format, TILE, 512)
     ends = np.full_like(tensor.data, byte)
     blocks, halves = (data.reshape(TILE, -1, BLOCKS[format].bytes) for data in (ends, tensor.data))
-    for offset in (208,) if format == "Q6_K" else (0, 2) if format in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (0,):
+    for offset in HALVES.get(format, (0,)):
         blocks[..., offset : offset + 2] = halves[..., offset : offset + 2]
     tensor = RawTensor("w", ends, format, (TILE, 512))
     x = np.ones((3, 512), np.float32)
@@ -261,8 +277,8 @@ def test_bytes_that_do_not_fit_the_shape_are_refused() -> None:
 
 
 def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(UsageError, match="Q2_K"):
-        native.Context(1).pack(np.zeros((4, 84), np.uint8), "Q2_K", 4, 256, "Q2_K")
+    with pytest.raises(UsageError, match="IQ1_S"):
+        native.Context(1).pack(np.zeros((4, 50), np.uint8), "IQ1_S", 4, 256, "IQ1_S")
 
 
 def run_with_isa(isa: str, *arguments: str) -> subprocess.CompletedProcess[str]:

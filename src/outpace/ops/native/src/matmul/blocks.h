@@ -7,12 +7,12 @@
 
 namespace outpace {
 
-// One group of 32 numbers in the terms of layout.h: number = scale * (code - offset) + minimum, where scale is d or,
-// for a K-quant, d * s (of the two halves of the group in Q6_K), and minimum is m or -(d_minimum * minimum).
+// One group of 32 numbers: number = scale * (code - offset) + minimum, where scale is d or, in blocks of 256, d * s (of
+// each half of the group), and minimum is m or -(d_minimum * minimum). For formats with a table, its entry of that code.
 struct Group {
   uint8_t codes[32];
-  uint16_t d, m;              // halves: d and m, or d and dmin
-  uint8_t scale[2], minimum;  // of a K-quant; int8 in Q6_K
+  uint16_t d, m;                   // halves: d and m, or d and dmin
+  uint8_t scale[2], minimum[2];  // of each half in a block of 256: int8 in Q6_K, Q3_K and IQ4_XS; MXFP4's exponent
 };
 
 // Reads group g of a row as a file stores it.

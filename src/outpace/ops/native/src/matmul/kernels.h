@@ -5,7 +5,7 @@
 
 namespace outpace {
 
-constexpr int kNumFormats = 11;
+constexpr int kNumFormats = 16;
 constexpr int kMaxRowBlock = 16;
 
 // One tile times one block of rows. `depth` is the matrix's `in`; rows: the block (layout.h); y: the tile's first

@@ -19,7 +19,24 @@
 
 namespace outpace {
 
-enum class Format : uint8_t { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
+enum class Format : uint8_t {
+  F32,
+  F16,
+  BF16,
+  Q8_0,
+  Q4_0,
+  Q4_1,
+  Q5_0,
+  Q5_1,
+  Q4_K,
+  Q5_K,
+  Q6_K,
+  Q2_K,
+  Q3_K,
+  IQ4_NL,
+  IQ4_XS,
+  MXFP4
+};
 
 // The form in which a matrix wants its activations.
 enum class ActKind : uint8_t { F32, BF16, Int8 };

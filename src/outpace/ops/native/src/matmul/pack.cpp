@@ -22,6 +22,7 @@ struct FormatInfo {
 constexpr FormatInfo kFormats[kNumFormats] = {
     {"F32", 1, 4},    {"F16", 1, 2},    {"BF16", 1, 2},     {"Q8_0", 32, 34},   {"Q4_0", 32, 18},   {"Q4_1", 32, 20},
     {"Q5_0", 32, 22}, {"Q5_1", 32, 24}, {"Q4_K", 256, 144}, {"Q5_K", 256, 176}, {"Q6_K", 256, 210},
+    {"Q2_K", 256, 84}, {"Q3_K", 256, 110}, {"IQ4_NL", 32, 18}, {"IQ4_XS", 256, 136}, {"MXFP4", 32, 17},
 };
 
 const FormatInfo& info(Format format) { return kFormats[static_cast<int>(format)]; }
@@ -36,12 +37,11 @@ uint16_t& half(uint8_t* tile, int64_t offset, int64_t column) {
 
 // Where the halves d and m (or dmin) of a group lie.
 int64_t d_offset(Format f, const layout::GroupPlace& place) {
-  if (f == Format::Q6_K) return place.unit + 256;
-  return layout::is_k_quant(f) ? place.unit : place.scale;
+  return layout::has_super_blocks(f) ? place.unit + layout::d_place(f) : place.scale;
 }
 
 int64_t m_offset(Format f, const layout::GroupPlace& place) {
-  return layout::is_k_quant(f) ? place.unit + layout::kHalves : place.minimum;
+  return layout::has_super_blocks(f) ? d_offset(f, place) + layout::kHalves : place.minimum;
 }
 
 void write_codes(Format f, const Group& group, uint8_t* tile, int64_t offset, int64_t column) {
@@ -51,13 +51,21 @@ void write_codes(Format f, const Group& group, uint8_t* tile, int64_t offset, in
     for (int j = 0; j < 8; ++j) dword(tile, offset, kColumns * j + column) = w[j];
     return;
   }
-  for (int j = 0; j < 4; ++j) {
-    dword(tile, offset, kColumns * j + column) = (w[j] & 0x0F0F0F0FU) | (w[j + 4] & 0x0F0F0F0FU) << 4;
+  const int low = layout::low_bits(f);
+  if (low == 2) {
+    uint32_t q[2] = {0, 0};
+    for (int j = 0; j < 8; ++j) q[j / 4] |= (w[j] & 0x03030303U) << 2 * (j % 4);
+    dword(tile, offset, column) = q[0];
+    dword(tile, offset + 64, column) = q[1];
+  } else {
+    for (int j = 0; j < 4; ++j) {
+      dword(tile, offset, kColumns * j + column) = (w[j] & 0x0F0F0F0FU) | (w[j + 4] & 0x0F0F0F0FU) << 4;
+    }
   }
   if (layout::high_bits(f) == 1) {
     uint32_t h = 0;
-    for (int j = 0; j < 8; ++j) h |= (w[j] >> 4 & 0x01010101U) << j;
-    dword(tile, offset + 256, column) = h;
+    for (int j = 0; j < 8; ++j) h |= (w[j] >> low & 0x01010101U) << j;
+    dword(tile, offset + layout::high_place(f), column) = h;
   } else if (layout::high_bits(f) == 2) {
     uint32_t h[2] = {0, 0};
     for (int j = 0; j < 8; ++j) h[j / 4] |= (w[j] >> 4 & 0x03030303U) << 2 * (j % 4);
@@ -70,12 +78,14 @@ void read_codes(Format f, uint8_t* tile, int64_t offset, int64_t column, Group& 
   uint32_t w[8];
   if (f == Format::Q8_0) {
     for (int j = 0; j < 8; ++j) w[j] = dword(tile, offset, kColumns * j + column);
+  } else if (layout::low_bits(f) == 2) {
+    for (int j = 0; j < 8; ++j) w[j] = dword(tile, offset + 64 * (j / 4), column) >> 2 * (j % 4) & 0x03030303U;
   } else {
     for (int j = 0; j < 8; ++j) w[j] = dword(tile, offset, kColumns * (j % 4) + column) >> j / 4 * 4 & 0x0F0F0F0FU;
   }
   if (layout::high_bits(f) == 1) {
-    const uint32_t h = dword(tile, offset + 256, column);
-    for (int j = 0; j < 8; ++j) w[j] |= (h >> j & 0x01010101U) << 4;
+    const uint32_t h = dword(tile, offset + layout::high_place(f), column);
+    for (int j = 0; j < 8; ++j) w[j] |= (h >> j & 0x01010101U) << layout::low_bits(f);
   } else if (layout::high_bits(f) == 2) {
     for (int j = 0; j < 8; ++j) {
       w[j] |= (dword(tile, offset + 256 + 64 * (j / 4), column) >> 2 * (j % 4) & 0x03030303U) << 4;
@@ -84,32 +94,81 @@ void read_codes(Format f, uint8_t* tile, int64_t offset, int64_t column, Group& 
   std::memcpy(group.codes, w, sizeof w);
 }
 
+// The bytes of scales and minimums, where a format has some.
+void write_scales(Format f, const Group& group, uint8_t* tile, const layout::GroupPlace& place, int64_t g,
+                  int64_t column) {
+  uint8_t* scale = tile + place.scale + column;
+  switch (f) {
+    case Format::Q2_K:
+      for (int half = 0; half < 2; ++half) {
+        scale[kColumns * half] = static_cast<uint8_t>(group.scale[half] | group.minimum[half] << 4);
+      }
+      break;
+    case Format::Q3_K:
+      for (int half = 0; half < 2; ++half) {
+        const int six_bits = static_cast<int8_t>(group.scale[half]) + 32;
+        *scale |= static_cast<uint8_t>((six_bits & 15) << 4 * half);
+        tile[place.minimum + column] |= static_cast<uint8_t>(six_bits >> 4 << (g % 2 * 4 + 2 * half));
+      }
+      break;
+    case Format::Q4_K:
+    case Format::Q5_K:
+      *scale = group.scale[0];
+      tile[place.minimum + column] = group.minimum[0];
+      break;
+    case Format::Q6_K:
+      scale[0] = group.scale[0];
+      scale[kColumns] = group.scale[1];
+      break;
+    case Format::IQ4_XS:
+    case Format::MXFP4: *scale = group.scale[0]; break;
+    default: break;
+  }
+}
+
+void read_scales(Format f, const uint8_t* tile, const layout::GroupPlace& place, int64_t g, int64_t column,
+                 Group& group) {
+  const uint8_t* scale = tile + place.scale + column;
+  const uint8_t* minimum = tile + place.minimum + column;
+  for (int half = 0; half < 2; ++half) {
+    switch (f) {
+      case Format::Q2_K:
+        group.scale[half] = scale[kColumns * half] & 15;
+        group.minimum[half] = scale[kColumns * half] >> 4;
+        break;
+      case Format::Q3_K:
+        group.scale[half] = static_cast<uint8_t>(
+            ((*scale >> 4 * half & 15) | (*minimum >> (g % 2 * 4 + 2 * half) & 3) << 4) - 32);
+        break;
+      case Format::Q4_K:
+      case Format::Q5_K:
+        group.scale[half] = *scale;
+        group.minimum[half] = *minimum;
+        break;
+      case Format::Q6_K: group.scale[half] = scale[kColumns * half]; break;
+      case Format::IQ4_XS:
+      case Format::MXFP4: group.scale[half] = *scale; break;
+      default: break;
+    }
+  }
+}
+
 void write_group(const Matrix& matrix, const Group& group, uint8_t* tile, int64_t g, int64_t column) {
   const Format f = matrix.format;
   const auto place = layout::group_place(f, matrix.in, g);
   write_codes(f, group, tile, place.codes, column);
-  half(tile, d_offset(f, place), column) = group.d;
+  if (f != Format::MXFP4) half(tile, d_offset(f, place), column) = group.d;
   if (layout::has_minimum(f)) half(tile, m_offset(f, place), column) = group.m;
-  if (f == Format::Q6_K) {
-    tile[place.scale + column] = group.scale[0];
-    tile[place.scale + kColumns + column] = group.scale[1];
-  } else if (layout::is_k_quant(f)) {
-    tile[place.scale + column] = group.scale[0];
-    tile[place.minimum + column] = group.minimum;
-  }
+  write_scales(f, group, tile, place, g, column);
 }
 
 void read_packed_group(const Matrix& matrix, uint8_t* tile, int64_t g, int64_t column, Group& group) {
   const Format f = matrix.format;
   const auto place = layout::group_place(f, matrix.in, g);
   read_codes(f, tile, place.codes, column, group);
-  group.d = half(tile, d_offset(f, place), column);
+  if (f != Format::MXFP4) group.d = half(tile, d_offset(f, place), column);
   if (layout::has_minimum(f)) group.m = half(tile, m_offset(f, place), column);
-  if (layout::is_k_quant(f)) {
-    group.scale[0] = tile[place.scale + column];
-    group.scale[1] = tile[place.scale + kColumns + column];
-    group.minimum = tile[place.minimum + column];
-  }
+  read_scales(f, tile, place, g, column, group);
 }
 
 // Reads group g of a raw row, quantising it if the file has floats.

@@ -25,7 +25,7 @@ template <class S>
   const float largest = __builtin_bit_cast(float, S::largest_lane(most));
   if (!(largest <= std::numeric_limits<float>::max())) {
     row = {};
-    row.scale = row.scaled_sum = std::numeric_limits<float>::quiet_NaN();
+    row.scale = row.scaled_sum = row.scaled_low = std::numeric_limits<float>::quiet_NaN();
     return;
   }
   const float inverse = largest < kTooSmall ? 0.0F : 127.0F / largest;
@@ -44,7 +44,7 @@ template <class S>
   row.minus_half_32[1] = -32 * high;
   row.scale = largest / 127.0F;
   row.scaled_sum = row.scale * static_cast<float>(low + high);
-  row.unused = 0;
+  row.scaled_low = row.scale * static_cast<float>(low);
 }
 
 template <class S>

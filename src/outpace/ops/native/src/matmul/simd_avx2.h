@@ -43,11 +43,14 @@ struct Avx2 {
     const auto* halves = reinterpret_cast<const __m128i*>(p);
     return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
   }
-  static Float from_unsigned_bytes(const uint8_t* p) {
-    return from_int({_mm256_cvtepu8_epi32(bytes(p)), _mm256_cvtepu8_epi32(bytes(p + 8))});
-  }
+  static Int widen(const uint8_t* p) { return {_mm256_cvtepu8_epi32(bytes(p)), _mm256_cvtepu8_epi32(bytes(p + 8))}; }
+  static Float from_unsigned_bytes(const uint8_t* p) { return from_int(widen(p)); }
   static Float from_signed_bytes(const uint8_t* p) {
     return from_int({_mm256_cvtepi8_epi32(bytes(p)), _mm256_cvtepi8_epi32(bytes(p + 8))});
+  }
+  // 2^(byte - 128); 0 for bytes 0 and 1, whose powers are subnormal.
+  static Float from_exponents(const uint8_t* p) {
+    return as_float(shift_left<23>(add_int(largest(widen(p), splat_int(1)), splat_int(-1))));
   }
   static Float from_bf16_low(Int v) { return as_float(shift_left<16>(v)); }
   static Float from_bf16_high(Int v) { return as_float(bit_and(v, splat_int(static_cast<int32_t>(0xFFFF0000)))); }
@@ -71,9 +74,16 @@ struct Avx2 {
     return {_mm256_or_si256(low.low, bits.low), _mm256_or_si256(low.high, bits.high)};
   }
 
+  // The table's entry for each byte, which is below 16.
+  static Int look_up(const uint8_t* table, Int v) {
+    const __m256i entries = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+    return {_mm256_shuffle_epi8(entries, v.low), _mm256_shuffle_epi8(entries, v.high)};
+  }
+
   // The dot products of each dword's codes with activations, four codes an `add`. Pairs of products are summed in 16
-  // bits for as long as they surely fit, and only then widened: two instructions a vector in place of three.
-  template <int bits>
+  // bits for as long as they surely fit, and only then widened: two instructions a vector in place of three. `run`: how
+  // many vectors are added before `sum` is asked for, or `start` called again.
+  template <int bits, int run>
   class Dot {
    public:
     void start(int32_t first) { sum_ = splat_int(first); }
@@ -91,7 +101,7 @@ struct Avx2 {
    private:
     static constexpr int kLargest = bits == 8 ? 128 : (1 << bits) - 1;  // |code|
     static constexpr int kFitting = 32767 / (2 * 127 * kLargest);       // pairs that surely fit
-    static constexpr int kTogether = kFitting >= 8 ? 8 : kFitting >= 4 ? 4 : kFitting >= 2 ? 2 : 1;
+    static constexpr int kTogether = kFitting >= run ? run : kFitting >= 4 ? 4 : kFitting >= 2 ? 2 : 1;
 
     [[gnu::always_inline]] static void add_half(int j, __m256i codes, __m256i activations, __m256i& pairs,
                                                 __m256i& sum) {

@@ -29,8 +29,14 @@ struct Avx512 {
   static Float from_halves(const uint8_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  static Float from_unsigned_bytes(const uint8_t* p) { return from_int(_mm512_cvtepu8_epi32(bytes(p))); }
+  static Int widen(const uint8_t* p) { return _mm512_cvtepu8_epi32(bytes(p)); }
+  static Float from_unsigned_bytes(const uint8_t* p) { return from_int(widen(p)); }
   static Float from_signed_bytes(const uint8_t* p) { return from_int(_mm512_cvtepi8_epi32(bytes(p))); }
+  // 2^(byte - 128); 0 for bytes 0 and 1, whose powers are subnormal.
+  static Float from_exponents(const uint8_t* p) {
+    const Int e = _mm512_sub_epi32(_mm512_max_epi32(widen(p), splat_int(1)), splat_int(1));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
+  }
   static Float from_bf16_low(Int v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); }
   static Float from_bf16_high(Int v) { return _mm512_castsi512_ps(v & splat_int(static_cast<int32_t>(0xFFFF0000))); }
 
@@ -47,10 +53,15 @@ struct Avx512 {
   // low | (high & mask)
   static Int merge(Int low, Int high, Int mask) { return _mm512_ternarylogic_epi32(low, high, mask, 0xF8); }
 
+  // The table's entry for each byte, which is below 16.
+  static Int look_up(const uint8_t* table, Int v) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes(table)), v);
+  }
+
   // The dot products of each dword's codes with activations, four codes an `add`. The compiler would broadcast the
   // activations by an instruction of its own; fewer instructions let the CPU look further ahead into the stream of
   // weights (benchmarks/LOG.md).
-  template <int bits>
+  template <int bits, int run>
   class Dot {
    public:
     void start(int32_t first) { sum_ = splat_int(first); }

@@ -3,6 +3,8 @@
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include <cstdint>
@@ -43,9 +45,12 @@ struct Baseline {
     return Float{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]),
                  static_cast<float>(p[3])};
   }
+  static Int widen(const uint8_t* p) { return Int{p[0], p[1], p[2], p[3]}; }
   static Float from_signed_bytes(const uint8_t* p) {
     return from_int(Int{as_signed(p[0]), as_signed(p[1]), as_signed(p[2]), as_signed(p[3])});
   }
+  // 2^(byte - 128); 0 for bytes 0 and 1, whose powers are subnormal.
+  static Float from_exponents(const uint8_t* p) { return as_float((largest(widen(p), splat_int(1)) - 1) << 23); }
   static Float from_bf16_low(Int v) { return as_float(v << 16); }
   static Float from_bf16_high(Int v) { return as_float(v & static_cast<int32_t>(0xFFFF0000)); }
 
@@ -62,8 +67,20 @@ struct Baseline {
   // low | (high & mask)
   static Int merge(Int low, Int high, Int mask) { return low | (high & mask); }
 
+  // The table's entry for each byte, which is below 16.
+  static Int look_up(const uint8_t* table, Int v) {
+#if defined(__aarch64__)
+    return vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(table), vreinterpretq_u8_s32(v)));
+#else
+    uint8_t places[16];
+    std::memcpy(places, &v, sizeof places);
+    for (uint8_t& place : places) place = table[place];
+    return read<Int>(places);
+#endif
+  }
+
   // The dot products of each dword's codes with activations, four codes an `add`.
-  template <int bits>
+  template <int bits, int run>
   class Dot {
    public:
     void start(int32_t first) { sum_ = splat_int(first); }
