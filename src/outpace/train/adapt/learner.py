@@ -75,12 +75,13 @@ class Learner:
 
     def embedded(self, tokens: Tensor, is_masked: Tensor | None = None) -> Tensor:
         """Return the inputs of rows, [S, R, D]: of tokens [S, R], those that are masked replaced."""
-        embed = self.network.model.embed_tokens
-        if is_masked is None:
-            return embed(tokens).float()
-        if self.mask is None:
-            return embed(tokens.masked_fill(is_masked, self.mask_token)).float()
-        return torch.where(is_masked[..., None], self.mask, embed(tokens).float())
+        rows = (
+            tokens if is_masked is None else tokens.masked_fill(is_masked, self.mask_token if self.mask is None else 0)
+        )
+        found: Tensor = self.network.model.embed_tokens(rows).float()
+        if is_masked is None or self.mask is None:
+            return found
+        return torch.where(is_masked[..., None], self.mask, found)
 
     @torch.no_grad()
     def original(self, tokens: Tensor) -> Clean:

@@ -57,6 +57,7 @@ def _run(
     cos_sin = RotaryTable(inv_freq, config.rope_scale)(positions)
     x = embedded.float()
     with torch.autocast(device.type, network.compute, enabled=network.compute != torch.float32):
+        layer: Any
         for i, layer in enumerate(network.model.layers):
             mask = masks[config.windows[i]]
             before = None if prefix is None else prefix[i]

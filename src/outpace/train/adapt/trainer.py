@@ -186,7 +186,7 @@ class _Run:
                 f"the loss of step {self._state.step + 1} is {total}: training has diverged. Choose a lower learning "
                 f"rate (it is {self._settings.rate:g}) and another folder"
             )
-        nn.utils.clip_grad_norm_(self._learner.parameters.values(), self._settings.clip)
+        nn.utils.clip_grad_norm_(list(self._learner.parameters.values()), self._settings.clip)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.step()
