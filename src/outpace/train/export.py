@@ -50,19 +50,28 @@ def write_drafter(
     path: Path, entries: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float32]], format: str
 ) -> None:
     """Write a drafter's file: entries without "drafter."; texts, counts, numbers, and lists of counts."""
+    write_gguf(path, ARCHITECTURE, {f"drafter.{name}": value for name, value in entries.items()}, tensors, format)
+
+
+def write_gguf(
+    path: Path, architecture: str, entries: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float32]], format: str
+) -> None:
+    """Write a GGUF file, whole or not at all: entries (texts, counts, numbers, lists of counts) and tensors.
+
+    Matrices in `format`, or in F16 where their rows are no multiple of its block; vectors in F32.
+    """
     one_of("format", format, FORMATS)
     new = path.with_name(f"{path.name}.new")
-    writer = gguf.GGUFWriter(new, ARCHITECTURE)
+    writer = gguf.GGUFWriter(new, architecture)
     for name, value in entries.items():
-        key = f"drafter.{name}"
         if isinstance(value, str):
-            writer.add_string(key, value)
+            writer.add_string(name, value)
         elif isinstance(value, float):
-            writer.add_float32(key, value)
+            writer.add_float32(name, value)
         elif isinstance(value, int):
-            writer.add_uint32(key, value)
+            writer.add_uint32(name, value)
         else:
-            writer.add_array(key, list(value))
+            writer.add_array(name, list(value))
     for name, x in tensors.items():
         kind = _kind(x, format)
         if kind is gguf.GGMLQuantizationType.F32:

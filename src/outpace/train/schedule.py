@@ -1,9 +1,20 @@
-"""The learning rate over a run: a factor of what each group of parameters learns with."""
+"""How far a run is, and the learning rate over it: a factor of what each group of parameters learns with."""
 
 from __future__ import annotations
 
 _CONSTANT = 0.5  # of the run
 _LAST = 0.03
+
+
+def fraction(steps: int | None, budget_s: float | None, step: int, seconds: float) -> float:
+    """Return how much of a run is over after so many steps and seconds, in [0, 1].
+
+    steps, budget_s: its end; with both, the first that is reached ends it, and the steps say how far it is.
+    """
+    by_time = seconds / budget_s if budget_s else 0.0
+    if steps is None:
+        return min(by_time, 1.0)
+    return 1.0 if by_time >= 1 else min(step / steps, 1.0)
 
 
 def factor(step: int, done: float, warmup_steps: int) -> float:

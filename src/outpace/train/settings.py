@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from outpace.errors import UsageError, integer, one_of, real
+from outpace.train.schedule import fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,4 @@ class TrainSettings:
 
     def done(self, steps: int, seconds: float) -> float:
         """Return the fraction of the run that is over, from 0 to 1."""
-        by_time = seconds / self.budget_s if self.budget_s else 0.0
-        if self.steps is None:
-            return min(by_time, 1.0)
-        return 1.0 if by_time >= 1 else min(steps / self.steps, 1.0)
+        return fraction(self.steps, self.budget_s, steps, seconds)

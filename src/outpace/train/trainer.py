@@ -29,7 +29,7 @@ from outpace.train.settings import TrainSettings
 from outpace.train.simulate import BUDGETS, SCORED, Simulation, simulate
 from outpace.train.state import RunState, load_state, save_state
 from outpace.train.target import FrozenTarget
-from outpace.train.text.corpus import Batches, Conversation, lengths_of
+from outpace.train.text.corpus import Batches, Conversation, digest_of
 from outpace.weights.trained import Entries
 
 STATE, RESULT = "state.pt", "drafter.gguf"
@@ -146,7 +146,7 @@ class _Run:
         made_with = {
             "kind": self._kind,
             "target": self._target.identity.fingerprint,
-            "text": _digest(self._text),
+            "text": digest_of(self._text),
             "start": None if self._start is None else hashlib.sha256(self._start.read_bytes()).hexdigest(),
             **self._settings.as_dict(),
         }
@@ -323,14 +323,6 @@ def _optimisers(network: DraftNetwork, settings: TrainSettings) -> list[torch.op
         for group in optimiser.param_groups:
             group["base_rate"] = group["lr"]
     return found
-
-
-def _digest(text: Sequence[Conversation]) -> str:
-    """Return what tells one training text from another: the lengths of all conversations, and some of their tokens."""
-    digest = hashlib.sha256(lengths_of(text).astype("<i8").tobytes())
-    for i in range(0, len(text), max(1, len(text) // 64)):
-        digest.update(text[i].tokens.astype("<i4").tobytes())
-    return digest.hexdigest()
 
 
 def _plain(measured: Simulation) -> list[dict[str, Any]]:

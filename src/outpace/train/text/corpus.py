@@ -261,6 +261,14 @@ def lengths_of(conversations: Sequence[Conversation]) -> NDArray[np.int64]:
     return np.array([len(own.tokens) for own in conversations], np.int64)
 
 
+def digest_of(conversations: Sequence[Conversation]) -> str:
+    """Return what tells one training text from another: the lengths of all conversations, and some of their tokens."""
+    digest = hashlib.sha256(lengths_of(conversations).astype("<i8").tobytes())
+    for i in range(0, len(conversations), max(1, len(conversations) // 64)):
+        digest.update(conversations[i].tokens.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
 class Batches:
     """Which conversations belong to which step of training: a pure function of (lengths, seed, step).
 
