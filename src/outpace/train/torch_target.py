@@ -51,5 +51,5 @@ class TorchTarget:
 
     @torch.no_grad()
     def padded(self, tokens: Tensor, lengths: Sequence[int], taps: Sequence[int]) -> dict[int, Tensor]:
-        states: dict[int, Tensor] = self.network(tokens, taps=taps)
-        return states
+        found: dict[int, Tensor] = self.network(tokens, taps=taps)
+        return found
