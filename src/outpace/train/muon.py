@@ -75,4 +75,5 @@ def orthogonalise(x: Tensor) -> Tensor:
     for _ in range(_ITERATIONS):
         gram: Tensor = y @ y.mT
         y = a * y + (b * gram + c * (gram @ gram)) @ y
-    return y.mT if is_tall else y
+    found: Tensor = y.mT if is_tall else y
+    return found
