@@ -51,4 +51,5 @@ class TorchTarget:
 
     @torch.no_grad()
     def padded(self, tokens: Tensor, lengths: Sequence[int], taps: Sequence[int]) -> dict[int, Tensor]:
-        return self.network(tokens, taps=taps)
+        found: dict[int, Tensor] = self.network(tokens, taps=taps)
+        return found
