@@ -16,7 +16,7 @@ from outpace.weights.values import shown
 ROPE_FACTORS = "rope_freqs.weight"
 _MOST_FACTORS = 1 << 11
 
-_KEYS = {  # our key -> metadata key, after the architecture
+KEYS = {  # our key -> metadata key, after the architecture
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
     "num_hidden_layers": "block_count",
@@ -79,10 +79,10 @@ def choose(file: GGUFFile) -> Architecture:
 
 def raw_config(file: GGUFFile, architecture: Architecture) -> tuple[Config, dict[str, str]]:
     """Return the config in Hugging Face keys, not yet checked, and what the file calls these keys."""
-    arch, keys = architecture.gguf, _KEYS | dict(architecture.gguf_keys)
+    arch, keys = architecture.gguf, KEYS | dict(architecture.gguf_keys)
     names = {ours: f"metadata {arch}.{theirs}" for ours, theirs in keys.items()}
     given = {ours: file.metadata[key] for ours, theirs in keys.items() if (key := f"{arch}.{theirs}") in file.metadata}
-    if missing := [names[ours] for ours in _KEYS if ours not in given and ours not in _OPTIONAL]:
+    if missing := [names[ours] for ours in KEYS if ours not in given and ours not in _OPTIONAL]:
         raise WeightsError(f"{file.path}: {missing[0]} is missing: convert the model again")
     raw: Config = _derived(given) | given
     if "vocab_size" not in raw and "token_embd.weight" in file.tensors:

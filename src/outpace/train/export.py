@@ -56,7 +56,7 @@ def write_drafter(
 def write_gguf(
     path: Path, architecture: str, entries: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float32]], format: str
 ) -> None:
-    """Write a GGUF file, whole or not at all: entries (texts, counts, numbers, lists of counts) and tensors.
+    """Write a GGUF file, whole or not at all: entries (texts, flags, counts, numbers, lists of one kind) and tensors.
 
     Matrices in `format`, or in F16 where their rows are no multiple of its block; vectors in F32.
     """
@@ -64,7 +64,9 @@ def write_gguf(
     new = path.with_name(f"{path.name}.new")
     writer = gguf.GGUFWriter(new, architecture)
     for name, value in entries.items():
-        if isinstance(value, str):
+        if isinstance(value, bool):
+            writer.add_bool(name, value)
+        elif isinstance(value, str):
             writer.add_string(name, value)
         elif isinstance(value, float):
             writer.add_float32(name, value)

@@ -7,7 +7,7 @@ drafter's matrices takes nine seconds. Here the iteration runs in float32 on the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,30 +31,49 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group["lr"], group["momentum"], group["weight_decay"])
+            for alike in _alike([parameter for parameter in group["params"] if parameter.grad is not None]):
+                self._update(alike, group["lr"], group["momentum"], group["weight_decay"])
 
-    def _update(self, parameter: nn.Parameter, lr: float, momentum: float, weight_decay: float) -> None:
+    def _update(self, parameters: Sequence[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+        directions = orthogonalise(torch.stack([self._nesterov(parameter, momentum) for parameter in parameters]))
+        for parameter, direction in zip(parameters, directions, strict=True):
+            parameter.mul_(1 - lr * weight_decay)
+            parameter.add_(direction.to(parameter.dtype), alpha=-lr * 0.2 * math.sqrt(max(parameter.shape)))
+
+    def _nesterov(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         grad = parameter.grad
         assert grad is not None
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         state["momentum"].lerp_(grad, 1 - momentum)
-        direction = orthogonalise(torch.lerp(grad, state["momentum"], momentum))
-        parameter.mul_(1 - lr * weight_decay)
-        parameter.add_(direction.to(parameter.dtype), alpha=-lr * 0.2 * math.sqrt(max(parameter.shape)))
+        return torch.lerp(grad, state["momentum"], momentum)
+
+
+def _alike(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Return the matrices in groups whose steps are computed together.
+
+    On an accelerator those of one shape: there a step is as many kernels as for one of them. On the CPU each is alone.
+    """
+    groups: dict[Hashable, list[nn.Parameter]] = {}
+    for number, parameter in enumerate(parameters):
+        on_cpu = parameter.device.type == "cpu"
+        groups.setdefault(number if on_cpu else (parameter.shape, parameter.device), []).append(parameter)
+    return list(groups.values())
 
 
 def orthogonalise(x: Tensor) -> Tensor:
-    """Return a matrix with the singular vectors of x, and singular values between 0.7 and 1.2, by Newton-Schulz."""
+    """Return matrices [..., m, n] with their singular vectors, and singular values between 0.7 and 1.2.
+
+    By Newton-Schulz.
+    """
     a, b, c = _COEFFICIENTS
     y = x.to(torch.float32 if x.device.type == "cpu" else torch.bfloat16)
-    is_tall = y.shape[0] > y.shape[1]
-    y = y.T if is_tall else y
-    y = y / (y.norm() + 1e-7)
+    is_tall = y.shape[-2] > y.shape[-1]
+    y = y.mT if is_tall else y
+    y = y / (y.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(_ITERATIONS):
-        gram: Tensor = y @ y.T
-        y = torch.addmm(y, torch.addmm(gram, gram, gram, beta=b, alpha=c), y, beta=a)
-    return y.T if is_tall else y
+        gram: Tensor = y @ y.mT
+        y = a * y + (b * gram + c * (gram @ gram)) @ y
+    found: Tensor = y.mT if is_tall else y
+    return found

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from outpace.train.muon import Muon, orthogonalise
+from outpace.train.muon import Muon, _alike, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 40), (40, 6)])
@@ -31,6 +31,15 @@ def test_it_takes_the_steps_of_pytorchs_own() -> None:
         other.step()
     moved = theirs.detach() - start
     assert float((mine.detach() - theirs.detach()).norm() / moved.norm()) < 0.02
+
+
+def test_matrices_of_one_shape_are_made_orthogonal_together() -> None:
+    """As an accelerator does it: a stack of matrices is each of them alone."""
+    x = torch.randn(5, 6, 4, generator=torch.Generator().manual_seed(2))
+    for one, alone in zip(orthogonalise(x), x, strict=True):
+        assert torch.allclose(one, orthogonalise(alone), atol=1e-5)
+    parameters = [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in ((2, 3), (3, 2), (2, 3))]
+    assert [len(group) for group in _alike(parameters)] == [2, 1]
 
 
 def test_weight_decay_is_decoupled_and_what_has_no_gradient_stays() -> None:

@@ -47,7 +47,7 @@ _NAMES = {
     **{name: f"layers.0.mlp.{name}_proj.weight" for name in ("gate", "up", "down")},
     "embedding": "embed_tokens.weight",
 }
-_DTYPES = {"float32": "F32", "int64": "I64", "bool": "BOOL"}
+_DTYPES = {"float32": "F32", "float16": "F16", "int64": "I64", "bool": "BOOL"}
 
 
 def export_speculators(
