@@ -7,8 +7,8 @@ import torch
 from outpace import LanguageModel
 from outpace.drafters.jacobi import _piece
 from outpace.train.adapt import objectives as module
-from outpace.train.adapt.objectives import first_guesses, loss_of, masked_inputs, next_guesses, noise
 from outpace.train.adapt.loss import Teacher
+from outpace.train.adapt.objectives import first_guesses, loss_of, masked_inputs, next_guesses, noise
 from outpace.train.text.corpus import Conversation
 from tests.adapting import blocks_of, conversation, learner_of, settings_of, shaken
 from tests.training import written_by
@@ -120,9 +120,7 @@ def test_a_pass_gives_every_row_but_the_anchors_its_next_guess() -> None:
     assert found.tolist() == [[anchors[0], 11, 12, 13, anchors[1], 21, 22, 23]]
 
 
-def test_untrained_jacobi_behind_the_right_guesses_is_right(
-    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_untrained_jacobi_behind_the_right_guesses_is_right(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fixed point: where every guess is the text, the network agrees with itself, and with the original's text."""
     text = written_by(lm, 4, length=33)
     settings = settings_of("jacobi", clean=0.0)
