@@ -122,7 +122,7 @@ def _jacobi(learner: Learner, blocks: Blocks, settings: AdaptSettings, rng: np.r
         return None
     original = learner.original(blocks.tokens)
     guesses = first_guesses(blocks)
-    for _ in range(int(rng.integers(_ITERATIONS))):
+    for _ in range(int(rng.integers(min(_ITERATIONS, blocks.size - 1)))):  # as many guesses later it has arrived
         states = learner.original_rows(blocks, guesses, original)
         choices, _ = best_tokens(states.flatten(0, 1), _output(learner, original=True), learner.dtype)
         guesses = next_guesses(blocks, choices.view_as(guesses))
