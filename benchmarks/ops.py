@@ -30,7 +30,8 @@ BLOCK = 32
 
 COMMON = {"max_position_embeddings": 8192, "tie_word_embeddings": True, "rms_norm_eps": 1e-5, "rope_theta": 1e5}
 
-# Shapes of known models; the embedding, which is the output matrix too, has its own format as in their GGUF files.
+# Shapes of known models, and of one to try a script with. The embedding, which is the output matrix too, has its own
+# format as in their GGUF files.
 MODELS = {
     "smollm2-135m": {
         "model_type": "llama",
@@ -48,6 +49,15 @@ MODELS = {
         "intermediate_size": 8960,
         "num_hidden_layers": 28,
         "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+    },
+    "tiny": {
+        "model_type": "llama",
+        "vocab_size": 96,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
         "num_key_value_heads": 2,
     },
 }

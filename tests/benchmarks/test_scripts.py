@@ -10,14 +10,9 @@ import numpy as np
 import pytest
 
 import outpace
-from benchmarks import matmul, ops, overhead, perplexity
+from benchmarks import attention, matmul, ops, overhead, perplexity
 from tests.decoding import tiny_ops
 from tests.folder import make_folder
-
-TINY = {
-    "model_type": "llama", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2,
-}  # fmt: skip
 
 
 def test_a_steps_overhead_is_printed_with_and_without_drafts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,16 +24,24 @@ def test_a_steps_overhead_is_printed_with_and_without_drafts(capsys: pytest.Capt
     assert all(float(re.findall(r"[\d.]+ microseconds", line)[0].split()[0]) > 0 for line in lines)
 
 
-def test_passes_are_measured_by_rows_and_context(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_passes_are_measured_by_rows_and_context(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("outpace.ops.native")
-    monkeypatch.setitem(ops.MODELS, "smollm2-135m", TINY)
-    ops.main(["--formats", "Q8_0,BF16", "--quick", "--threads", "1", "--repeats", "2"])
+    ops.main(["--model", "tiny", "--formats", "Q8_0,BF16", "--quick", "--threads", "1", "--repeats", "2"])
     out = capsys.readouterr().out
     assert out.count("8 rows, context 512") == 2
-    assert "smollm2-135m BF16" in out
+    assert "tiny BF16" in out
     assert "sample, temperature 0.8, top-p 0.95" in out
+
+
+def test_attention_is_measured_by_turns_with_another_build(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("outpace.ops.native")
+    source = str(Path(outpace.__file__).parents[1])
+    arguments = ["--rounds", "1", "--repeats", "1", "--cases", "1 at 128,2 texts at 32", "--against", source]
+    attention.main(["--model", "tiny", *arguments])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("  1 at 128 ")
+    assert lines[2].startswith("  2 texts at 32")
+    assert all(float(line.rsplit("pass ", 1)[1]) > 0 for line in lines[1:])
 
 
 def test_products_are_measured_relative_to_a_read(

@@ -156,9 +156,9 @@ AttentionTile AttendPass::prepare(const Tile& tile, Worker& worker) const {
   for (int64_t r = 0; r < tile.rows; ++r) {
     const PlanRow& row = plan_->rows[tile.first_row + r];
     worker.seen.push_back({heads_.first_seen(row.position), row.contiguous, row.last, plan_->paths.data() + row.path});
-    const float* from = q_ + (tile.first_row + r) * row_width + tile.head * group * width;
-    row_kernels().attention.load_queries(*layout_, from, group, heads_.scale, worker.q.data() + r * group * width);
   }
+  row_kernels().attention.load_queries(*layout_, q_ + tile.first_row * row_width + tile.head * group * width, row_width,
+                                       tile.rows, group, heads_.scale, worker.q.data());
   const PlanSegment& segment = plan_->segments[tile.segment];
   return {.layout = layout_,
           .blocks = blocks_,

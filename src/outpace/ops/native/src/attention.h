@@ -31,7 +31,7 @@ struct AttentionTile {
   const Seen* seen;        // [rows]
   int64_t rows, group;
   int64_t draft_begin, draft_end;  // the slots that paths may name
-  const float* q;                  // [rows * group][K], as load_queries made them
+  const float* q;                  // of all rows, as load_queries made them
 
   int64_t queries() const { return rows * group; }
 };
@@ -42,14 +42,16 @@ constexpr int64_t partial_stride(int64_t padded_width) { return padded_width + 1
 
 // Floats of scratch that `range` needs for a tile of this many queries and draft slots.
 constexpr int64_t kScoreStride = kRange + 64;  // a vector of slots may begin before the range and end behind it
-constexpr int64_t draft_stride(int64_t num_draft) { return (num_draft + 63) / 16 * 16; }
+constexpr int64_t draft_stride(int64_t num_draft) { return (num_draft + 79) / 16 * 16; }
 constexpr int64_t attention_scratch(int64_t queries, int64_t num_draft) {
   return queries * (kScoreStride + draft_stride(num_draft));
 }
 
 struct AttentionKernels {
-  // Multiplies `count` queries [K] by `scale` and puts them into the form that `range` reads, K floats of room each.
-  void (*load_queries)(const KvLayout& layout, const float* q, int64_t count, float scale, float* to);
+  // Multiplies the queries [group][K] of rows, `stride` floats apart, by `scale` and puts them into the form that `range`
+  // reads, K floats of room each.
+  void (*load_queries)(const KvLayout& layout, const float* q, int64_t stride, int64_t rows, int64_t group, float scale,
+                       float* to);
   // Computes the partials [queries][partial_stride] of positions [begin, begin + kRange).
   void (*range)(const AttentionTile& tile, int64_t begin, float* partials, float* scratch);
   // Merges the partials of a later range into `states`, query by query.

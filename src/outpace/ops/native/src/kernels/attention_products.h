@@ -22,51 +22,35 @@ namespace outpace::OUTPACE_TARGET {
 #endif
 }
 
-[[gnu::always_inline]] inline void widen_pair(const uint8_t* p, F32& low, F32& high) {
-  const U32 pairs = load<U32>(p);
-  low = (F32)(pairs << 16);
-  high = (F32)(pairs & 0xFFFF0000u);
-}
-
-// Channels c and c + 1 (c even) of kLanes slots.
+// Bytes of a number; of bfloat16, of the pair that takes its place.
 template <KvFormat format>
-[[gnu::always_inline]] inline void load_keys(const KvLayout& l, const uint8_t* head, int64_t c, int64_t slot, F32& even,
-                                             F32& odd) {
-  if constexpr (format == KvFormat::F32) {
-    even = load<F32>(head + (c * l.lanes + slot) * 4);
-    odd = load<F32>(head + ((c + 1) * l.lanes + slot) * 4);
-  } else if constexpr (format == KvFormat::BF16) {
-    widen_pair(head + (c / 2 * l.lanes + slot) * 4, even, odd);
+constexpr int64_t kNumber = format == KvFormat::Int8 ? 1 : 4;
+
+// kLanes numbers of the first or the second line of a pair, `line` bytes apart: those of an even channel (of keys) or
+// slot (of values) and of the next. The two lines of bfloat16 are one line of pairs. int8 is not yet scaled.
+template <KvFormat format, bool second>
+[[gnu::always_inline]] inline F32 load_line(const uint8_t* pair, int64_t line) {
+  if constexpr (format == KvFormat::BF16) {
+    const U32 both = load<U32>(pair);
+    return (F32)(second ? both & 0xFFFF0000u : both << 16);
+  } else if constexpr (format == KvFormat::F32) {
+    return load<F32>(pair + second * line);
   } else {
-    const F32 scale = load<F32>(head + l.key_scales + (c / l.group * l.lanes + slot) * 4);
-    const auto* keys = reinterpret_cast<const int8_t*>(head) + c * l.lanes + slot;
-    even = widen(keys) * scale;
-    odd = widen(keys + l.lanes) * scale;
+    return widen(reinterpret_cast<const int8_t*>(pair + second * line));
   }
 }
 
-// kLanes channels from c on of slots `slot` and `slot` + 1 (slot even). The lanes' groups may differ.
+// From a pair of lines to the next.
 template <KvFormat format>
-[[gnu::always_inline]] inline void load_values(const KvLayout& l, const uint8_t* head, int64_t slot, int64_t c,
-                                               F32& first, F32& second) {
-  if constexpr (format == KvFormat::F32) {
-    const uint8_t* values = head + l.values + (slot * l.padded_width + c) * 4;
-    first = load<F32>(values);
-    second = load<F32>(values + l.padded_width * 4);
-  } else if constexpr (format == KvFormat::BF16) {
-    widen_pair(head + l.values + (slot / 2 * l.padded_width + c) * 4, first, second);
-  } else {
-    const auto* values = reinterpret_cast<const int8_t*>(head + l.values) + slot * l.padded_width + c;
-    const auto* scales = reinterpret_cast<const float*>(head + l.value_scales) + slot * (l.width / l.group);
-    const auto scale = [&](const float* of_slot) {
-      if (l.group % kLanes == 0) return splat(of_slot[smaller(c, l.width - 1) / l.group]);
-      F32 v;
-      for (int i = 0; i < kLanes; ++i) v[i] = of_slot[smaller(c + i, l.width - 1) / l.group];
-      return v;
-    };
-    first = widen(values) * scale(scales);
-    second = widen(values + l.padded_width) * scale(scales + l.width / l.group);
-  }
+constexpr int64_t pair_bytes(int64_t line) {
+  return format == KvFormat::BF16 ? line : 2 * line;
+}
+
+// The scales of kLanes channels from c on, whose groups differ.
+[[gnu::noinline]] inline F32 lane_scales(const KvLayout& l, const float* of_slot, int64_t c) {
+  F32 scales;
+  for (int i = 0; i < kLanes; ++i) scales[i] = of_slot[smaller(c + i, l.width - 1) / l.group];
+  return scales;
 }
 
 // Whether the products of a format are dot products of bfloat16 pairs, on CPUs that have them: queries and weights are
@@ -104,9 +88,14 @@ template <int lines>
 
 // How many queries share a loaded key or value: as many as the registers hold.
 constexpr int kScoreQueries = kLanes == 16 ? 12 : kLanes == 8 ? 4 : 3;
-constexpr int kValueQueries = kLanes == 16 ? 6 : kLanes == 8 ? 4 : 3;
+constexpr int kValueQueries = kLanes == 16 ? 12 : kLanes == 8 ? 4 : 3;
 constexpr int kScoreVectors = 16 / kLanes;  // a vector of slots is 16 wide for every instruction set
-constexpr int kValueVectors = kLanes == 16 ? 4 : kLanes == 8 ? 2 : 2;
+constexpr int kUnit = kLanes == 16 ? 32 : 16;  // slots whose keys meet the queries together
+constexpr int kFewQueries = 6;                 // so few meet two units of slots together, or four vectors of channels
+
+// Vectors of channels that Q queries meet together.
+template <int Q>
+constexpr int kValueVectors = kLanes == 16 && Q <= kFewQueries ? 4 : 2;
 
 // Calls body<Q>(first) over blocks of Q = most, then smaller ones, until `n` is covered.
 template <int most, class Body>
@@ -125,93 +114,154 @@ template <int most, class Body>
   run.template operator()<1>();
 }
 
-// scores[i * stride + lane] = q[i] . key of slot + lane, over kLanes * vectors slots; channels in ascending order.
-// q: [Q][K] floats; with pairs, the first half of each is used. `ahead` is what will be read next: asked for on the way.
-template <KvFormat format, int Q, int vectors>
-inline void score_slots(const KvLayout& l, const uint8_t* head, int64_t slot, const float* q, float* scores,
+// Where the keys of some slots begin: a block's part of a head, and an offset in it.
+struct KeyPlace {
+  const uint8_t* head;
+  int64_t slot;
+};
+
+// scores[i * stride + lane] = q[i] . key of lane, over `vectors` vectors of slots at each place; channels in ascending
+// order. q: [K][Q] floats, or [K/2][Q] pairs. `ahead` is what will be read next: asked for on the way.
+template <KvFormat format, int Q, int vectors, int places>
+inline void score_slots(const KvLayout& l, const KeyPlace (&keys)[places], const float* q, float* scores,
                         int64_t stride, const uint8_t* ahead) {
-  F32 sums[Q][vectors] = {};
-  for (int64_t c = 0; c < l.width; c += 2) {
-    ahead = prefetch_lines<kLanes * vectors / 16>(ahead);
-    if constexpr (kPairs<format>) {
-      U32 keys[vectors];
+  constexpr int all = places * vectors;
+  const int64_t line = l.lanes * kNumber<format>;
+  const uint8_t* pair[places];
+  const float* scales[places];
+#pragma GCC unroll 2
+  for (int p = 0; p < places; ++p) {
+    pair[p] = keys[p].head + keys[p].slot * kNumber<format>;
+    scales[p] = reinterpret_cast<const float*>(keys[p].head + l.key_scales) + keys[p].slot;
+  }
+  int64_t left = l.group;  // channels that still have these scales
+  F32 sums[Q][all] = {};
+  const auto step = [&]<bool second> __attribute__((always_inline)) {
+    F32 key[all];
 #pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) keys[v] = load<U32>(head + (c / 2 * l.lanes + slot + v * kLanes) * 4);
-#pragma GCC unroll 16
-      for (int i = 0; i < Q; ++i) {
-        const U32 pair = U32{} + reinterpret_cast<const uint32_t*>(q + i * l.width)[c / 2];
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) sums[i][v] = dot_pairs(pair, keys[v], sums[i][v]);
-      }
-      continue;
+    for (int v = 0; v < all; ++v) {
+      const int64_t lane = v % vectors * kLanes;
+      key[v] = load_line<format, second>(pair[v / vectors] + lane * kNumber<format>, line);
+      if constexpr (format == KvFormat::Int8) key[v] = key[v] * load(scales[v / vectors] + lane);
     }
-    F32 even[vectors], odd[vectors];
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) load_keys<format>(l, head, c, slot + v * kLanes, even[v], odd[v]);
 #pragma GCC unroll 16
     for (int i = 0; i < Q; ++i) {
-      const F32 first = splat(q[i * l.width + c]), second = splat(q[i * l.width + c + 1]);
+      const F32 number = splat(q[second * Q + i]);
 #pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) sums[i][v] = fma(second, odd[v], fma(first, even[v], sums[i][v]));
+      for (int v = 0; v < all; ++v) sums[i][v] = fma(number, key[v], sums[i][v]);
     }
+    if constexpr (format == KvFormat::Int8) {
+      if (--left > 0) return;
+      left = l.group;
+      for (int p = 0; p < places; ++p) scales[p] += l.lanes;
+    }
+  };
+  for (int64_t c = 0; c < l.width; c += 2) {
+    ahead = prefetch_lines<(all * kLanes + 15) / 16>(ahead);
+    if constexpr (kPairs<format>) {
+      U32 pairs[all];
+#pragma GCC unroll 16
+      for (int v = 0; v < all; ++v) pairs[v] = load<U32>(pair[v / vectors] + v % vectors * kLanes * 4);
+#pragma GCC unroll 16
+      for (int i = 0; i < Q; ++i) {
+        const U32 two = U32{} + reinterpret_cast<const uint32_t*>(q)[i];
+#pragma GCC unroll 16
+        for (int v = 0; v < all; ++v) sums[i][v] = dot_pairs(two, pairs[v], sums[i][v]);
+      }
+      q += Q;
+    } else {
+      step.template operator()<false>();
+      step.template operator()<true>();
+      q += 2 * Q;
+    }
+#pragma GCC unroll 2
+    for (int p = 0; p < places; ++p) pair[p] += pair_bytes<format>(line);
   }
+#pragma GCC unroll 16
   for (int i = 0; i < Q; ++i) {
-    for (int v = 0; v < vectors; ++v) store(scores + i * stride + v * kLanes, sums[i][v]);
+#pragma GCC unroll 16
+    for (int v = 0; v < all; ++v) store(scores + i * stride + v * kLanes, sums[i][v]);
   }
 }
 
-// sums[i] += weights[i * stride + n] * value of slot begin + n, over the slots [begin, end) of a block in ascending
-// order, for kLanes * vectors channels from c on. With pairs, begin and end are even, and so are weights[i * stride + n
-// / 2]. `ahead` is what will be read next: asked for on the way.
-template <KvFormat format, int Q, int vectors>
-inline void weigh_slots(const KvLayout& l, const uint8_t* head, int64_t begin, int64_t end, int64_t c,
-                        const float* weights, int64_t stride, float* sums, int64_t sums_stride, const uint8_t* ahead) {
+// A run of slots in one block.
+struct Run {
+  const uint8_t* head;
+  int64_t begin, end;    // in the block
+  const uint8_t* ahead;  // what will be read next: asked for on the way
+};
+
+// sums[i] += weights[i * stride + n] * value of slot n, over the slots of `runs`, counted from 0, in ascending order,
+// for kLanes * vectors channels from c on. apart: the channels of a vector have scales of different groups. With pairs, the runs' edges are even, and so are weights[i * stride + n / 2].
+template <KvFormat format, int Q, int vectors, int64_t stride, bool apart>
+inline void weigh_slots(const KvLayout& l, const Run* runs, int64_t num_runs, int64_t c, const float* weights,
+                        float* sums, int64_t sums_stride) {
   constexpr int lines = kLanes * vectors / 16 > 0 ? kLanes * vectors / 16 : 1;
+  const int64_t line = l.padded_width * kNumber<format>, groups = l.width / l.group;
+  int64_t group_of[vectors];  // where the group of every vector's first channel is
+  for (int v = 0; v < vectors; ++v) group_of[v] = smaller(c + v * kLanes, l.width - 1) / l.group;
   F32 s[Q][vectors];
+#pragma GCC unroll 16
   for (int i = 0; i < Q; ++i) {
+#pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) s[i][v] = load(sums + i * sums_stride + c + v * kLanes);
   }
-  const auto step = [&](int64_t slot, bool use_first, bool use_second) __attribute__((always_inline)) {
-    F32 first[vectors], second[vectors];
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) load_values<format>(l, head, slot, c + v * kLanes, first[v], second[v]);
-#pragma GCC unroll 16
-    for (int i = 0; i < Q; ++i) {
-      const float* w = weights + i * stride + (slot - begin);
-#pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) {
-        if (use_first) s[i][v] = fma(splat(w[0]), first[v], s[i][v]);
-        if (use_second) s[i][v] = fma(splat(w[1]), second[v], s[i][v]);
-      }
-    }
-  };
-  int64_t slot = begin;
-  if constexpr (kPairs<format>) {
-    for (; slot < end; slot += 2) {
-      ahead = prefetch_lines<lines>(ahead);
-      U32 values[vectors];
+  for (int64_t n = 0; n < num_runs; ++n) {
+    const Run& run = runs[n];
+    const uint8_t* ahead = run.ahead + 64 * c;
+    const uint8_t* pair = run.head + l.values + (run.begin / 2 * pair_bytes<format>(line)) + c * kNumber<format>;
+    const float* scales = reinterpret_cast<const float*>(run.head + l.value_scales) + run.begin * groups;
+    const auto step = [&]<bool second> __attribute__((always_inline)) {
+      F32 values[vectors];
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) {
-        values[v] = load<U32>(head + l.values + (slot / 2 * l.padded_width + c + v * kLanes) * 4);
+        values[v] = load_line<format, second>(pair + v * kLanes * kNumber<format>, line);
+        if constexpr (format == KvFormat::Int8) {
+          values[v] = values[v] * (apart ? lane_scales(l, scales, c + v * kLanes) : splat(scales[group_of[v]]));
+        }
       }
 #pragma GCC unroll 16
       for (int i = 0; i < Q; ++i) {
-        const U32 pair = U32{} + reinterpret_cast<const uint32_t*>(weights + i * stride)[(slot - begin) / 2];
+        const F32 weight = splat(weights[i * stride]);
 #pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) s[i][v] = dot_pairs(pair, values[v], s[i][v]);
+        for (int v = 0; v < vectors; ++v) s[i][v] = fma(weight, values[v], s[i][v]);
       }
+      ++weights;
+      scales += groups;
+    };
+    if constexpr (kPairs<format>) {
+      for (const auto* end = weights + (run.end - run.begin) / 2; weights < end; ++weights) {
+        ahead = prefetch_lines<lines>(ahead);
+        U32 values[vectors];
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) values[v] = load<U32>(pair + v * kLanes * 4);
+#pragma GCC unroll 16
+        for (int i = 0; i < Q; ++i) {
+          const U32 two = U32{} + reinterpret_cast<const uint32_t*>(weights)[i * stride];
+#pragma GCC unroll 16
+          for (int v = 0; v < vectors; ++v) s[i][v] = dot_pairs(two, values[v], s[i][v]);
+        }
+        pair += line;
+      }
+      continue;
     }
+    int64_t left = run.end - run.begin;
+    if (run.begin % 2 != 0 && left > 0) {
+      step.template operator()<true>();
+      pair += pair_bytes<format>(line);
+      --left;
+    }
+    for (; left >= 2; left -= 2) {
+      ahead = prefetch_lines<lines>(ahead);
+      step.template operator()<false>();
+      step.template operator()<true>();
+      pair += pair_bytes<format>(line);
+    }
+    if (left > 0) step.template operator()<false>();
   }
-  if (slot % 2 != 0) {
-    step(slot - 1, false, true);
-    ++slot;
-  }
-  for (; slot + 2 <= end; slot += 2) {
-    ahead = prefetch_lines<lines>(ahead);
-    step(slot, true, true);
-  }
-  if (slot < end) step(slot, true, false);
+#pragma GCC unroll 16
   for (int i = 0; i < Q; ++i) {
+#pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) store(sums + i * sums_stride + c + v * kLanes, s[i][v]);
   }
 }

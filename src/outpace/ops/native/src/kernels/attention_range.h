@@ -24,9 +24,9 @@ class RangePass {
 
   void run() {
     score();
-    for (int64_t row = 0; row < t_.rows; ++row) {
-      for (int64_t i = row * t_.group; i < (row + 1) * t_.group; ++i) weigh(t_.seen[row], i);
-    }
+    // One after the other for all queries, so that they need not wait for their own largest score.
+    for_queries([&](const Seen& seen, int64_t query) { find_largest(seen, query); });
+    for_queries([&](const Seen& seen, int64_t query) { weigh(seen, query); });
     add_values();
   }
 
@@ -36,6 +36,13 @@ class RangePass {
   // End of the positions that lie in the slot of the same number.
   int64_t straight(const Seen& seen) const { return smaller(end_, seen.contiguous); }
   bool on_path(const Seen& seen) const { return seen.last > seen.contiguous && high(seen) > seen.contiguous; }
+
+  template <class Body>
+  void for_queries(Body body) const {
+    for (int64_t row = 0; row < t_.rows; ++row) {
+      for (int64_t i = row * t_.group; i < (row + 1) * t_.group; ++i) body(t_.seen[row], i);
+    }
+  }
 
   const uint8_t* head(int64_t slot) const { return t_.blocks[t_.table[slot / l_.block_size]] + t_.head; }
   float* scores(int64_t query, int64_t position) const { return scores_ + query * kScoreStride + (position - begin_); }
@@ -62,58 +69,79 @@ class RangePass {
     if (paths) score_interval(t_.draft_begin, t_.draft_end, draft_scores_ + kSlack - t_.draft_begin, draft_stride_);
   }
 
-  // out[query * stride + slot] = score of the slot. Writes up to 31 floats before and behind the interval, block after
-  // block in ascending order, so that every slot's own score is written last.
+  // out[query * stride + slot] = score of the slot. Writes up to 31 floats before and behind the interval, units of
+  // slots in ascending order, so that every slot's own score is written last.
   void score_interval(int64_t first, int64_t last, float* out, int64_t stride) {
-    for (int64_t slot = first; slot < last;) {
+    if (first >= last) return;
+    int64_t slot = first;
+    if (kLanes == 16 && l_.block_size % kUnit == 0) {
+      slot = first / kUnit * kUnit;
+      if (t_.queries() <= kFewQueries) {
+        for (; slot + kUnit < last; slot += 2 * kUnit) {
+          const KeyPlace places[] = {place(slot), place(slot + kUnit)};
+          score_unit(places, out + slot, stride);
+        }
+      }
+      for (; slot < last; slot += kUnit) score_unit({place(slot)}, out + slot, stride);
+      return;
+    }
+    while (slot < last) {
       const int64_t block = slot / l_.block_size * l_.block_size;
       const int64_t end = smaller(last, block + l_.block_size);
-      const uint8_t* keys = head(slot);
-      for (int64_t offset = (slot - block) / 16 * 16; offset < end - block;) {
-        const bool two = end - block - offset > 16;
-        // The first queries ask for the block's values, a line of them with every line of keys.
-        const uint8_t* values = keys + l_.values + offset / 16 * 32 * l_.width;
-        in_blocks<kScoreQueries>(t_.queries(), [&]<int Q>(int64_t i) {
-          const uint8_t* ahead = i == 0 ? values : keys;
-          float* to = out + i * stride + block + offset;
-          const float* q = t_.q + i * l_.width;
-          if (kLanes == 16 && two) {
-            score_slots<format, Q, 2 * kScoreVectors>(l_, keys, offset, q, to, stride, ahead);
-          } else {
-            score_slots<format, Q, kScoreVectors>(l_, keys, offset, q, to, stride, ahead);
-          }
-        });
-        offset += kLanes == 16 && two ? 32 : 16;
+      for (slot = block + (slot - block) / 16 * 16; slot < end; slot += 16) {
+        score_unit<kScoreVectors>({place(slot)}, out + slot, stride);
       }
       slot = end;
     }
   }
 
-  // Turns a query's scores into weights e^(score - largest); notes the largest and the sum of weights.
-  void weigh(const Seen& seen, int64_t query) {
+  KeyPlace place(int64_t slot) const { return {head(slot), slot % l_.block_size}; }
+
+  // Scores of all queries for the slots at one or two places; the first queries ask for the values there, a line of them
+  // with every line of keys.
+  template <int vectors = kUnit / kLanes, int places>
+  void score_unit(const KeyPlace (&keys)[places], float* out, int64_t stride) {
+    const auto& [head, slot] = keys[0];
+    const uint8_t* values = head + l_.values + slot * 2 * l_.width;
+    in_blocks<places == 1 ? kScoreQueries : kFewQueries>(t_.queries(), [&]<int Q>(int64_t i) {
+      score_slots<format, Q, vectors>(l_, keys, t_.q + i * l_.width, out + i * stride, stride, i == 0 ? values : head);
+    });
+  }
+
+  // The vectors that hold the scores of [first, last), at fixed places.
+  float* from(int64_t query, int64_t first) const { return scores(query, begin_ + (first - begin_) / kLanes * kLanes); }
+  float* to(int64_t query, int64_t last) const { return from(query, last + kLanes - 1); }
+
+  // Puts a query's scores in order of position, -inf where nothing is seen, and notes the largest.
+  void find_largest(const Seen& seen, int64_t query) {
     float* partial = partials_ + query * partial_stride_;
-    for (int64_t c = 0; c < l_.padded_width; ++c) partial[c] = 0.0f;
-    float& largest = partial[l_.padded_width];
-    float& total = partial[l_.padded_width + 1];
+    for (int64_t c = 0; c < l_.padded_width; c += kLanes) store(partial + c, F32{});
+    partial[l_.padded_width] = kNever;
+    partial[l_.padded_width + 1] = 0.0f;
     const int64_t first = low(seen), last = high(seen);
-    largest = kNever;
-    total = 0.0f;
     if (first >= last) return;
     const float* draft = draft_scores_ + kSlack + query * draft_stride_ - t_.draft_begin;
     for (int64_t p = larger(first, seen.contiguous); p < last; ++p) {
       *scores(query, p) = draft[seen.path[p - seen.contiguous]];
     }
-    // Whole vectors at fixed places; the lanes that are not seen weigh nothing.
-    float* from = scores(query, begin_ + (first - begin_) / kLanes * kLanes);
-    float* to = scores(query, begin_ + (last - begin_ + kLanes - 1) / kLanes * kLanes);
-    for (float* p = from; p < scores(query, first); ++p) *p = kNever;
-    for (float* p = scores(query, last); p < to; ++p) *p = kNever;
-    F32 best = splat(kNever);
-    for (const float* p = from; p < to; p += kLanes) best = max(load(p), best);
-    largest = max_lanes(best);
+    float *const begin = from(query, first), *const end = to(query, last);
+    for (float* p = begin; p < scores(query, first); ++p) *p = kNever;
+    for (float* p = scores(query, last); p < end; ++p) *p = kNever;
+    F32 best = load(begin);
+    for (const float* p = begin + kLanes; p < end; p += kLanes) best = max(load(p), best);
+    partial[l_.padded_width] = max_lanes(best);
+  }
+
+  // Turns a query's scores into weights e^(score - largest); notes their sum.
+  void weigh(const Seen& seen, int64_t query) {
+    const int64_t first = low(seen), last = high(seen);
+    if (first >= last) return;
+    float* partial = partials_ + query * partial_stride_;
+    const F32 largest = splat(partial[l_.padded_width]);
+    float *const begin = from(query, first), *const end = to(query, last);
     F32 sums = {};
-    for (float* p = from; p < to; p += kLanes) {
-      F32 weights = exp(load(p) - largest);
+    for (float* p = begin; p < end; p += kLanes) {
+      F32 weights = exp_of_negative(load(p) - largest);
       if constexpr (kPairs<format>) {
         weights = (F32)(((U32)weights + 0x7FFF + ((U32)weights >> 16 & 1)) & 0xFFFF0000u);
         store_pairs(this->pairs(query, begin_ + (p - scores(query, begin_))), weights);
@@ -122,7 +150,7 @@ class RangePass {
       }
       sums += weights;
     }
-    total = sum_lanes(sums);
+    partial[l_.padded_width + 1] = sum_lanes(sums);
   }
 
   // Adds the weighted values: first where every row looks at the same slots, together; the rest row by row.
@@ -151,7 +179,9 @@ class RangePass {
     add_straight(row * t_.group, t_.group, first, smaller(last, seen.contiguous));
     for (int64_t p = larger(first, seen.contiguous); p < last; ++p) {
       const int64_t slot = seen.path[p - seen.contiguous];
-      add_slots(row * t_.group, t_.group, p, slot, slot + 1);
+      const int64_t offset = slot % l_.block_size;
+      const Run one{head(slot), offset, offset + 1, head(slot)};
+      add_runs(row * t_.group, t_.group, p, &one, 1);
     }
   }
 
@@ -194,34 +224,37 @@ class RangePass {
     return offset % 2 == 0 ? values & 0xFFFFu : values >> 16;
   }
 
+  // Adds the values of the positions [first, last), which lie in the slots of the same number.
   void add_straight(int64_t query, int64_t count, int64_t first, int64_t last) {
+    Run runs[kRange];
+    int64_t num_runs = 0;
     for (int64_t slot = first; slot < last;) {
-      const int64_t end = smaller(last, (slot / l_.block_size + 1) * l_.block_size);
-      add_slots(query, count, slot, slot, end);
+      const int64_t block = slot / l_.block_size * l_.block_size, end = smaller(last, block + l_.block_size);
+      // The first queries ask for the keys that the next range begins with.
+      const bool asks = query == 0 && block + kRange < t_.draft_end;
+      runs[num_runs++] = {head(slot), slot - block, end - block, head(asks ? block + kRange : slot)};
       slot = end;
     }
+    add_runs(query, count, first, runs, num_runs);
   }
 
-  // Adds the values of slots [slot, end) of one block, which have the positions from `position` on.
-  void add_slots(int64_t query, int64_t count, int64_t position, int64_t slot, int64_t end) {
-    const uint8_t* values = head(slot);
-    const int64_t block = slot / l_.block_size * l_.block_size;
-    // The first queries ask for the keys that the next range begins with.
-    const uint8_t* next = block + kRange < t_.draft_end ? head(block + kRange) : values;
+  // Adds the values of runs of slots, which have the positions from `position` on.
+  void add_runs(int64_t query, int64_t count, int64_t position, const Run* runs, int64_t num_runs) {
     in_blocks<kValueQueries>(count, [&]<int Q>(int64_t i) {
-      const uint8_t* ahead = query + i == 0 ? next : values;
       const float* weights = scores(query + i, position);
       if constexpr (kPairs<format>) weights = reinterpret_cast<const float*>(pairs(query + i, position));
       float* sums = partials_ + (query + i) * partial_stride_;
+      constexpr int64_t most = kLanes * kValueVectors<Q>;
+      const auto add = [&]<int vectors>(int64_t c) {
+        if (format == KvFormat::Int8 && l_.group % kLanes != 0) {
+          weigh_slots<format, Q, vectors, kScoreStride, true>(l_, runs, num_runs, c, weights, sums, partial_stride_);
+        } else {
+          weigh_slots<format, Q, vectors, kScoreStride, false>(l_, runs, num_runs, c, weights, sums, partial_stride_);
+        }
+      };
       int64_t c = 0;
-      for (; c + kLanes * kValueVectors <= l_.padded_width; c += kLanes * kValueVectors) {
-        weigh_slots<format, Q, kValueVectors>(l_, values, slot - block, end - block, c, weights, kScoreStride, sums,
-                                              partial_stride_, ahead + 64 * c);
-      }
-      for (; c < l_.padded_width; c += kLanes) {
-        weigh_slots<format, Q, 1>(l_, values, slot - block, end - block, c, weights, kScoreStride, sums,
-                                  partial_stride_, ahead + 64 * c);
-      }
+      for (; c + most <= l_.padded_width; c += most) add.template operator()<kValueVectors<Q>>(c);
+      for (; c < l_.padded_width; c += kLanes) add.template operator()<1>(c);
     });
   }
 
@@ -235,17 +268,25 @@ class RangePass {
   const int64_t draft_stride_;
 };
 
-inline void load_queries(const KvLayout& layout, const float* q, int64_t count, float scale, float* to) {
+inline void load_queries(const KvLayout& layout, const float* q, int64_t stride, int64_t rows, int64_t group, float scale,
+                         float* to) {
   const bool pairs = layout.format == KvFormat::BF16 && kPairs<KvFormat::BF16>;
-  for (int64_t i = 0; i < count; ++i, q += layout.width, to += layout.width) {
-    in_vectors(layout.width, [&](int64_t at, int64_t n) {
-      const F32 scaled = load_some(q + at, n) * scale;
-      if (!pairs) return store_some(to + at, scaled, n);
-      uint32_t rounded[kLanes / 2];
-      store_pairs(rounded, scaled);
-      std::memcpy(to + at / 2, rounded, static_cast<size_t>(n / 2) * sizeof(uint32_t));
-    });
-  }
+  in_blocks<kScoreQueries>(rows * group, [&]<int Q>(int64_t first) {
+    for (int64_t i = 0; i < Q; ++i) {
+      const float* from = q + (first + i) / group * stride + (first + i) % group * layout.width;
+      float* start = to + first * layout.width + i;
+      in_vectors(layout.width, [&](int64_t at, int64_t n) {
+        const F32 scaled = load_some(from + at, n) * scale;
+        if (!pairs) {
+          for (int64_t c = 0; c < n; ++c) start[(at + c) * Q] = scaled[c];
+          return;
+        }
+        uint32_t rounded[kLanes / 2];
+        store_pairs(rounded, scaled);
+        for (int64_t c = 0; c < n / 2; ++c) std::memcpy(start + (at / 2 + c) * Q, rounded + c, sizeof(uint32_t));
+      });
+    }
+  });
 }
 
 inline void attention_range(const AttentionTile& tile, int64_t begin, float* partials, float* scratch) {

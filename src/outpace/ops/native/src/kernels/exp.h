@@ -25,6 +25,23 @@ namespace outpace::OUTPACE_TARGET {
   return x < lowest ? F32{} : scaled;
 }
 
+// e^x for x <= 0, with half the instructions: within 2 ulp for x in [-10, 0], a relative error of 4e-7 down to -86.5, 0
+// below. Polynomial of our own: minimax of the relative error (1.9e-9) on |r| <= ln 2 / 2.
+[[gnu::always_inline]] inline F32 exp_of_negative(F32 x) {
+  constexpr float lowest = -86.5f, round = 12582912.0f;
+  const F32 shifted = fma(max(x, splat(lowest)), splat(1.44269504f), splat(round));
+  const F32 r = fma(shifted - round, splat(-0.693147182f), x);
+  F32 p = splat(1.3836742e-3f);
+  p = fma(p, r, splat(8.3748987e-3f));
+  p = fma(p, r, splat(4.1668233e-2f));
+  p = fma(p, r, splat(1.6666420e-1f));
+  p = fma(p, r, splat(4.9999991e-1f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  const F32 scaled = (F32)((U32)p + ((U32)shifted << 23));
+  return x < lowest ? F32{} : scaled;
+}
+
 // e^x in double within 1 ulp or so for x in [-700, 0]; 0 below. Degree 13 Taylor on |r| <= ln 2 / 2: error < 2^-58.
 [[gnu::always_inline]] inline F64 exp(F64 x) {
   constexpr double lowest = -700.0, round = 6755399441055744.0;  // 1.5 * 2^52

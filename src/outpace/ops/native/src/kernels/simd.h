@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -151,20 +152,30 @@ class NanSpotter {
 [[gnu::always_inline]] inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 [[gnu::always_inline]] inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Sums lanes pairwise, halves first: a fixed order.
+// The upper half of a vector in the place of the lower.
+template <int half, class V, int... i>
+[[gnu::always_inline]] inline V upper_half(V v, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(v, v, (i < half ? i + half : i)...);
+}
+
+// Folds lanes pairwise, halves first: a fixed order.
+template <int half, class V, class Operation>
+[[gnu::always_inline]] inline auto fold_lanes(V v, Operation operation) {
+  if constexpr (half == 0) {
+    return v[0];
+  } else {
+    constexpr int lanes = sizeof(V) / sizeof(v[0]);
+    return fold_lanes<half / 2>(operation(v, upper_half<half>(v, std::make_integer_sequence<int, lanes>{})), operation);
+  }
+}
+
 template <class V>
 [[gnu::always_inline]] inline auto sum_lanes(V v) {
-  constexpr int lanes = sizeof(V) / sizeof(v[0]);
-  for (int half = lanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) v[i] += v[i + half];
-  }
-  return v[0];
+  return fold_lanes<sizeof(V) / sizeof(v[0]) / 2>(v, [](V a, V b) { return a + b; });
 }
 
 [[gnu::always_inline]] inline float max_lanes(F32 v) {
-  float best = v[0];
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+  return fold_lanes<kLanes / 2>(v, [](F32 a, F32 b) { return max(a, b); });
 }
 
 }  // namespace outpace::OUTPACE_TARGET
