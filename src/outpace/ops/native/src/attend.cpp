@@ -8,7 +8,8 @@ namespace outpace {
 namespace {
 
 constexpr int64_t kTileQueries = 48;  // rows x heads that share each key and value that is read
-constexpr int64_t kReadCost = 4;      // reading a range, in queries that meet it
+constexpr int64_t kTilesEach = 4;     // with so many tiles for each thread, none is cut
+constexpr int64_t kMostRanges = 4;    // that a thread takes at once of tiles that are cut
 
 void reserve(std::vector<float>& buffer, int64_t size) {
   if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(static_cast<size_t>(size));
@@ -24,18 +25,22 @@ void AttendPass::set(const HeadShape& heads, const KvStore& kv, const Plan& plan
   plan_ = &plan;
   q_ = q;
   y_ = y;
-  total_cost_ = 0;
+  num_ranges_ = num_rows_ = 0;
   tiles_.clear();
   for (int64_t s = 0; s < static_cast<int64_t>(plan.segments.size()); ++s) {
     for (int64_t head = 0; head < heads.num_kv_heads; ++head) add_tiles(s, head);
   }
-  int64_t queries = 0, ranges = 0, drafts = 0;
-  for (const Tile& tile : tiles_) {
+  const auto num_tiles = static_cast<int64_t>(tiles_.size());
+  may_cut_ = threads > 1 && num_tiles < kTilesEach * threads && num_tiles < num_ranges_;
+  int64_t queries = 0, drafts = 0, partials = 0;
+  for (Tile& tile : tiles_) {
     queries = std::max(queries, tile.rows * heads.group());
-    ranges = std::max(ranges, tile.num_ranges);
     const PlanSegment& segment = plan.segments[tile.segment];
     drafts = std::max(drafts, segment.end - segment.root);
+    tile.partials = partials;
+    partials += tile.num_ranges * tile.rows * heads.group() * stride();
   }
+  if (may_cut_) reserve(partials_, partials);
   if (static_cast<int>(workers_.size()) < threads) workers_.resize(threads);
   for (int t = 0; t < threads; ++t) {
     Worker& worker = workers_[t];
@@ -43,7 +48,6 @@ void AttendPass::set(const HeadShape& heads, const KvStore& kv, const Plan& plan
     reserve(worker.state, queries * stride());
     reserve(worker.partial, queries * stride());
     reserve(worker.scratch, attention_scratch(queries, drafts));
-    if (t > 0) reserve(worker.loose, (ranges - 1) * queries * stride());
   }
 }
 
@@ -64,90 +68,68 @@ void AttendPass::add_tiles(int64_t segment, int64_t head) {
     }
     tile.first_range = first / kRange;
     tile.num_ranges = (last + kRange - 1) / kRange - tile.first_range;
-    tile.range_cost = tile.rows * heads_.group() + kReadCost;
-    total_cost_ += tile.num_ranges * tile.range_cost;
+    tile.ranges_before = num_ranges_;
+    num_ranges_ += tile.num_ranges;
+    num_rows_ += tile.rows;
     tiles_.push_back(tile);
   }
 }
 
-// The ranges of a tile, whose costs begin at `offset`, that belong to the share [low, high): those that begin in it.
-AttendPass::Piece AttendPass::piece_of(int64_t tile, int64_t offset, int64_t low, int64_t high) const {
-  const Tile& t = tiles_[tile];
-  const auto range = [&](int64_t cost) {
-    const int64_t inside = std::max<int64_t>(cost - offset, 0);
-    return std::min((inside + t.range_cost - 1) / t.range_cost, t.num_ranges);
-  };
-  return {tile, range(low), range(high)};
-}
-
-// Whether a tile is cut between some of `count` threads.
-bool AttendPass::any_cut(int count) const {
-  for (int t = 1; t < count; ++t) {
-    const int64_t low = Member{t, count, nullptr}.share(total_cost_).begin;
-    int64_t offset = 0;
-    for (int64_t i = 0; i < static_cast<int64_t>(tiles_.size()) && offset < low; ++i) {
-      const Piece piece = piece_of(i, offset, low, total_cost_);
-      if (0 < piece.begin && piece.begin < piece.end) return true;
-      offset += tiles_[i].num_ranges * tiles_[i].range_cost;
-    }
-  }
-  return false;
-}
-
-void AttendPass::run(const Member& m) {
+void AttendPass::run(Member& m) {
   Worker& worker = workers_[m.index];
-  worker.loose_piece = worker.open_piece = {};
-  const auto [low, high] = m.share(total_cost_);
-  int64_t offset = 0;
-  for (int64_t i = 0; i < static_cast<int64_t>(tiles_.size()) && offset < high; ++i) {
-    const Piece piece = piece_of(i, offset, low, high);
-    if (piece.begin < piece.end) run_piece(piece, worker);
-    offset += tiles_[i].num_ranges * tiles_[i].range_cost;
-  }
-  if (!any_cut(m.count)) return;
-  m.barrier();
-  if (worker.open_piece.tile >= 0) close(m);
-}
-
-void AttendPass::run_piece(const Piece& piece, Worker& worker) {
-  const Tile& tile = tiles_[piece.tile];
-  const AttentionKernels& kernels = row_kernels().attention;
-  const AttentionTile task = prepare(tile, worker);
-  const auto begin_of = [&](int64_t range) { return (tile.first_range + range) * kRange; };
-  if (piece.begin > 0) {
-    worker.loose_piece = piece;
-    float* to = worker.loose.data();
-    for (int64_t r = piece.begin; r < piece.end; ++r, to += task.queries() * stride()) {
-      kernels.range(task, begin_of(r), to, worker.scratch.data());
-    }
+  const auto num_tiles = static_cast<int64_t>(tiles_.size());
+  if (!may_cut_ || m.count == 1) {
+    m.take_pieces(num_tiles, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) run_tile(tiles_[i], worker);
+    });
     return;
   }
-  kernels.range(task, begin_of(0), worker.state.data(), worker.scratch.data());
-  for (int64_t r = 1; r < piece.end; ++r) {
-    kernels.range(task, begin_of(r), worker.partial.data(), worker.scratch.data());
-    kernels.merge(worker.state.data(), worker.partial.data(), task.queries(), layout_->padded_width);
-  }
-  if (piece.end == tile.num_ranges) {
-    finish(tile, worker);
-  } else {
-    worker.open_piece = piece;
+  const int64_t most = std::clamp<int64_t>(num_ranges_ / (kTilesEach * m.count), 1, kMostRanges);
+  m.take_pieces(num_ranges_, most, [&](int64_t begin, int64_t end) { run_ranges(begin, end, worker); });
+  m.barrier();
+  const auto [begin, end] = m.share(num_rows_);
+  int64_t before = 0;
+  for (const Tile& tile : tiles_) {
+    const int64_t last = std::min(end - before, tile.rows);
+    for (int64_t row = std::max<int64_t>(begin - before, 0); row < last; ++row) merge(tile, row);
+    before += tile.rows;
   }
 }
 
-// Merges what other threads did of the tile that this one began.
-void AttendPass::close(const Member& m) {
-  Worker& worker = workers_[m.index];
-  const Tile& tile = tiles_[worker.open_piece.tile];
-  const int64_t queries = tile.rows * heads_.group();
-  for (int other = m.index + 1; other < m.count; ++other) {
-    const Piece& piece = workers_[other].loose_piece;
-    if (piece.tile != worker.open_piece.tile) continue;  // a thread whose share is less than a range has none
-    for (int64_t r = 0; r < piece.end - piece.begin; ++r) {
-      row_kernels().attention.merge(worker.state.data(), workers_[other].loose.data() + r * queries * stride(), queries,
-                                    layout_->padded_width);
+void AttendPass::run_tile(const Tile& tile, Worker& worker) const {
+  const AttentionKernels& kernels = row_kernels().attention;
+  const AttentionTile task = prepare(tile, worker);
+  for (int64_t r = 0; r < tile.num_ranges; ++r) {
+    float* to = r == 0 ? worker.state.data() : worker.partial.data();
+    kernels.range(task, (tile.first_range + r) * kRange, to, worker.scratch.data());
+    if (r > 0) kernels.merge(worker.state.data(), to, task.queries(), layout_->padded_width);
+  }
+  const int64_t size = heads_.group() * stride();
+  for (int64_t row = 0; row < tile.rows; ++row) finish(tile, row, worker.state.data() + row * size);
+}
+
+// Leaves the results of ranges, counted over all tiles, in partials_.
+void AttendPass::run_ranges(int64_t begin, int64_t end, Worker& worker) {
+  for (const Tile& tile : tiles_) {
+    const int64_t first = std::max<int64_t>(begin - tile.ranges_before, 0);
+    const int64_t last = std::min(end - tile.ranges_before, tile.num_ranges);
+    if (first >= last) continue;
+    const AttentionTile task = prepare(tile, worker);
+    for (int64_t r = first; r < last; ++r) {
+      float* to = partials_.data() + tile.partials + r * task.queries() * stride();
+      row_kernels().attention.range(task, (tile.first_range + r) * kRange, to, worker.scratch.data());
     }
   }
-  finish(tile, worker);
+}
+
+// Merges the ranges of one row of a tile that was cut.
+void AttendPass::merge(const Tile& tile, int64_t row) {
+  const int64_t group = heads_.group(), size = tile.rows * group * stride();
+  float* states = partials_.data() + tile.partials + row * group * stride();
+  for (int64_t r = 1; r < tile.num_ranges; ++r) {
+    row_kernels().attention.merge(states, states + r * size, group, layout_->padded_width);
+  }
+  finish(tile, row, states);
 }
 
 AttentionTile AttendPass::prepare(const Tile& tile, Worker& worker) const {
@@ -172,14 +154,12 @@ AttentionTile AttendPass::prepare(const Tile& tile, Worker& worker) const {
           .q = worker.q.data()};
 }
 
-void AttendPass::finish(const Tile& tile, const Worker& worker) const {
+// states: those of the row's queries, all ranges merged.
+void AttendPass::finish(const Tile& tile, int64_t row, const float* states) const {
   const int64_t group = heads_.group(), width = heads_.width;
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    float* y = y_ + ((tile.first_row + r) * heads_.num_heads + tile.head * group) * width;
-    for (int64_t i = 0; i < group; ++i) {
-      row_kernels().attention.finish(worker.state.data() + (r * group + i) * stride(), y + i * width, width,
-                                     layout_->padded_width);
-    }
+  float* y = y_ + ((tile.first_row + row) * heads_.num_heads + tile.head * group) * width;
+  for (int64_t i = 0; i < group; ++i) {
+    row_kernels().attention.finish(states + i * stride(), y + i * width, width, layout_->padded_width);
   }
 }
 

@@ -1,4 +1,4 @@
-// Attention of a whole batch: cuts it into tiles and ranges, shares those out over threads, merges what was cut.
+// Attention of a whole batch: cuts it into tiles and ranges, which threads take in pieces, and merges what was cut.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ class AttendPass {
   void set(const HeadShape& heads, const KvStore& kv, const Plan& plan, const float* q, float* y, int threads);
 
   // All threads call this; ends without a barrier.
-  void run(const Member& m);
+  void run(Member& m);
 
  private:
   // Consecutive rows of a segment; `head` query rows meet one key/value head.
@@ -38,26 +38,20 @@ class AttendPass {
     int32_t segment, head;
     int64_t first_row, rows;
     int64_t first_range, num_ranges;  // ranges of kRange positions that some row sees
-    int64_t range_cost;
-  };
-  // The ranges [begin, end) of a tile, counted from its first.
-  struct Piece {
-    int64_t tile = -1, begin = 0, end = 0;
+    int64_t ranges_before;            // of all tiles before this one
+    int64_t partials;                 // where in partials_ its ranges' results begin, one after another
   };
   struct Worker {
     std::vector<float> q, state, partial, scratch;  // state: the result so far of the tile in hand
-    std::vector<float> loose;  // partials of a tile that another thread began, one range after another
     std::vector<Seen> seen;
-    Piece loose_piece, open_piece;  // open: the tile that this thread began and others finish
   };
 
   void add_tiles(int64_t segment, int64_t head);
-  Piece piece_of(int64_t tile, int64_t offset, int64_t low, int64_t high) const;
-  bool any_cut(int count) const;
+  void run_tile(const Tile& tile, Worker& worker) const;
+  void run_ranges(int64_t begin, int64_t end, Worker& worker);
+  void merge(const Tile& tile, int64_t row);
   AttentionTile prepare(const Tile& tile, Worker& worker) const;
-  void finish(const Tile& tile, const Worker& worker) const;
-  void run_piece(const Piece& piece, Worker& worker);
-  void close(const Member& m);
+  void finish(const Tile& tile, int64_t row, const float* states) const;
   int64_t stride() const { return partial_stride(layout_->padded_width); }
 
   HeadShape heads_{};
@@ -66,9 +60,11 @@ class AttendPass {
   const Plan* plan_ = nullptr;
   const float* q_ = nullptr;
   float* y_ = nullptr;
-  int64_t total_cost_ = 0;
+  int64_t num_ranges_ = 0, num_rows_ = 0;  // of all tiles together
+  bool may_cut_ = false;
   std::vector<Tile> tiles_;
   std::vector<Worker> workers_;
+  std::vector<float> partials_;
 };
 
 }  // namespace outpace

@@ -118,20 +118,22 @@ template <int most, class Body>
 struct KeyPlace {
   const uint8_t* head;
   int64_t slot;
+  const uint8_t* ahead;  // what will be read later: asked for on the way
 };
 
 // scores[i * stride + lane] = q[i] . key of lane, over `vectors` vectors of slots at each place; channels in ascending
-// order. q: [K][Q] floats, or [K/2][Q] pairs. `ahead` is what will be read next: asked for on the way.
+// order. q: [K][Q] floats, or [K/2][Q] pairs. asks: for what is ahead, a line with every line of keys.
 template <KvFormat format, int Q, int vectors, int places>
 inline void score_slots(const KvLayout& l, const KeyPlace (&keys)[places], const float* q, float* scores,
-                        int64_t stride, const uint8_t* ahead) {
+                        int64_t stride, bool asks) {
   constexpr int all = places * vectors;
   const int64_t line = l.lanes * kNumber<format>;
-  const uint8_t* pair[places];
+  const uint8_t *pair[places], *ahead[places];
   const float* scales[places];
 #pragma GCC unroll 2
   for (int p = 0; p < places; ++p) {
     pair[p] = keys[p].head + keys[p].slot * kNumber<format>;
+    ahead[p] = asks ? keys[p].ahead : pair[p];
     scales[p] = reinterpret_cast<const float*>(keys[p].head + l.key_scales) + keys[p].slot;
   }
   int64_t left = l.group;  // channels that still have these scales
@@ -157,7 +159,8 @@ inline void score_slots(const KvLayout& l, const KeyPlace (&keys)[places], const
     }
   };
   for (int64_t c = 0; c < l.width; c += 2) {
-    ahead = prefetch_lines<(all * kLanes + 15) / 16>(ahead);
+#pragma GCC unroll 2
+    for (int p = 0; p < places; ++p) ahead[p] = prefetch_lines<(vectors * kLanes + 15) / 16>(ahead[p]);
     if constexpr (kPairs<format>) {
       U32 pairs[all];
 #pragma GCC unroll 16

@@ -82,7 +82,8 @@ class RangePass {
           score_unit(places, out + slot, stride);
         }
       }
-      for (; slot < last; slot += kUnit) score_unit({place(slot)}, out + slot, stride);
+      for (; slot + 16 < last; slot += kUnit) score_unit({place(slot)}, out + slot, stride);
+      if (slot < last) score_unit<1>({place(slot)}, out + slot, stride);
       return;
     }
     while (slot < last) {
@@ -95,16 +96,18 @@ class RangePass {
     }
   }
 
-  KeyPlace place(int64_t slot) const { return {head(slot), slot % l_.block_size}; }
+  KeyPlace place(int64_t slot) const {
+    const uint8_t* now = head(slot);
+    const int64_t offset = slot % l_.block_size;
+    return {now, offset, now + l_.values + offset * 2 * l_.width};
+  }
 
   // Scores of all queries for the slots at one or two places; the first queries ask for the values there, a line of them
   // with every line of keys.
   template <int vectors = kUnit / kLanes, int places>
   void score_unit(const KeyPlace (&keys)[places], float* out, int64_t stride) {
-    const auto& [head, slot] = keys[0];
-    const uint8_t* values = head + l_.values + slot * 2 * l_.width;
     in_blocks<places == 1 ? kScoreQueries : kFewQueries>(t_.queries(), [&]<int Q>(int64_t i) {
-      score_slots<format, Q, vectors>(l_, keys, t_.q + i * l_.width, out + i * stride, stride, i == 0 ? values : head);
+      score_slots<format, Q, vectors>(l_, keys, t_.q + i * l_.width, out + i * stride, stride, i == 0);
     });
   }
 
@@ -230,7 +233,7 @@ class RangePass {
     int64_t num_runs = 0;
     for (int64_t slot = first; slot < last;) {
       const int64_t block = slot / l_.block_size * l_.block_size, end = smaller(last, block + l_.block_size);
-      // The first queries ask for the keys that the next range begins with.
+      // The first queries ask for the keys of the next range.
       const bool asks = query == 0 && block + kRange < t_.draft_end;
       runs[num_runs++] = {head(slot), slot - block, end - block, head(asks ? block + kRange : slot)};
       slot = end;
