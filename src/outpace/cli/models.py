@@ -10,7 +10,7 @@ from outpace.cli.streams import put
 
 
 def pull(
-    model: Annotated[str, typer.Argument(help="A known name (`outpace models`) or a hub id (owner/name).")],
+    model: Annotated[str, typer.Argument(help="A known name (`outpace models`) or a hub id (owner/name, owner/name:Q4_K_M).")],
 ) -> None:
     """Download a model into the cache folder and print its path."""
     from outpace.cli.loading import fetching
@@ -43,7 +43,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON li
     for m in known:
         put(f"{m.name}  {m.source.num_bytes / 1e6:.0f} MB, {m.licence}: {m.description}")
         put(f"  here: {m.path}" if m.present else f"  not here yet: outpace pull {m.name}")
-    put("also: a path to a GGUF file or a Hugging Face folder, or a hub id (owner/name)")
+    put("also: a path to a GGUF file or a Hugging Face folder, or a hub id (owner/name, or owner/name:Q4_K_M for a GGUF file)")
     put(f"of the architectures (model_type): {', '.join(architectures())}")
 
 
