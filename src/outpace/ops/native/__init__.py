@@ -42,6 +42,7 @@ from outpace.ops.protocol import (
 )
 from outpace.ops.sampling import SamplingBatch
 from outpace.types import NUMERIC_PARAMS, KVSpec, RawTensor, Segment
+from outpace.types.mapped import mapped_file
 
 __all__ = ["NativeOps"]
 
@@ -93,7 +94,8 @@ class NativeOps:
                 f"{tensor.format}, got {tensor.data.shape}: the file is damaged"
             )
         data = np.ascontiguousarray(tensor.data, np.uint8)
-        return self._context.pack(data, tensor.format, rows, width, self._packed_format(tensor))
+        mapped = mapped_file(data) is not None  # then its pages are let go as they are packed
+        return self._context.pack(data, tensor.format, rows, width, self._packed_format(tensor), mapped)
 
     def _packed_format(self, tensor: RawTensor) -> str:
         floating = BLOCKS[tensor.format].size == 1
