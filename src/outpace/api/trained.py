@@ -9,7 +9,6 @@ from pathlib import Path
 from outpace import drafters
 from outpace.drafters.block import BlockDrafter
 from outpace.drafters.eagle import EagleDrafter
-from outpace.drafters.layouts import open_trained
 from outpace.drafters.medusa import MedusaDrafter
 from outpace.drafters.protocol import Drafter, Expectation
 from outpace.models import block, eagle, medusa
@@ -29,15 +28,12 @@ _NODE_SHARE = 0.6  # of the time of a first read, for one more node: measured wi
 
 
 def load_trained(
-    path: Path | None, checkpoint: Checkpoint, runner: Runner, tokenizer: Tokenizer, name: str
-) -> Drafter | None:
-    """Return the drafter in a file, or (no path) the one that the package has for this very checkpoint, if any.
+    file: DrafterCheckpoint, checkpoint: Checkpoint, runner: Runner, tokenizer: Tokenizer, name: str
+) -> Drafter:
+    """Return the drafter in a file, which `open_trained` or `shipped` opened.
 
     Adds its keys and values to the runner's cache. Raises UsageError for a file that is no drafter of this model.
     """
-    file = _shipped(checkpoint) if path is None else open_trained(path)
-    if file is None:
-        return None
     sizes = runner.model.config
     target = DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers)
     with_vocabulary(file).check_target(name, target)
@@ -96,7 +92,7 @@ _KINDS: dict[str, Callable[[DrafterCheckpoint, Runner, Checkpoint], Drafter]] = 
 }
 
 
-def _shipped(checkpoint: Checkpoint) -> DrafterCheckpoint | None:
+def shipped(checkpoint: Checkpoint) -> DrafterCheckpoint | None:
     """Return the package's drafter for this file; other files of the same model have to be given one by name."""
     files = map(open_drafter, sorted(_SHIPPED.glob("*.gguf")))
     return next((file for file in files if file.target_fingerprint == checkpoint.fingerprint.hex()), None)

@@ -29,7 +29,9 @@ PREFERRED = (  # without a wish: small and close to the original first, then wha
     *("Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "IQ4_XS", "IQ4_NL", "Q6_K", "Q8_0"),
     *("MXFP4", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K", "BF16", "F16", "F32"),
 )
-_QUANTISATION = re.compile(r"(?:^|[-._/])((?:UD-)?(?:I?Q\d(?:_[A-Z\d]+)*|B?F16|FP16|F32|MXFP4(?:_MOE)?))(?=$|[-./])", re.I)
+_QUANTISATION = re.compile(
+    r"(?:^|[-._/])((?:UD-)?(?:I?Q\d(?:_[A-Z\d]+)*|B?F16|FP16|F32|MXFP4(?:_MOE)?))(?=$|[-./])", re.IGNORECASE
+)
 _COMPANIONS = ("mmproj", "imatrix")  # files of other uses that lie beside models
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # errors of the disk, not of the connection
 _CHUNK = 1 << 22
