@@ -15,9 +15,8 @@ from outpace.api.calls import Call, Chat, Result, Stream
 from outpace.api.options import encode_chat, encode_prompts
 from outpace.api.preflight import check_room, needs
 from outpace.api.strategies import check_strategy, drafter_for
-from outpace.api.trained import load_trained, shipped
+from outpace.api.trained import load_trained, opened, shipped
 from outpace.cache import Cache
-from outpace.drafters.layouts import open_trained
 from outpace.drafters.router import Experience
 from outpace.engine.decode import Decoder
 from outpace.engine.engine import Engine
@@ -82,7 +81,7 @@ def load(
         raise UsageError(f"context must be in [2, {limit}] (this model's own limit), got {context}")
     if cache_tokens is not None:
         cache_tokens = integer("cache_tokens", cache_tokens, 1)
-    trained = shipped(checkpoint) if drafter is None else open_trained(drafter)
+    trained = shipped(checkpoint) if drafter is None else opened(drafter)
     found = needs(checkpoint, chosen, kv=kv, context=context, cache_tokens=cache_tokens, drafter=trained)
     check_room(found, path, kv)
     network = models.build(checkpoint.config, checkpoint.tensors, chosen, context)

@@ -30,14 +30,15 @@ _NODE_SHARE = 0.6  # of the time of a first read, for one more node: measured wi
 def load_trained(
     file: DrafterCheckpoint, checkpoint: Checkpoint, runner: Runner, tokenizer: Tokenizer, name: str
 ) -> Drafter:
-    """Return the drafter in a file, which `open_trained` or `shipped` opened.
+    """Return the drafter in a file, which `opened` or `shipped` opened.
 
     Adds its keys and values to the runner's cache. Raises UsageError for a file that is no drafter of this model.
     """
-    sizes = runner.model.config
-    target = DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers)
-    with_vocabulary(file).check_target(name, target)
-    file = replace(file, target=target)  # published files leave some of it out
+    if file.target_fingerprint != checkpoint.fingerprint.hex():  # else it was made for these very weights
+        sizes = runner.model.config
+        target = DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers)
+        with_vocabulary(file).check_target(name, target)
+        file = replace(file, target=target)  # published files leave some of it out
     if file.kind not in _KINDS:
         raise file.entries.error("kind", f"is {file.kind!r}, supported are {', '.join(_KINDS)}")
     return _KINDS[file.kind](file, runner, checkpoint)
@@ -90,6 +91,13 @@ _KINDS: dict[str, Callable[[DrafterCheckpoint, Runner, Checkpoint], Drafter]] = 
     "medusa": _medusa,
     "block": _block,
 }
+
+
+def opened(path: Path) -> DrafterCheckpoint:
+    """Return the drafter in a file or folder of any layout; what reads those of others is imported for it alone."""
+    from outpace.drafters.layouts import open_trained
+
+    return open_trained(path)
 
 
 def shipped(checkpoint: Checkpoint) -> DrafterCheckpoint | None:
