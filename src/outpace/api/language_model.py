@@ -13,8 +13,9 @@ from outpace import models
 from outpace.api.adapted import adapted
 from outpace.api.calls import Call, Chat, Result, Stream
 from outpace.api.options import encode_chat, encode_prompts
+from outpace.api.preflight import check_room, needs
 from outpace.api.strategies import check_strategy, drafter_for
-from outpace.api.trained import load_trained
+from outpace.api.trained import load_trained, opened, shipped
 from outpace.cache import Cache
 from outpace.drafters.router import Experience
 from outpace.engine.decode import Decoder
@@ -50,6 +51,9 @@ def load(
 ) -> LanguageModel:
     """Load a model: a known name, a GGUF file, a Hugging Face folder, or a hub id.
 
+    Of a hub id "owner/name" the folder is fetched or, where there are GGUF files alone, one of them (the first of
+    Q4_K_M, Q4_K_S, Q4_1, ...); "owner/name:Q8_0" and "owner/name:file.gguf" name one.
+
     threads: of the arithmetic (None: the cores available). ops: "native" (C++), "reference" (NumPy), an instance,
     or None for the best there is. kv: storage of keys and values. context: most tokens of a text (None: the
     model's own limit; of a model with "longrope", such as Phi-3: the limit up to which it computes as for short texts).
@@ -61,7 +65,8 @@ def load(
     diffusion works where block_diffusion and mask_predict refine, and nowhere else; one for Jacobi decoding makes
     another model of it. progress(done, total): bytes while a known model is fetched.
 
-    Raises UsageError for a name or option that cannot work, WeightsError for a malformed file, DownloadError.
+    Raises UsageError for a name or option that cannot work, and for a model that memory has no room for (weights,
+    drafter, and the `context` or `cache_tokens` asked for), WeightsError for a malformed file, DownloadError.
     """
     instance("model", model, str | os.PathLike, "a name or a path")
     one_of("kv format", kv, ("f32", "bf16", "int8"))
@@ -69,10 +74,17 @@ def load(
     checkpoint = open_checkpoint(path)
     chosen = _ops(ops, threads, quantize)
     context = None if context is None else integer("context", context, 2)
-    network = models.build(checkpoint.config, checkpoint.tensors, chosen, context)
-    limit = network.config.context
+    if drafter is not None:
+        drafter = resolve_drafter(os.fspath(instance("drafter", drafter, str | os.PathLike, "a path or a hub id")))
+    limit = models.sizes(checkpoint.config if context is None else checkpoint.config | {"context": context}).context
     if context is not None and context > limit:
         raise UsageError(f"context must be in [2, {limit}] (this model's own limit), got {context}")
+    if cache_tokens is not None:
+        cache_tokens = integer("cache_tokens", cache_tokens, 1)
+    trained = shipped(checkpoint) if drafter is None else opened(drafter)
+    found = needs(checkpoint, chosen, kv=kv, context=context, cache_tokens=cache_tokens, drafter=trained)
+    check_room(found, path, kv)
+    network = models.build(checkpoint.config, checkpoint.tensors, chosen, context)
     spec = network.spec(kv)
     capacity = _blocks(spec, cache_tokens, context or limit, chosen.memory_bytes)
     tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)
@@ -80,8 +92,6 @@ def load(
     own = adapted(None if adapter is None else Path(adapter), network, checkpoint, tokenizer, name)
     cache = Cache(chosen, spec, capacity=capacity, max_window=network.max_window, fingerprint=own.fingerprint)
     runner = Runner(network, chosen, cache, context, adapter=own.adapter)
-    if drafter is not None:
-        drafter = resolve_drafter(os.fspath(instance("drafter", drafter, str | os.PathLike, "a path or a hub id")))
     return LanguageModel(
         LoadedModel(
             runner,
@@ -92,7 +102,7 @@ def load(
             eos_ids=checkpoint.eos_ids | tokenizer.eos_ids,
             num_bytes=checkpoint.num_bytes,
             costs=cache_folder().with_name("costs"),
-            trained=load_trained(drafter, checkpoint, runner, tokenizer, name),
+            trained=None if trained is None else load_trained(trained, checkpoint, runner, tokenizer, name),
             filling=own.filling,
         )
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -60,7 +60,7 @@ def requests(loaded: LoadedModel, prompt: Sequence[int], n: int, options: Option
 
 def drawn_seed() -> int:
     """Return a fresh seed that any JSON reader keeps exactly."""
-    return secrets.randbits(53)
+    return int.from_bytes(os.urandom(8), "little") >> 11
 
 
 def _check_ids(name: str, ids: Iterable[int], vocab_size: int) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from outpace import drafters
 from outpace.drafters.block import BlockDrafter
 from outpace.drafters.eagle import EagleDrafter
-from outpace.drafters.layouts import open_trained
 from outpace.drafters.medusa import MedusaDrafter
 from outpace.drafters.protocol import Drafter, Expectation
 from outpace.models import block, eagle, medusa
@@ -29,19 +28,17 @@ _NODE_SHARE = 0.6  # of the time of a first read, for one more node: measured wi
 
 
 def load_trained(
-    path: Path | None, checkpoint: Checkpoint, runner: Runner, tokenizer: Tokenizer, name: str
-) -> Drafter | None:
-    """Return the drafter in a file, or (no path) the one that the package has for this very checkpoint, if any.
+    file: DrafterCheckpoint, checkpoint: Checkpoint, runner: Runner, tokenizer: Tokenizer, name: str
+) -> Drafter:
+    """Return the drafter in a file, which `opened` or `shipped` opened.
 
     Adds its keys and values to the runner's cache. Raises UsageError for a file that is no drafter of this model.
     """
-    file = _shipped(checkpoint) if path is None else open_trained(path)
-    if file is None:
-        return None
-    sizes = runner.model.config
-    target = DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers)
-    with_vocabulary(file).check_target(name, target)
-    file = replace(file, target=target)  # published files leave some of it out
+    if file.target_fingerprint != checkpoint.fingerprint.hex():  # else it was made for these very weights
+        sizes = runner.model.config
+        target = DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers)
+        with_vocabulary(file).check_target(name, target)
+        file = replace(file, target=target)  # published files leave some of it out
     if file.kind not in _KINDS:
         raise file.entries.error("kind", f"is {file.kind!r}, supported are {', '.join(_KINDS)}")
     return _KINDS[file.kind](file, runner, checkpoint)
@@ -96,7 +93,14 @@ _KINDS: dict[str, Callable[[DrafterCheckpoint, Runner, Checkpoint], Drafter]] = 
 }
 
 
-def _shipped(checkpoint: Checkpoint) -> DrafterCheckpoint | None:
+def opened(path: Path) -> DrafterCheckpoint:
+    """Return the drafter in a file or folder of any layout; what reads those of others is imported for it alone."""
+    from outpace.drafters.layouts import open_trained
+
+    return open_trained(path)
+
+
+def shipped(checkpoint: Checkpoint) -> DrafterCheckpoint | None:
     """Return the package's drafter for this file; other files of the same model have to be given one by name."""
     files = map(open_drafter, sorted(_SHIPPED.glob("*.gguf")))
     return next((file for file in files if file.target_fingerprint == checkpoint.fingerprint.hex()), None)

@@ -10,7 +10,9 @@ from outpace.cli.streams import put
 
 
 def pull(
-    model: Annotated[str, typer.Argument(help="A known name (`outpace models`) or a hub id (owner/name).")],
+    model: Annotated[
+        str, typer.Argument(help="A known name (`outpace models`) or a hub id (owner/name, owner/name:Q4_K_M).")
+    ],
 ) -> None:
     """Download a model into the cache folder and print its path."""
     from outpace.cli.loading import fetching
@@ -21,9 +23,23 @@ def pull(
     put(str(path))
 
 
-def models(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
-    """List the models that are known by name, whether they are downloaded, and which architectures can be loaded."""
+def models(
+    model: Annotated[str | None, typer.Argument(help="Tell what this one takes: a known name, file, folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the models that are known by name, whether they are downloaded, and which architectures can be loaded.
+
+    Of one model: what its weights, keys and values, and drafter take in memory, and what is free. Nothing is loaded.
+    """
     from outpace.cli.streams import as_json as dumped
+
+    if model is not None:
+        from outpace.api import default_ops
+        from outpace.api.preflight import inspect_model
+
+        found = inspect_model(model, default_ops())
+        put(dumped(found.as_dict()) if as_json else "\n".join(found.lines()))
+        return
     from outpace.models import architectures
     from outpace.weights.catalog import known_models
 
@@ -43,7 +59,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON li
     for m in known:
         put(f"{m.name}  {m.source.num_bytes / 1e6:.0f} MB, {m.licence}: {m.description}")
         put(f"  here: {m.path}" if m.present else f"  not here yet: outpace pull {m.name}")
-    put("also: a path to a GGUF file or a Hugging Face folder, or a hub id (owner/name)")
+    put("also: a path to a GGUF file or a folder, or a hub id (owner/name; owner/name:Q4_K_M of GGUF files)")
     put(f"of the architectures (model_type): {', '.join(architectures())}")
 
 

@@ -18,6 +18,7 @@ from outpace.models.config import Config
 from outpace.models.gguf import ROPE_FACTORS, choose, raw_config
 from outpace.models.select import Selected, select
 from outpace.types import MaskFilling, RawTensor
+from outpace.types.mapped import release
 from outpace.weights.gguf import GGUFFile, means_none
 from outpace.weights.model_file import FolderFiles, read_model
 from outpace.weights.values import shown
@@ -33,7 +34,7 @@ class Checkpoint:
 
     path: Path  # the GGUF file (its first part) or the Hugging Face folder
     config: Config  # the keys that `outpace.models.keys` lists, and its architecture's own
-    tensors: Mapping[str, RawTensor]  # under Hugging Face names: exactly those that the config calls for
+    tensors: Selected  # under Hugging Face names: exactly those that the config calls for
     gguf: Mapping[str, Any] | None  # a GGUF file's metadata (its tokenizer is in there); None for a folder
     eos_ids: frozenset[int]  # every token that config, generation config or GGUF (eos, eot, eom) names as an end
     fingerprint: bytes  # see `_fingerprint`
@@ -72,7 +73,7 @@ def _from_folder(files: FolderFiles) -> Checkpoint:
     if config["tie_word_embeddings"] and _HEAD in found:
         config["tie_word_embeddings"] = _is_tied(found, files.path)
         if config["tie_word_embeddings"]:
-            del found[_HEAD]
+            release(found.pop(_HEAD).data)
     tensors = select(found, config, "folder", str(files.path))
     filling = _filling(files.config.get("outpace_diffusion"), config["vocab_size"], files.path)
     return replace(_checkpoint(files.path, config, tensors, None, _folder_ends(files, config)), filling=filling)

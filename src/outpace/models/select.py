@@ -13,6 +13,7 @@ from outpace.models.config import Config, ModelConfig
 from outpace.models.tensors import Source, Tensor, embedding, final_norm, output
 from outpace.ops.formats import dequantise
 from outpace.types import RawTensor
+from outpace.types.mapped import release
 
 _VECTOR_FORMATS = ("F32", "F16", "BF16")
 _HEADS = {  # place -> whose channels it has; those of one head, where no name is
@@ -60,7 +61,11 @@ class Selected(Mapping[str, RawTensor]):
         tensor = self.stored[wanted.kept_name(self._source)]
         if whole := wanted.whole(self._source):
             tensor = RawTensor(name, whole.cut(tensor), tensor.format, wanted.shape)
-        return self._changes[name](tensor) if name in self._changes else tensor
+        if name not in self._changes:
+            return tensor
+        changed = self._changes[name](tensor)
+        release(tensor.data)  # the network reads the changed ones
+        return changed
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._wanted)

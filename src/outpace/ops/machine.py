@@ -26,6 +26,16 @@ def memory_bytes(system: Path = Path("/sys"), process: Path = Path("/proc/self")
     return min([whole, *_over_cgroups(system, process, "memory", _memory_limit)])
 
 
+def available_bytes(system: Path = Path("/sys"), process: Path = Path("/proc/self")) -> int:
+    """Return the bytes of memory that the process can still take: of what it may use, those that nobody holds."""
+    found = [memory_bytes(system, process), *_over_cgroups(system, process, "memory", _memory_left)]
+    for line in _lines(process.parent / "meminfo"):
+        name, _, amount = line.partition(":")
+        if name == "MemAvailable":
+            found.append(int(amount.split()[0]) * 1024)
+    return max(0, min(found))
+
+
 def physical_cores(system: Path = Path("/sys"), process: Path = Path("/proc/self")) -> int:
     """Return the cores behind the CPUs that the process may run on, at most what its cgroup's quota pays for."""
     cpus = _allowed_cpus()
@@ -83,6 +93,17 @@ def _cpu_quota(group: Path, version: int) -> list[float]:
 def _memory_limit(group: Path, version: int) -> list[int]:
     lines = _lines(group / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
     return [int(lines[0])] if lines and lines[0] != "max" else []
+
+
+def _memory_left(group: Path, version: int) -> list[int]:
+    """Return a limit less what is in use, without the file pages that the system takes back when it needs them."""
+    limit = _memory_limit(group, version)
+    used = _lines(group / ("memory.current" if version == 2 else "memory.usage_in_bytes"))
+    names = ("file",) if version == 2 else ("total_cache",)
+    pages = [
+        int(count) for name, _, count in (x.partition(" ") for x in _lines(group / "memory.stat")) if name in names
+    ]
+    return [limit[0] - int(used[0]) + sum(pages)] if limit and used else []
 
 
 def _lines(path: Path) -> list[str]:

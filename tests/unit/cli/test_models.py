@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from outpace.models import architectures
+from tests.folder import make_folder
 from tests.unit.cli.running import run
 
 
@@ -26,3 +27,18 @@ def test_models_and_version_tell_what_is_here(
     }
     assert run("version") == 0
     assert capsys.readouterr().out.startswith("outpace 0.1.0 (")
+
+
+def test_models_tells_what_one_takes_without_loading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder(tmp_path / "tiny")
+    monkeypatch.setattr("outpace.models.build", None)
+    assert run("models", str(folder)) == 0
+    weights, cache, free = capsys.readouterr().out.splitlines()
+    assert weights.startswith("weights: ")
+    assert cache == "keys and values: 192 B a token, 393 kB for all its 2,048 positions"
+    assert free.startswith("free here: ")
+    assert run("models", str(folder), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["per_token"] == 192
+    assert run("models", str(tmp_path / "missing.gguf")) == 2

@@ -87,3 +87,23 @@ def test_memory_is_what_machine_and_cgroup_both_have(
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": MEMORY // 4096}.__getitem__)
     machine(tmp_path, {}, cgroup, files)
     assert limits.memory_bytes(tmp_path / "sys", tmp_path / "proc") == expected
+
+
+def test_memory_that_is_free_is_what_the_system_and_each_cgroup_have_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "memory_bytes", lambda system, process: MEMORY)
+    process, group = tmp_path / "proc" / "self", tmp_path / "sys" / "fs" / "cgroup" / "box"
+    process.mkdir(parents=True)
+    group.mkdir(parents=True)
+    left = lambda: limits.available_bytes(tmp_path / "sys", process)  # noqa: E731
+    assert left() == MEMORY
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable:   3000 kB\n")
+    assert left() == 3000 * 1024
+    (process / "cgroup").write_text("0::/box\n")
+    (group / "memory.max").write_text("2000000\n")
+    (group / "memory.current").write_text("1500000\n")
+    (group / "memory.stat").write_text("anon 900000\nfile 600000\n")
+    assert left() == 1_100_000
+    (group / "memory.current").write_text("9000000\n")
+    assert left() == 0

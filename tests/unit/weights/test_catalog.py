@@ -108,6 +108,7 @@ def test_a_hub_id_is_fetched_without_pickles(monkeypatch: pytest.MonkeyPatch, tm
 
     def download(repo_id: str, *, allow_patterns: list[str]) -> str:
         asked.append((repo_id, allow_patterns))
+        (tmp_path / "model.safetensors").write_bytes(b"")
         return str(tmp_path)
 
     hub(monkeypatch, download)

@@ -7,6 +7,7 @@ kernels are those of the best instruction set that the machine has; the environm
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import fields
@@ -42,11 +43,21 @@ from outpace.ops.protocol import (
 )
 from outpace.ops.sampling import SamplingBatch
 from outpace.types import NUMERIC_PARAMS, KVSpec, RawTensor, Segment
+from outpace.types.mapped import mapped_file
 
 __all__ = ["NativeOps"]
 
 if _native.sampling_params() != list(NUMERIC_PARAMS):
     raise ImportError("outpace's compiled module is of another version than its Python files: build it again")
+
+_TILE = 16  # rows that are packed together
+_COLUMN_BYTES = {
+    "Q3_K": 112,
+    "Q4_K": 148,
+    "Q5_K": 180,
+    "Q6_K": 212,
+    "IQ4_XS": 140,
+}  # of a block, where scales are wider
 
 Quantize = Literal["q8_0", "q4_0"]
 _QUANTIZED: dict[str | None, str | None] = {None: None, "q8_0": "Q8_0", "q4_0": "Q4_0"}
@@ -93,11 +104,20 @@ class NativeOps:
                 f"{tensor.format}, got {tensor.data.shape}: the file is damaged"
             )
         data = np.ascontiguousarray(tensor.data, np.uint8)
-        return self._context.pack(data, tensor.format, rows, width, self._packed_format(tensor))
+        mapped = mapped_file(data) is not None  # then its pages are let go as they are packed
+        return self._context.pack(data, tensor.format, rows, width, self._packed_format(tensor), mapped)
+
+    def packed_bytes(self, tensor: RawTensor) -> int:
+        rows, width, format = math.prod(tensor.shape[:-1]), tensor.shape[-1], self._packed_format(tensor)
+        block = BLOCKS[format]
+        column = width // block.size * _COLUMN_BYTES.get(format, block.bytes) + (2 if format == "BF16" else 0) * (
+            width % 2
+        )
+        return -(-rows // _TILE) * -(-column * _TILE // 64) * 64
 
     def _packed_format(self, tensor: RawTensor) -> str:
         floating = BLOCKS[tensor.format].size == 1
-        if self._quantized is None or not floating or tensor.shape[1] % BLOCKS[self._quantized].size:
+        if self._quantized is None or not floating or tensor.shape[-1] % BLOCKS[self._quantized].size:
             return tensor.format
         return self._quantized
 

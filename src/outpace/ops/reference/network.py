@@ -94,6 +94,9 @@ class ReferenceOps:
             raise WeightsError(f"tensor {tensor.name!r} must be a matrix, its shape is {tensor.shape}")
         return Weight(dequantise(tensor).astype(self.dtype, copy=False))
 
+    def packed_bytes(self, tensor: RawTensor) -> int:
+        return math.prod(tensor.shape) * np.dtype(self.dtype).itemsize
+
     def vector(self, tensor: RawTensor) -> Vector:
         if len(tensor.shape) != 1:
             raise WeightsError(f"tensor {tensor.name!r} must be a vector, its shape is {tensor.shape}")

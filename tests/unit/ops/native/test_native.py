@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from outpace.errors import UsageError, WeightsError
-from outpace.ops.formats import dequantise, row_bytes
+from outpace.ops.formats import BLOCKS, dequantise, row_bytes
 from outpace.ops.machine import physical_cores
 from outpace.types import NUMERIC_PARAMS, RawTensor, Segment
 from tests.tiny import raw_tensor
@@ -97,3 +97,13 @@ def test_a_tensor_need_not_lie_in_one_piece() -> None:
     assert unpacked(ops, ops.pack(replace(tensor, data=apart))).tobytes() == dequantise(tensor).tobytes()
     across = np.asfortranarray(dequantise(tensor))
     assert ops.numpy(ops.array(across)).tobytes() == dequantise(tensor).tobytes()
+
+
+@pytest.mark.parametrize("quantize", [None, "q8_0", "q4_0"])
+@pytest.mark.parametrize("shape", [(1, 256), (16, 512), (37, 768)])
+@pytest.mark.parametrize("format", list(BLOCKS))
+def test_what_a_matrix_takes_packed_is_known_before(format: str, shape: tuple[int, int], quantize: Any) -> None:
+    rows, width = shape
+    data = np.zeros((rows, row_bytes("w", format, width)), np.uint8)
+    tensor, ops = RawTensor("w", data, format, shape), NativeOps(threads=1, quantize=quantize)
+    assert ops.packed_bytes(tensor) == ops.pack(tensor).num_bytes  # type: ignore[attr-defined]

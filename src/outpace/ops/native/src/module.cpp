@@ -11,6 +11,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <exception>
@@ -21,6 +22,7 @@
 
 #include "array.h"
 #include "from_python.h"
+#include "mapped_file.h"
 #include "matmul/isa.h"
 #include "matmul/matmul.h"
 #include "network.h"
@@ -113,8 +115,11 @@ class Context {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 
+constexpr int64_t kReleased = int64_t{1} << 20;  // bytes of a mapped file that a thread packs before it lets them go
+
+// mapped: `raw` lies in a file that is mapped read-only, whose pages are let go as they are packed.
 std::shared_ptr<Matrix> pack(Context& context, const Bytes& raw, const std::string& raw_format, int64_t out, int64_t in,
-                             const std::string& format) {
+                             const std::string& format, bool mapped) {
   const Format from = format_from_name(raw_format);
   auto matrix = std::make_shared<Matrix>(make_matrix(format_from_name(format), out, in));
   check(in % block_width(from) == 0,
@@ -127,7 +132,12 @@ std::shared_ptr<Matrix> pack(Context& context, const Bytes& raw, const std::stri
   context.compute([&](int threads, Workspace&) {
     Pool::get().run(threads, [&](const Member& m) {
       const auto [begin, end] = m.share(matrix->num_tiles());
-      pack_tiles(*matrix, from, bytes, begin, end);
+      const int64_t raw_tile = kTileWidth * row_bytes(from, in), step = std::max<int64_t>(1, kReleased / raw_tile);
+      for (int64_t first = begin; first < end; first += step) {
+        const int64_t last = std::min(end, first + step);
+        pack_tiles(*matrix, from, bytes, first, last);
+        if (mapped) release_pages(bytes + first * raw_tile, bytes + std::min(last * kTileWidth, out) * row_bytes(from, in));
+      }
     });
   });
   return matrix;
@@ -691,7 +701,7 @@ NB_MODULE(_native, m) {
            "masks"_a = nb::none(), "has_mask"_a = nb::none(), "bias_tokens"_a = nb::none(), "biases"_a = nb::none());
   nb::class_<Context>(m, "Context", "What the kernels of one NativeOps need.")
       .def(nb::init<int>(), "threads"_a)
-      .def("pack", pack, "raw"_a.noconvert(), "raw_format"_a, "out"_a, "in_"_a, "format"_a)
+      .def("pack", pack, "raw"_a.noconvert(), "raw_format"_a, "out"_a, "in_"_a, "format"_a, "mapped"_a = false)
       .def("kv_move", kv_move, "kv"_a, "sources"_a, "targets"_a)
       .def("embed", embed, "weight"_a, "plan"_a)
       .def("rms_norm", rms_norm, "x"_a, "weight"_a, "eps"_a)

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "blocks.h"
+#include "dword_pack.h"
 #include "half.h"
 #include "kernels.h"
 #include "layout.h"
@@ -197,16 +198,6 @@ int64_t float_place(Format f, int64_t k, int64_t column) {
   return f == Format::BF16 ? (k / 2 * kColumns + column) * 2 + k % 2 : k * kColumns + column;
 }
 
-void pack_floats(const Matrix& matrix, const uint8_t* rows, int64_t columns, uint8_t* tile) {
-  const int64_t size = info(matrix.format).bytes, stride = matrix.in * size;
-  for (int64_t k = 0; k < matrix.in; ++k) {
-    for (int64_t c = 0; c < columns; ++c) {
-      std::memcpy(tile + float_place(matrix.format, k, c) * size, rows + c * stride + k * size,
-                  static_cast<size_t>(size));
-    }
-  }
-}
-
 bool can_quantise(Format from, Format to) {
   return layout::is_float(from) && (to == Format::Q8_0 || to == Format::Q4_0);
 }
@@ -254,11 +245,8 @@ void pack_tiles(Matrix& matrix, Format raw_format, const uint8_t* raw, int64_t b
     const int64_t columns = std::min(kColumns, matrix.out - t * kColumns);
     const uint8_t* rows = raw + t * kColumns * row_bytes(raw_format, matrix.in);
     uint8_t* tile = matrix.data.data() + t * matrix.tile_bytes;
-    if (layout::is_float(matrix.format)) {
-      pack_floats(matrix, rows, columns, tile);
-    } else {
-      pack_quantised(matrix, raw_format, rows, columns, tile);
-    }
+    if (raw_format == matrix.format && pack_by_dwords(matrix, rows, columns, tile)) continue;
+    pack_quantised(matrix, raw_format, rows, columns, tile);
   }
 }
 
