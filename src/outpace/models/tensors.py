@@ -13,12 +13,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.models.config import ExpertSizes, ModelConfig
+from outpace.models.config import ModelConfig
 from outpace.types import RawTensor
 
 Source = Literal["gguf", "folder"]
 Places = dict[str, "Tensor"]
-EXPERTS = "experts."  # begins the places of experts: "experts.gate.17" is entry 17 of the field `gate` of `Experts`
 
 
 class Whole(NamedTuple):
@@ -189,39 +188,6 @@ def gated_mlp(sizes: ModelConfig) -> Places:
             "down_bias": Tensor("mlp.down_proj.bias", "ffn_down.bias", (width,)),
         }
     return places
-
-
-def experts(sizes: ModelConfig) -> Places:
-    """Return the router and the matrices of experts, each of which is a tensor of its own in a folder."""
-    own = expert_sizes(sizes)
-    places = {"experts.router": Tensor("mlp.gate.weight", "ffn_gate_inp.weight", (own.num_experts, sizes.width))}
-    for index in range(own.num_experts):
-        for place, shape in expert_shapes(sizes).items():
-            places[f"{EXPERTS}{place}.{index}"] = Tensor(
-                f"mlp.experts.{index}.{place}_proj.weight",
-                f"ffn_{place}_exps.{index}.weight",
-                shape,
-                in_gguf=stacked(f"ffn_{place}_exps.weight", own.num_experts, index, shape),
-            )
-    return places
-
-
-def expert_sizes(sizes: ModelConfig) -> ExpertSizes:
-    """Return the sizes of a network's experts, which it has."""
-    assert sizes.experts is not None, "a network without experts"
-    return sizes.experts
-
-
-def expert_shapes(sizes: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Return the shapes of the three matrices of an expert."""
-    width, inner = sizes.width, expert_sizes(sizes).width
-    return {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}
-
-
-def stacked(name: str, count: int, index: int, shape: tuple[int, ...]) -> Whole:
-    """Return the tensor in which a GGUF file has `count` of a shape one behind the other."""
-    rows = shape[0] if len(shape) == 2 else 1
-    return Whole(name, (count, *shape), Rows(index * rows, rows))
 
 
 def pre_norms(sizes: ModelConfig) -> Places:

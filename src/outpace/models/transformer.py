@@ -14,8 +14,9 @@ import numpy as np
 from outpace.errors import UsageError, WeightsError
 from outpace.models.architecture import architecture_of
 from outpace.models.config import Config, ModelConfig, Rotation
+from outpace.models.experts import EXPERTS, expert_sizes
 from outpace.models.key_scale import key_scale
-from outpace.models.tensors import EXPERTS, Places, Tensor, embedding, expert_sizes, final_norm, output
+from outpace.models.tensors import Places, Tensor, embedding, final_norm, output
 from outpace.ops.compose import compose_decoder_layer
 from outpace.ops.protocol import KV, Array, DecoderLayer, Experts, Layer, Ops, Plan, Rope, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor

@@ -177,8 +177,9 @@ void AttendPass::finish(const Tile& tile, const Worker& worker) const {
   for (int64_t r = 0; r < tile.rows; ++r) {
     float* y = y_ + ((tile.first_row + r) * heads_.num_heads + tile.head * group) * width;
     for (int64_t i = 0; i < group; ++i) {
+      const float* sink = heads_.sinks == nullptr ? nullptr : heads_.sinks + tile.head * group + i;
       row_kernels().attention.finish(worker.state.data() + (r * group + i) * stride(), y + i * width, width,
-                                     layout_->padded_width);
+                                     layout_->padded_width, sink);
     }
   }
 }
