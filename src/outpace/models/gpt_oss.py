@@ -14,7 +14,7 @@ from outpace.models.tensors import Places, Tensor, attention
 from outpace.weights.gguf import GGUFFile
 from outpace.weights.values import Values
 
-COUNT, CHOSEN, WIDTH = "num_local_experts", "num_experts_per_tok", "intermediate_size"
+COUNT, CHOSEN, WIDTH, PACKED = "num_local_experts", "num_experts_per_tok", "intermediate_size", "quantization_config"
 KEYS = {  # our key -> the metadata key of GGUF files
     **{COUNT: "expert_count", CHOSEN: "expert_used_count", WIDTH: "expert_feed_forward_length"},
     "sliding_window": "attention.sliding_window",
@@ -29,13 +29,16 @@ def config(source: Values) -> Config:
     full = replace(source, raw={**source.raw, "rope_scaling": ROPE}) if is_silent else source
     usual = decoder(full, context=131072, kv_heads=8, head_width=64, eps=1e-5, theta=150000.0)
     own = experts(source, COUNT, 128, CHOSEN, 4)
-    return usual | windows_by_pattern(source, 2, 128) | biases(source, mlp=False, attention=True) | own
+    packed = {PACKED: {"quant_method": "mxfp4"}} if source.is_given(PACKED) else {}
+    if packed and (usual["hidden_size"] % 32 or usual[WIDTH] % 32):
+        raise source.error(PACKED, "is mxfp4, but hidden_size and intermediate_size are not multiples of 32")
+    return usual | windows_by_pattern(source, 2, 128) | biases(source, mlp=False, attention=True) | own | packed
 
 
 def sizes(config: Config) -> ModelConfig:
     """Return the network's numbers."""
     layers = frozenset(range(config["num_hidden_layers"]))
-    own = ExpertSizes(config[COUNT], config[CHOSEN], config[WIDTH], True, layers)
+    own = ExpertSizes(config[COUNT], config[CHOSEN], config[WIDTH], True, layers, PACKED in config)
     return replace(ModelConfig.from_hf(config), activation="clamped_swiglu", experts=own)
 
 
@@ -62,4 +65,6 @@ def from_gguf(file: GGUFFile, config: Config) -> Config:
     return {**exact, **gguf.biases(file, config), **gguf.layer_types(file, "gpt-oss")}
 
 
-ARCHITECTURE = Architecture("gpt_oss", "gpt-oss", config, layer, sizes, gguf_keys=KEYS, gguf_config=from_gguf)
+ARCHITECTURE = Architecture(
+    "gpt_oss", "gpt-oss", config, layer, sizes, gguf_keys=KEYS, gguf_config=from_gguf, quant_method="mxfp4"
+)

@@ -21,11 +21,22 @@ Places = dict[str, "Tensor"]
 
 
 class Whole(NamedTuple):
-    """A larger tensor of a file, which a network's tensor is taken out of."""
+    """A larger tensor of a file, which a network's tensor is taken out of.
+
+    cut: return the bytes of the part, one row for each of its own; given the tensor, and its scales if it has such.
+    scales: the tensor beside it that has a number for each row of its last dimension. format: of the part, where it is
+    not the whole's.
+    """
 
     name: str
     shape: tuple[int, ...]
-    cut: Callable[[RawTensor], NDArray[np.uint8]]  # return the bytes of the part, one row for each of its own
+    cut: Callable[..., NDArray[np.uint8]]
+    scales: str | None = None
+    format: str | None = None
+
+    def in_layer(self, prefix: str) -> Whole:
+        """Return it under its full names."""
+        return self._replace(name=prefix + self.name, scales=self.scales and prefix + self.scales)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +71,8 @@ class Tensor:
             self,
             name=folder + self.name,
             gguf=gguf + self.gguf,
-            in_folder=self.in_folder and self.in_folder._replace(name=folder + self.in_folder.name),
-            in_gguf=self.in_gguf and self.in_gguf._replace(name=gguf + self.in_gguf.name),
+            in_folder=self.in_folder and self.in_folder.in_layer(folder),
+            in_gguf=self.in_gguf and self.in_gguf.in_layer(gguf),
         )
 
     def whole(self, source: Source) -> Whole | None:
