@@ -65,17 +65,6 @@ class Transformer:
         """How far back any layer reads, itself included; None: to the beginning."""
         return self.config.max_window
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is Llama's network, heads normed or not: plain layers, one rope for whole heads, no scales."""
-        config = self.config
-        if config.experts is not None:
-            return False
-        scales = (config.embedding_scale, config.logit_scale)
-        one_rope = not config.rotations and config.rotary_width == config.head_width
-        numbers = scales == (1.0, 1.0) and config.logit_cap is config.attention_scale is None
-        return one_rope and numbers and config.activation == "silu" and all(x.parts.is_plain for x in self.layers)
-
     def forward(self, plan: Plan, kv: KV, taps: Sequence[int] = ()) -> tuple[Array, dict[int, Array]]:
         """Return the logits of the plan's scored rows, [R, V], and the hidden states at each tap, [T, D].
 
