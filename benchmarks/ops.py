@@ -69,9 +69,9 @@ SCALES = {  # where a block keeps its half floats; else 0 and 2
 }
 
 
-def random_tensor(name: str, format: str, shape: tuple[int, ...]) -> RawTensor:
+def random_tensor(name: str, format: str, shape: tuple[int, ...], seed: int = 0) -> RawTensor:
     """Return a tensor of random numbers of a sensible size, as a file stores it."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     rows, width = int(np.prod(shape[:-1])), shape[-1]
     if BLOCKS[format].size == 1:
         values = (0.05 * rng.standard_normal((rows, width))).astype(np.float16 if format == "F16" else np.float32)

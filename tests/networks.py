@@ -76,6 +76,11 @@ _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
         "glm4",
         {"attention_bias": False, "partial_rotary_factor": 0.75, "head_dim": 16},
     ),
+    "gpt_oss": ("gpt_oss", {"num_hidden_layers": 3, "rope_scaling": YARN | {"truncate": False}}),
+    "gpt_oss, listed, no biases": (
+        "gpt_oss",
+        {"attention_bias": False, "layer_types": ["full_attention", "sliding_attention"], "num_experts_per_tok": 1},
+    ),
     "granite": ("granite", GRANITE),
     "granite, biases": ("granite", GRANITE | {"attention_bias": True, "mlp_bias": True, "rope_scaling": LLAMA3}),
     "olmo2": ("olmo2", {}),

@@ -19,6 +19,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 24},
     "qwen3": {"head_dim": 16},
     "glm4": {"head_dim": 12},
+    "gpt_oss": {"head_dim": 16, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 24},
     "qwen3_moe": {"head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
 }
 
@@ -66,19 +67,25 @@ def _values(name: str, shape: tuple[int, ...], seed: int, spread: float) -> NDAr
         return 1 + x / 10
     if name.endswith("bias"):
         return x / 2
-    if name == "model.embed_tokens.weight":
+    if name == "model.embed_tokens.weight" or x.ndim == 1:
         return x
-    return x * np.float32(spread / math.sqrt(shape[1]))
+    inputs = shape[1]  # in a stack of matrices, too: [count, in, out]
+    return x * np.float32(spread / math.sqrt(inputs))
 
 
 def tiny_tensors(
     config: dict[str, Any], seed: int = 0, format: str = "F32", spread: float = 2.0
 ) -> dict[str, RawTensor]:
-    """Return the model's tensors; matrices in `format` (F32, F16, BF16 or Q8_0), vectors in F32."""
-    return {
-        name: raw_tensor(name, x, format if x.ndim == 2 else "F32")
-        for name, x in tiny_values(config, seed, spread).items()
-    }
+    """Return the model's tensors; matrices in `format` (F32, F16, BF16 or Q8_0), vectors in F32.
+
+    Matrices that a folder stacks are float32 where `format` has blocks, which cannot be taken apart.
+    """
+
+    def own(x: NDArray[np.float32], name: str) -> str:
+        is_matrix = x.ndim > 1 and not name.endswith("bias")
+        return format if is_matrix and not (x.ndim == 3 and format == "Q8_0") else "F32"
+
+    return {name: raw_tensor(name, x, own(x, name)) for name, x in tiny_values(config, seed, spread).items()}
 
 
 def raw_tensor(name: str, x: NDArray[np.float32], format: str = "F32") -> RawTensor:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import outpace
-from benchmarks import attention, matmul, ops, overhead, perplexity
+from benchmarks import attention, experts, matmul, ops, overhead, perplexity
 from tests.decoding import tiny_ops
 from tests.folder import make_folder
 
@@ -53,6 +53,19 @@ def test_products_are_measured_relative_to_a_read(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("Q4_1 64x64")
     assert [line.split()[0] for line in lines[2:]] == ["1", "8"]
+
+
+def test_a_row_s_experts_are_measured_relative_to_a_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("outpace.ops.native")
+    sizes = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16}
+    monkeypatch.setitem(experts.MODELS, "qwen3-30b-a3b", TINY | sizes | {"model_type": "qwen3_moe"})
+    experts.main(["--format", "Q8_0", "--layers", "2", "--threads", "1", "--repeats", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "MB active of" in lines[0]
+    assert sum("experts of a layer" in line for line in lines) == len(experts.ROWS)
+    assert "pass of one row" in "".join(lines)
 
 
 def test_perplexity_is_relative_to_the_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

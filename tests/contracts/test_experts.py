@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from outpace.ops.formats import dequantise
+from benchmarks.ops import random_tensor
+from outpace.ops.formats import BLOCKS, dequantise
 from outpace.ops.protocol import Activation, Experts, Layer, Ops
 from outpace.types import KVSpec
 from tests.contracts.test_ops import BLOCK, TOLERANCE, close, one_layer, same
@@ -106,6 +107,18 @@ def test_experts_may_be_stored_in_any_format(ops: Ops, format: str) -> None:
     x = lab.rows(5)
     found = ops.numpy(ops.experts(ops.array(x), lab.layer(ops)))
     assert close(found, lab.formula(x, True, "silu"), 2 * TOLERANCE[format])
+
+
+@pytest.mark.parametrize("format", [format for format, block in BLOCKS.items() if block.size > 1])
+def test_experts_may_be_stored_in_any_blocks(ops: Ops, format: str) -> None:
+    """Rounded activations move a row by little, and neighbours by no bit."""
+    lab = Lab(256, 256)
+    for part in (lab.gate, lab.up, lab.down):
+        part[:] = [random_tensor("w", format, (256, 256), seed) for seed in range(NUM_EXPERTS)]
+    x, layer = lab.rows(6), lab.layer(ops)
+    found = ops.numpy(ops.experts(ops.array(x), layer))
+    assert close(found, lab.formula(x, True, "silu"), 0.05)
+    assert same(ops.numpy(ops.experts(ops.array(x[3:4]), layer)), found[3:4])
 
 
 @pytest.mark.parametrize("format", ["F32", "BF16", "Q8_0"])

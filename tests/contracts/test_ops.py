@@ -67,6 +67,9 @@ CASES = [
     Case("qwen3_moe", "Q8_0", "bf16"),
     Case("qwen3_moe", "F32", "f32"),
     Case("qwen3_moe, some layers, biases, window", "F16", "int8"),
+    Case("gpt_oss", "BF16", "bf16"),
+    Case("gpt_oss", "F32", "f32"),
+    Case("gpt_oss, listed, no biases", "Q8_0", "int8"),
 ]
 PLAIN = [case for case in CASES if "," not in case.network and case.network != "glm4"]
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32}  # multiples of 32, for blocks
@@ -584,6 +587,31 @@ def test_attention_is_softmax_of_rotated_products(
     expected = np.einsum("hqm,mhk->qhk", weights / weights.sum(axis=2, keepdims=True), v64)
     assert close(ops.numpy(turned), q64.reshape(length, -1), 1e-6)
     assert close(found, expected, tolerance)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("length", [3, 140])
+def test_a_sink_takes_its_part_of_the_softmax_and_gives_nothing(ops: Ops, window: int | None, length: int) -> None:
+    rng, spec, heads = np.random.default_rng(0), KVSpec(2, 2, 16, "f32", BLOCK), 6
+    q, k, v = (rng.standard_normal((length, n, 16), np.float32) for n in (heads, 2, 2))
+    sinks = np.array([0.5, -1, 3, 30, -90, 0], np.float32)
+    layer = replace(one_layer(ops, spec, heads, window), sinks=ops.vector(raw_tensor("s", sinks)))
+    own, storage = ops.layer(layer), ops.kv_alloc(spec, 5)
+    plan = ops.plan([Segment((3, 1, 4, 0, 2), 0, [0] * length)], BLOCK)
+    turned = ops.rope_store(*(ops.array(x.reshape(length, -1)) for x in (q, k, v)), own, storage, plan)
+    found = ops.numpy(ops.attend(turned, own, storage, plan)).reshape(length, heads, 16)
+
+    positions = np.arange(length)
+    q64, k64 = (rotated(x.astype(np.float64), positions, 1.0) for x in (q, k))
+    k64, v64 = (np.repeat(x, 3, axis=1) for x in (k64, v.astype(np.float64)))
+    scores = np.einsum("qhk,mhk->hqm", q64, k64) / 4
+    distance = positions[:, None] - positions
+    scores[:, (distance < 0) | (distance >= (window or length))] = -np.inf
+    weights = np.exp(scores)
+    totals = weights.sum(axis=2, keepdims=True) + np.exp(sinks.astype(np.float64))[:, None, None]
+    expected = np.einsum("hqm,mhk->qhk", weights / totals, v64)
+    for head in range(heads):  # each by its own size: one of them is nearly all sink
+        assert close(found[:, head], expected[:, head], 1e-5)
 
 
 def test_products_of_queries_and_keys_have_the_layer_s_scale(ops: Ops) -> None:

@@ -151,6 +151,10 @@ OWN: dict[str, dict[str, Any]] = {
         **{"logits_scaling": 3.0},
     },
     "glm4": {"partial_rotary_factor": 0.25},
+    "gpt_oss": {
+        **{"num_local_experts": 8, "num_experts_per_tok": 3, "layer_types": ["full_attention", "sliding_attention"]},
+        **{"sliding_window": 8, "attention_bias": True, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    },
     "qwen3_moe": {
         **{"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "norm_topk_prob": True},
         **{"decoder_sparse_step": 2, "mlp_only_layers": [0], "use_sliding_window": True, "sliding_window": 8},

@@ -31,6 +31,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: NETWORKS[name] for name in ("llama", "llama, biases", "mistral", "qwen2", "qwen3", "glm4", "smollm3")},
     "olmo3": ("olmo3", NETWORKS["olmo3"][1]),
     "qwen3_moe": NETWORKS["qwen3_moe"],
+    "gpt_oss": NETWORKS["gpt_oss"],
     "gemma3": ("gemma3_text", NETWORKS["gemma3_text"][1] | {"query_pre_attn_scalar": 16.0}),
     "gemma3, listed": (
         "gemma3_text",
@@ -102,6 +103,12 @@ OWN = {
     "gemma3": gemma3,
     "olmo2": olmo2,
     "llama": lambda c: {"attention.sliding_window": c["sliding_window"]} if "sliding_window" in c else {},
+    "gpt-oss": lambda c: {
+        "expert_count": c["num_local_experts"],
+        "expert_used_count": c["num_experts_per_tok"],
+        "expert_feed_forward_length": c["intermediate_size"],
+        "attention.sliding_window": c["sliding_window"],
+    },
     "qwen3moe": lambda c: {
         "expert_count": c["num_experts"],
         "expert_used_count": c["num_experts_per_tok"],
@@ -121,7 +128,16 @@ def stacked(values: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.floa
     result: dict[str, Any] = {}
     for name, x in values.items():
         before, mark, own = name.partition(".experts.")
-        if mark:
+        if own.startswith(("gate_up_proj", "down_proj")):  # gpt-oss: [E, in, out], gate and up in turns
+            kind = "bias" if name.endswith("_bias") else "weight"
+            turned = x if kind == "bias" else x.swapaxes(1, 2)
+            parts = (
+                {"gate_proj": turned[:, ::2], "up_proj": turned[:, 1::2]} if "gate_up" in own else {"down_proj": turned}
+            )
+            result |= {f"{before}.experts.{part}.{kind}": numbers for part, numbers in parts.items()}
+        elif name.endswith("sinks"):
+            result[name + ".weight"] = x
+        elif mark:
             result.setdefault(f"{before}.experts.{own.partition('.')[2]}", []).append(x)
         else:
             result[name] = x

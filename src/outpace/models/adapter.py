@@ -142,6 +142,8 @@ def build(file: AdapterCheckpoint, model: Transformer) -> Adapter:
     for index, block in enumerate(model.layers):
         changes = {}
         for name, place in _PLACES.items():
+            if place in _MLP and block.parts.experts is not None:
+                continue
             pair = [tensors.pop(f"model.layers.{index}.{name}.lora_{side}", None) for side in "ab"]
             a, b = pair
             if a is None and b is None:

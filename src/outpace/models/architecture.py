@@ -34,7 +34,7 @@ class Architecture:
     what the file says in other ways; gguf_tensors: those that it reads for that, which are not the network's.
     pairs, gguf_pairs: whether rows 2i and 2i + 1 of a query's or key's head are a rotary pair in a folder, in a GGUF
     file; else rows i and i + half are, as in the network. norms_less_one: a folder's norm weights lack 1.
-    usual_eos: the end token of a folder that is silent about it.
+    usual_eos: the end token of a folder that is silent about it. quant_method: of quantised folders that config reads.
     """
 
     model_type: str
@@ -51,6 +51,7 @@ class Architecture:
     gguf_pairs: bool = False
     norms_less_one: bool = False
     usual_eos: int | None = None
+    quant_method: str | None = None
 
     def places(self, sizes: ModelConfig, index: int) -> Places:
         """Return the tensors of the layer with this index, by their place in it."""
@@ -75,8 +76,11 @@ def normalise(raw: Mapping[str, Any], where: str, names: Mapping[str, str] | Non
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in architectures():
         raise source.error("model_type", f"is {shown(model_type)}, supported are {', '.join(architectures())}")
-    source.only("quantization_config", None, null=True)
-    return {"model_type": model_type} | architectures()[model_type].config(source)
+    architecture = architectures()[model_type]
+    method = source.object("quantization_config").text("quant_method")
+    if method is None or method != architecture.quant_method:
+        source.only("quantization_config", None, null=True)
+    return {"model_type": model_type} | architecture.config(source)
 
 
 def architecture_of(config: Config) -> Architecture:

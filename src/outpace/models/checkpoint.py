@@ -67,7 +67,7 @@ def _from_folder(files: FolderFiles) -> Checkpoint:
     config = normalise(files.config, str(files.path / "config.json"))
     found = {
         name: tensor
-        for name, tensor in files.tensors().items()
+        for name, tensor in files.tensors(indices="quantization_config" in config).items()
         if not name.endswith(".rotary_emb.inv_freq")  # old folders hold what theta says
     }
     if config["tie_word_embeddings"] and _HEAD in found:

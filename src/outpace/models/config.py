@@ -27,7 +27,7 @@ class ExpertSizes(NamedTuple):
     width: int  # F of each
     is_normalised: bool  # whether the weights of the chosen add up to 1
     layers: frozenset[int]  # those that have them; the others have one MLP
-    has_biases: bool = False  # the router's too
+    is_packed: bool = False  # in a folder, as MXFP4: blocks of codes and their scales apart
 
 
 @dataclass(frozen=True, slots=True)

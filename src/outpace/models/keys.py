@@ -184,10 +184,10 @@ def usual_window(source: Values, absent: int) -> int | None:
     return None if source.is_null("sliding_window") else source.count("sliding_window", 1 << 31, absent=absent)
 
 
-def windows_by_pattern(source: Values, period: int) -> Config:
+def windows_by_pattern(source: Values, period: int, usual: int = 4096) -> Config:
     """Return the layers where all but each `period`-th have a window, unless `layer_types` lists them."""
     num_layers = source.count("num_hidden_layers", 1 << 10)
-    window = source.count("sliding_window", 1 << 31, absent=4096)
+    window = source.count("sliding_window", 1 << 31, absent=usual)
     if source.is_given("layer_types"):
         return _layers(listed(source, num_layers, window), window)
     return _layers([SLIDING if (i + 1) % period else FULL for i in range(num_layers)], window)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from outpace.models.architecture import Architecture
 from outpace.models.config import Config, ExpertSizes, ModelConfig
+from outpace.models.experts import experts as matrices
 from outpace.models.keys import biases, decoder, experts, layer_indices, no_windows, one_window
 from outpace.models.tensors import Places, attention, gated_mlp, head_norms, pre_norms
-from outpace.models.tensors import experts as matrices
 from outpace.weights.gguf import GGUFFile
 from outpace.weights.values import Values
 

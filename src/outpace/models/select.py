@@ -60,7 +60,8 @@ class Selected(Mapping[str, RawTensor]):
         wanted = self._wanted[name]
         tensor = self.stored[wanted.kept_name(self._source)]
         if whole := wanted.whole(self._source):
-            tensor = RawTensor(name, whole.cut(tensor), tensor.format, wanted.shape)
+            stored = (tensor, self.stored[whole.scales]) if whole.scales else (tensor,)
+            tensor = RawTensor(name, whole.cut(*stored), whole.format or tensor.format, wanted.shape)
         if name not in self._changes:
             return tensor
         changed = self._changes[name](tensor)
@@ -82,9 +83,10 @@ def select(found: Mapping[str, RawTensor], config: Config, source: Source, where
     architecture = architecture_of(config)
     places = list(_places(architecture, config))
     names = {tensor.stored_name(source): tensor for _, tensor in places}
-    if missing := [name for name in names if name not in found]:
+    scales = {whole.scales: whole.shape[:-1] for _, t in places if (whole := t.whole(source)) and whole.scales}
+    if missing := [name for name in (*names, *scales) if name not in found]:
         raise WeightsError(f"{where}: {_some(missing)} missing: fetch or convert the model again")
-    if extra := sorted(found.keys() - names.keys()):
+    if extra := sorted(found.keys() - names.keys() - scales.keys()):
         raise WeightsError(f"{where}: {_some(extra)} in the file, which a {config['model_type']} model does not have")
     for name, wanted in names.items():
         shape, tensor = wanted.stored_shape(source), found[name]
@@ -93,6 +95,10 @@ def select(found: Mapping[str, RawTensor], config: Config, source: Source, where
         if len(wanted.shape) == 1 and tensor.format not in _VECTOR_FORMATS:
             raise WeightsError(f"{where}: tensor {name!r} is {tensor.format}, must be {', '.join(_VECTOR_FORMATS)}")
     stored = {(kept := wanted.kept_name(source)): replace(found[name], name=kept) for name, wanted in names.items()}
+    for name, shape in scales.items():
+        if found[name].shape != shape:
+            raise WeightsError(f"{where}: tensor {name!r} has shape {found[name].shape}, the config says {shape}")
+        stored[name] = found[name]
     by_place = _changes(architecture, architecture.sizes(config), source)
     changes = {tensor.name: by_place[place] for place, tensor in places if place in by_place}
     return Selected({tensor.name: tensor for _, tensor in places}, source, stored, changes)

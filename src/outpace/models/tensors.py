@@ -13,20 +13,30 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.models.config import ExpertSizes, ModelConfig
+from outpace.models.config import ModelConfig
 from outpace.types import RawTensor
 
 Source = Literal["gguf", "folder"]
 Places = dict[str, "Tensor"]
-EXPERTS = "experts."  # begins the places of experts: "experts.gate.17" is entry 17 of the field `gate` of `Experts`
 
 
 class Whole(NamedTuple):
-    """A larger tensor of a file, which a network's tensor is taken out of."""
+    """A larger tensor of a file, which a network's tensor is taken out of.
+
+    cut: return the bytes of the part, one row for each of its own; given the tensor, and its scales if it has such.
+    scales: the tensor beside it that has a number for each row of its last dimension. format: of the part, where it is
+    not the whole's.
+    """
 
     name: str
     shape: tuple[int, ...]
-    cut: Callable[[RawTensor], NDArray[np.uint8]]  # return the bytes of the part, one row for each of its own
+    cut: Callable[..., NDArray[np.uint8]]
+    scales: str | None = None
+    format: str | None = None
+
+    def in_layer(self, prefix: str) -> Whole:
+        """Return it under its full names."""
+        return self._replace(name=prefix + self.name, scales=self.scales and prefix + self.scales)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +71,8 @@ class Tensor:
             self,
             name=folder + self.name,
             gguf=gguf + self.gguf,
-            in_folder=self.in_folder and self.in_folder._replace(name=folder + self.in_folder.name),
-            in_gguf=self.in_gguf and self.in_gguf._replace(name=gguf + self.in_gguf.name),
+            in_folder=self.in_folder and self.in_folder.in_layer(folder),
+            in_gguf=self.in_gguf and self.in_gguf.in_layer(gguf),
         )
 
     def whole(self, source: Source) -> Whole | None:
@@ -189,39 +199,6 @@ def gated_mlp(sizes: ModelConfig) -> Places:
             "down_bias": Tensor("mlp.down_proj.bias", "ffn_down.bias", (width,)),
         }
     return places
-
-
-def experts(sizes: ModelConfig) -> Places:
-    """Return the router and the matrices of experts, each of which is a tensor of its own in a folder."""
-    own = expert_sizes(sizes)
-    places = {"experts.router": Tensor("mlp.gate.weight", "ffn_gate_inp.weight", (own.num_experts, sizes.width))}
-    for index in range(own.num_experts):
-        for place, shape in expert_shapes(sizes).items():
-            places[f"{EXPERTS}{place}.{index}"] = Tensor(
-                f"mlp.experts.{index}.{place}_proj.weight",
-                f"ffn_{place}_exps.{index}.weight",
-                shape,
-                in_gguf=stacked(f"ffn_{place}_exps.weight", own.num_experts, index, shape),
-            )
-    return places
-
-
-def expert_sizes(sizes: ModelConfig) -> ExpertSizes:
-    """Return the sizes of a network's experts, which it has."""
-    assert sizes.experts is not None, "a network without experts"
-    return sizes.experts
-
-
-def expert_shapes(sizes: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Return the shapes of the three matrices of an expert."""
-    width, inner = sizes.width, expert_sizes(sizes).width
-    return {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}
-
-
-def stacked(name: str, count: int, index: int, shape: tuple[int, ...]) -> Whole:
-    """Return the tensor in which a GGUF file has `count` of a shape one behind the other."""
-    rows = shape[0] if len(shape) == 2 else 1
-    return Whole(name, (count, *shape), Rows(index * rows, rows))
 
 
 def pre_norms(sizes: ModelConfig) -> Places:

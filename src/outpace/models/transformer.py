@@ -14,8 +14,9 @@ import numpy as np
 from outpace.errors import UsageError, WeightsError
 from outpace.models.architecture import architecture_of
 from outpace.models.config import Config, ModelConfig, Rotation
+from outpace.models.experts import EXPERTS, expert_sizes
 from outpace.models.key_scale import key_scale
-from outpace.models.tensors import EXPERTS, Places, Tensor, embedding, expert_sizes, final_norm, output
+from outpace.models.tensors import Places, Tensor, embedding, final_norm, output
 from outpace.ops.compose import compose_decoder_layer
 from outpace.ops.protocol import KV, Array, DecoderLayer, Experts, Layer, Ops, Plan, Rope, Vector, Weight
 from outpace.types import KVFormat, KVSpec, RawTensor
@@ -63,17 +64,6 @@ class Transformer:
     def max_window(self) -> int | None:
         """How far back any layer reads, itself included; None: to the beginning."""
         return self.config.max_window
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is Llama's network, heads normed or not: plain layers, one rope for whole heads, no scales."""
-        config = self.config
-        if config.experts is not None:
-            return False
-        scales = (config.embedding_scale, config.logit_scale)
-        one_rope = not config.rotations and config.rotary_width == config.head_width
-        numbers = scales == (1.0, 1.0) and config.logit_cap is config.attention_scale is None
-        return one_rope and numbers and config.activation == "silu" and all(x.parts.is_plain for x in self.layers)
 
     def forward(self, plan: Plan, kv: KV, taps: Sequence[int] = ()) -> tuple[Array, dict[int, Array]]:
         """Return the logits of the plan's scored rows, [R, V], and the hidden states at each tap, [T, D].

@@ -95,8 +95,9 @@ class DecoderLayer:
     q_norm: Vector | None = None  # RMS norm over each head [K], before rope (qwen3)
     k_norm: Vector | None = None
     key_scale: Vector | None = None  # [G * K], powers of two: keys are stored divided by it, after rope
-    # What a fused layer does not have.
     bo: Vector | None = None
+    sinks: Vector | None = None  # of each head [H]: a logit in the softmax of attention, without a value
+    # What a fused layer does not have.
     gate_bias: Vector | None = None
     up_bias: Vector | None = None
     down_bias: Vector | None = None
@@ -117,7 +118,7 @@ class DecoderLayer:
     @property
     def is_plain(self) -> bool:
         """Whether an implementation's `decoder_layer` runs it: both norms before, none behind, no further parts."""
-        biases = (self.bo, self.gate_bias, self.up_bias, self.down_bias)
+        biases = (self.gate_bias, self.up_bias, self.down_bias)
         norms = (self.q_wide_norm, self.k_wide_norm, self.attn_post_norm, self.mlp_post_norm)
         before = self.attn_norm is not None and self.mlp_norm is not None
         return before and all(part is None for part in (*biases, *norms)) and self.residual_scale == 1.0
@@ -288,7 +289,7 @@ class Ops(Protocol):
         """
 
     def attend(self, q: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
-        """Return softmax(q k^T * scale) v over what each token sees, [T, H * K].
+        """Return softmax(q k^T * scale) v over what each token sees, and the layer's sinks, [T, H * K].
 
         Sums run over logical positions in ascending order, in chunks cut at fixed positions.
         """

@@ -25,9 +25,9 @@ class FolderFiles:
     config: Mapping[str, Any]  # of config.json
     generation: Mapping[str, Any] | None  # of generation_config.json; None if there is none
 
-    def tensors(self) -> dict[str, RawTensor]:
-        """Return the tensors, under their names there."""
-        return read_folder(self.path)
+    def tensors(self, indices: bool = False) -> dict[str, RawTensor]:
+        """Return the tensors, under their names there; indices: integers too (see `read_safetensors`)."""
+        return read_folder(self.path, indices)
 
 
 def read_model(path: Path) -> GGUFFile | FolderFiles:

@@ -154,3 +154,11 @@ def test_tensors_that_do_not_fit_are_refused(change: Any, message: str) -> None:
     change(tensors)
     with pytest.raises(WeightsError, match=message):
         build(checkpoint(tensors), tiny_runner().model)
+
+
+def test_a_layer_with_experts_has_no_mlp_to_change() -> None:
+    runner = tiny_runner("qwen3_moe")
+    tensors = values({"model.layers.0.mlp.up_proj": (80, 48)})
+    with pytest.raises(WeightsError, match=r"mlp\.up_proj\.lora_a' changes nothing that this network has"):
+        build(checkpoint(tensors), runner.model)
+    build(checkpoint(values({"model.layers.0.self_attn.o_proj": (48, 64)})), runner.model)

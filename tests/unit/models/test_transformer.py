@@ -9,8 +9,7 @@ from outpace.errors import WeightsError
 from outpace.models import normalise
 from outpace.ops.reference import ReferenceOps
 from outpace.types import RawTensor
-from tests.networks import NETWORKS
-from tests.tiny import built, raw_tensor, tiny_config, tiny_model, tiny_tensors
+from tests.tiny import raw_tensor, tiny_config, tiny_model, tiny_tensors
 
 
 def build(tensors: dict[str, RawTensor], **overrides: Any) -> models.Transformer:
@@ -93,11 +92,3 @@ def test_windows_are_each_layer_s_own(
 def test_the_cache_is_told_the_geometry() -> None:
     spec = tiny_model(ReferenceOps(), "qwen3").spec("int8")
     assert (spec.num_layers, spec.num_kv_heads, spec.head_width, spec.format) == (2, 2, 16, "int8")
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_is_plain_if_it_is_llama_s_with_or_without_biases_of_queries(name: str) -> None:
-    plain = {"llama", "mistral", "qwen2", "qwen3", "phi3"} & {NETWORKS[name][0]} and not {"biases", "part turns"} & {
-        *name.split(", ")
-    }
-    assert built(ReferenceOps(), tiny_config(NETWORKS[name][0], **NETWORKS[name][1])).is_plain == bool(plain)

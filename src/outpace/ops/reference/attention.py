@@ -101,11 +101,19 @@ def _seen(segment: Segment) -> list[Seen]:
 
 
 def attend(
-    q: Floats, layer: int, window: int | None, lowest: int, scale: float, storage: Storage, plan: Plan
+    q: Floats,
+    layer: int,
+    window: int | None,
+    lowest: int,
+    scale: float,
+    storage: Storage,
+    plan: Plan,
+    sinks: Floats | None = None,
 ) -> Floats:
     """Return softmax(q k^T * scale) v for each token over what it sees: q and the result are [T, H, K].
 
-    It sees `window` positions (None: all), but none before `lowest`.
+    It sees `window` positions (None: all), but none before `lowest`. sinks: logits [H] that take part in each softmax
+    and have no value (Xiao et al. 2023, arXiv:2309.17453, section 3.2; learned per head, as gpt-oss has them).
     """
     result = np.empty_like(q)
     for span in plan.spans:
@@ -116,7 +124,7 @@ def attend(
             first = seen.first(window, lowest)
             chunks = [_chunks(x, seen, first, low) for x in (k, v)]
             last = seen.prefix + len(seen.ancestors)
-            result[row] = _attend_one(q[row], scale, chunks[0], chunks[1], first % CHUNK, last - first)
+            result[row] = _attend_one(q[row], scale, chunks[0], chunks[1], first % CHUNK, last - first, sinks)
     return result
 
 
@@ -136,7 +144,9 @@ def _chunks(x_NGK: Floats, seen: Seen, first: int, low: int) -> Floats:
     return lanes.reshape(num_chunks, CHUNK, *x_NGK.shape[1:])
 
 
-def _attend_one(q_HK: Floats, scale: float, k_CNGK: Floats, v_CNGK: Floats, begin: int, count: int) -> Floats:
+def _attend_one(
+    q_HK: Floats, scale: float, k_CNGK: Floats, v_CNGK: Floats, begin: int, count: int, sinks: Floats | None
+) -> Floats:
     """Return one token's result [H, K]; of all lanes it sees `count` from lane `begin` on.
 
     Every product has the shape of one chunk, so its operations do not depend on how many chunks there are.
@@ -146,10 +156,15 @@ def _attend_one(q_HK: Floats, scale: float, k_CNGK: Floats, v_CNGK: Floats, begi
     scores = (q @ k_CNGK.transpose(0, 2, 3, 1)) * q.dtype.type(scale)  # [C, G, H / G, CHUNK]
     lane = np.arange(num_chunks * CHUNK).reshape(num_chunks, 1, 1, CHUNK)
     scores = np.where((begin <= lane) & (lane < begin + count), scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=(0, 3), keepdims=True))
+    largest = scores.max(axis=(0, 3), keepdims=True)
+    if sinks is not None:
+        largest = np.maximum(largest, sinks.reshape(1, groups, -1, 1))
+    weights = np.exp(scores - largest)
     totals = weights.sum(axis=3)
     sums = weights @ v_CNGK.transpose(0, 2, 1, 3)  # [C, G, H / G, K]
     total, result = totals[0], sums[0]
     for chunk in range(1, num_chunks):
         total, result = total + totals[chunk], result + sums[chunk]
+    if sinks is not None:
+        total = total + np.exp(sinks.reshape(groups, -1) - largest[0, :, :, 0])
     return np.asarray((result / total[..., None]).reshape(q_HK.shape))

@@ -182,7 +182,9 @@ class ReferenceOps:
         heads = rows.reshape(len(rows), own.num_heads, own.head_width)
         storage, p = cast(Storage, kv), cast(attention.Plan, plan)
         scale = 1 / math.sqrt(own.head_width) if own.scale is None else own.scale
-        return Array(attention.attend(heads, own.index, own.window, own.first, scale, storage, p).reshape(rows.shape))
+        sinks = None if own.sinks is None else _floats(own.sinks)
+        result = attention.attend(heads, own.index, own.window, own.first, scale, storage, p, sinks)
+        return Array(result.reshape(rows.shape))
 
     def gated_mlp(self, x: Array, layer: Layer) -> Array:
         own, rows = _own(layer), _floats(x)

@@ -409,4 +409,6 @@ def test_a_layer_runs_what_it_has(ops: NativeOps) -> None:
         ops.experts(ops.array(np.zeros((2, 16), np.float32)), sparse)
     with pytest.raises(UsageError, match="gate is missing"):
         ops.layer(decoder_layer(ops, gate=None))
+    with pytest.raises(UsageError, match=r"sinks must be \[num_heads\]"):
+        ops.layer(decoder_layer(ops, sinks=ops.vector(zeros(2))))
     assert ops.numpy(ops.experts(ops.array(np.zeros((0, 32), np.float32)), sparse)).shape == (0, 32)

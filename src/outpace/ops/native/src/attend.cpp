@@ -159,7 +159,8 @@ void AttendPass::finish(const Tile& tile, int64_t row, const float* states) cons
   const int64_t group = heads_.group(), width = heads_.width;
   float* y = y_ + ((tile.first_row + row) * heads_.num_heads + tile.head * group) * width;
   for (int64_t i = 0; i < group; ++i) {
-    row_kernels().attention.finish(states + i * stride(), y + i * width, width, layout_->padded_width);
+    const float* sink = heads_.sinks == nullptr ? nullptr : heads_.sinks + tile.head * group + i;
+    row_kernels().attention.finish(states + i * stride(), y + i * width, width, layout_->padded_width, sink);
   }
 }
 

@@ -17,6 +17,7 @@ struct HeadShape {
   int64_t window;  // a token sees itself and window - 1 earlier positions; 0: all
   int64_t first;   // and none before this position
   float scale;     // of the products of queries and keys
+  const float* sinks = nullptr;  // [num_heads] logits that take part in each softmax and have no value; null: none
 
   int64_t group() const { return num_heads / num_kv_heads; }
   int64_t first_seen(int64_t position) const {

@@ -56,8 +56,8 @@ struct AttentionKernels {
   void (*range)(const AttentionTile& tile, int64_t begin, float* partials, float* scratch);
   // Merges the partials of a later range into `states`, query by query.
   void (*merge)(float* states, const float* partials, int64_t queries, int64_t padded_width);
-  // y [width] = weighted sum / sum of weights, of one query.
-  void (*finish)(const float* state, float* y, int64_t width, int64_t padded_width);
+  // y [width] = weighted sum / sum of weights, of one query. sink: a score that adds its weight to the sum; null: none.
+  void (*finish)(const float* state, float* y, int64_t width, int64_t padded_width, const float* sink);
 };
 
 }  // namespace outpace

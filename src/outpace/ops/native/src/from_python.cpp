@@ -193,6 +193,9 @@ std::shared_ptr<const Layer> read_layer(nb::handle layer) {
   l->bq = handle_of<FloatVector>(layer, "bq");
   l->bk = handle_of<FloatVector>(layer, "bk");
   l->bv = handle_of<FloatVector>(layer, "bv");
+  l->bo = handle_of<FloatVector>(layer, "bo");
+  l->sinks = handle_of<FloatVector>(layer, "sinks");
+  if (l->sinks != nullptr) l->heads.sinks = l->sinks->data();
   l->q_norm = handle_of<FloatVector>(layer, "q_norm");
   l->k_norm = handle_of<FloatVector>(layer, "k_norm");
   l->key_scale = handle_of<FloatVector>(layer, "key_scale");

@@ -95,6 +95,7 @@ void check_heads(const Layer& layer) {
   expect(has_length(layer.q_norm, h.width) && has_length(layer.k_norm, h.width),
          "q_norm and k_norm must be [head_width]");
   expect(has_length(layer.key_scale, h.num_kv_heads * h.width), "key_scale must be [num_kv_heads * head_width]");
+  expect(has_length(layer.sinks, h.num_heads), "sinks must be [num_heads]");
   expect(layer.rope->half() * 2 == h.width, "the rotary table must have head_width / 2 frequencies");
 }
 
@@ -120,7 +121,8 @@ void check_layer(const Layer& layer) {
   expect(layer.wo->out == width && layer.wo->in == queries, "wo must be [width, num_heads * head_width]");
   expect(layer.attn_norm != nullptr && layer.mlp_norm != nullptr, "a fused layer has norms before both its parts");
   expect(has_length(layer.attn_norm, width) && has_length(layer.mlp_norm, width), "norms must have the model's width");
-  expect(has_length(layer.bq, queries) && has_length(layer.bk, keys) && has_length(layer.bv, keys),
+  expect(has_length(layer.bq, queries) && has_length(layer.bk, keys) && has_length(layer.bv, keys) &&
+             has_length(layer.bo, width),
          "biases must be as long as their projections are wide");
 }
 
@@ -274,7 +276,7 @@ void decoder_layer(int threads, Workspace& w, const float* x, const Layer& layer
     w.attend.run(m);
     m.barrier();
     attn_out.fill(m, attended, queries);
-    residual_share(m, attn_out, rows, *layer.wo, nullptr, x, projected, y);
+    residual_share(m, attn_out, rows, *layer.wo, data_or_null(layer.bo), x, projected, y);
     m.barrier();
     mlp_in.fill_normed(m, y, width, layer.mlp_norm->data(), layer.eps);
     if (layer.experts != nullptr) {

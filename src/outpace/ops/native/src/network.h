@@ -37,7 +37,7 @@ struct Layer {
   std::shared_ptr<const Matrix> wq, wk, wv, wo;
   std::shared_ptr<const Matrix> gate, up, down;  // null where the layer has experts
   std::shared_ptr<const Experts> experts;        // else null
-  std::shared_ptr<const FloatVector> attn_norm, mlp_norm, bq, bk, bv, q_norm, k_norm;  // may be null
+  std::shared_ptr<const FloatVector> attn_norm, mlp_norm, bq, bk, bv, bo, sinks, q_norm, k_norm;  // may be null
   // Powers of two by which queries are multiplied after rope, and their reciprocals, for the keys; or both null.
   std::shared_ptr<const FloatVector> key_scale, key_shrink;
   std::shared_ptr<Rope> rope;

@@ -326,8 +326,14 @@ inline void attention_merge(float* states, const float* partials, int64_t querie
   }
 }
 
-inline void attention_finish(const float* state, float* y, int64_t width, int64_t padded_width) {
-  const F32 factor = splat(1.0f / state[padded_width + 1]);
+inline void attention_finish(const float* state, float* y, int64_t width, int64_t padded_width, const float* sink) {
+  F32 factor = splat(1.0f / state[padded_width + 1]);
+  if (sink != nullptr) {
+    F32 scores = splat(state[padded_width]);
+    scores[0] = *sink;
+    const F32 weights = exp(scores - (state[padded_width] > *sink ? state[padded_width] : *sink));
+    factor = splat(weights[1] / fma(splat(state[padded_width + 1]), splat(weights[1]), splat(weights[0]))[0]);
+  }
   in_vectors(width, [&](int64_t at, int64_t n) { store_some(y + at, load(state + at) * factor, n); });
 }
 
