@@ -22,9 +22,10 @@ def pull(
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
-    """List the models that are known by name, whether they are downloaded, and which architectures can be loaded."""
+    """List the models that are known by name, whether they are downloaded, and which architectures and formats can be loaded."""
     from outpace.cli.streams import as_json as dumped
     from outpace.models import architectures
+    from outpace.ops.formats import BLOCKS
     from outpace.weights.catalog import known_models
 
     known = known_models()
@@ -45,6 +46,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON li
         put(f"  here: {m.path}" if m.present else f"  not here yet: outpace pull {m.name}")
     put("also: a path to a GGUF file or a Hugging Face folder, or a hub id (owner/name)")
     put(f"of the architectures (model_type): {', '.join(architectures())}")
+    put(f"in the formats: {', '.join(BLOCKS)}")
 
 
 def version() -> None:

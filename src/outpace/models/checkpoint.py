@@ -33,7 +33,7 @@ class Checkpoint:
 
     path: Path  # the GGUF file (its first part) or the Hugging Face folder
     config: Config  # the keys that `outpace.models.keys` lists, and its architecture's own
-    tensors: Mapping[str, RawTensor]  # under Hugging Face names: exactly those that the config calls for
+    tensors: Selected  # under Hugging Face names: exactly those that the config calls for
     gguf: Mapping[str, Any] | None  # a GGUF file's metadata (its tokenizer is in there); None for a folder
     eos_ids: frozenset[int]  # every token that config, generation config or GGUF (eos, eot, eom) names as an end
     fingerprint: bytes  # see `_fingerprint`
