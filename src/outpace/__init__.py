@@ -12,7 +12,7 @@ from outpace.version import VERSION as __version__
 
 TYPE_CHECKING = False  # type checkers take it to be true; `typing` alone would double the time of this import
 if TYPE_CHECKING:
-    from outpace.api import Chat, Chunk, LanguageModel, Result, Stream, load
+    from outpace.api import Chat, Chunk, LanguageModel, Quantised, Result, Stream, load, quantize
     from outpace.drafters.protocol import Drafter, SequenceView
     from outpace.errors import (
         CacheError,
@@ -43,6 +43,7 @@ __all__ = [
     "LanguageModel",
     "LogitsProcessor",
     "OutpaceError",
+    "Quantised",
     "Result",
     "SequenceView",
     "Stream",
@@ -52,6 +53,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "load",
+    "quantize",
 ]
 
 _HOMES = ("outpace.errors", "outpace.types.tree", "outpace.types", "outpace.drafters.protocol", "outpace.api")

@@ -6,6 +6,7 @@ which metadata it writes is said here a second time, apart from the code under t
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,14 @@ import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from outpace import models
 from outpace.models import architectures, open_checkpoint
+from outpace.models.to_gguf import gguf_network
+from outpace.ops.formats import dequantise
 from outpace.ops.reference import ReferenceOps
 from outpace.types import Segment
 from tests.networks import NETWORKS
@@ -186,6 +192,39 @@ def test_a_converted_file_is_the_network_of_the_folder(tmp_path: Path, name: str
     expected = logits(folder, ops, tokens)
     assert np.abs(logits(file, ops, tokens) - expected).max() < 1e-4 * np.abs(expected).max()
     assert file.config.windows == folder.config.windows
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "qwen3_moe"])  # experts are not put together
+def test_what_outpace_writes_is_what_the_converter_writes(tmp_path: Path, name: str) -> None:
+    model_type, overrides = CASES[name]
+    config = tiny_config(model_type, **overrides)
+    values = tiny_values(config, spread=1.0)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(values, tmp_path / "model.safetensors")
+    found, tensors = gguf_network(open_checkpoint(tmp_path))
+    arch = architectures()[model_type].gguf
+    is_llama3 = (config.get("rope_scaling") or {}).get("rope_type") == "llama3"
+    expected = converted(arch, config, values)
+    assert {tensor.name for tensor in tensors} - {"rope_freqs.weight"} == expected.keys()
+    assert is_llama3 == any(tensor.name == "rope_freqs.weight" for tensor in tensors)
+    for tensor in tensors:
+        if tensor.name != "rope_freqs.weight":
+            assert np.array_equal(dequantise(tensor.read()), expected[tensor.name]), tensor.name
+    for key, value in metadata(arch, config).items():
+        if value not in (0, None):
+            assert found[key] == pytest.approx(value), key
+
+
+def test_llama3_scaling_becomes_the_divisors_of_frequencies(tmp_path: Path) -> None:
+    """transformers has the formula; a file's divisors must turn plain frequencies into its."""
+    config = tiny_config("llama", **NETWORKS["llama, llama3"][1])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(tiny_values(config), tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(tmp_path)
+    (factors,) = (t for t in gguf_network(checkpoint)[1] if t.name == "rope_freqs.weight")
+    plain = 500000.0 ** (-np.arange(0, 12, 2) / 12)
+    expected, _ = ROPE_INIT_FUNCTIONS["llama3"](LlamaConfig(**config, head_dim=12), "cpu")
+    assert np.allclose(plain / dequantise(factors.read()), expected.numpy(), rtol=1e-6)
 
 
 def test_every_architecture_is_there() -> None:

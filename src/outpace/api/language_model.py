@@ -14,6 +14,7 @@ from outpace.api.adapted import adapted
 from outpace.api.calls import Call, Chat, Result, Stream
 from outpace.api.options import encode_chat, encode_prompts
 from outpace.api.preflight import check_room, needs
+from outpace.api.quantise import Rounded
 from outpace.api.strategies import check_strategy, drafter_for
 from outpace.api.trained import load_trained, opened, shipped
 from outpace.cache import Cache
@@ -27,10 +28,9 @@ from outpace.ops.machine import physical_cores
 from outpace.ops.protocol import Ops
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
-from outpace.types import KVFormat, KVSpec, OptionKeywords, Options
+from outpace.types import KVFormat, KVSpec, OptionKeywords, Options, Quantization
 from outpace.weights.catalog import DEFAULT, cache_folder, resolve, resolve_drafter
 
-Quantize = Literal["q8_0", "q4_0"]
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
 Batch = list[str] | list[list[int]] | list[list[Message]] | list[Prompt]
@@ -44,7 +44,7 @@ def load(
     kv: KVFormat = "bf16",
     context: int | None = None,
     cache_tokens: int | None = None,
-    quantize: Quantize | None = None,
+    quantize: Quantization | None = None,
     drafter: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -58,9 +58,10 @@ def load(
     or None for the best there is. kv: storage of keys and values. context: most tokens of a text (None: the
     model's own limit; of a model with "longrope", such as Phi-3: the limit up to which it computes as for short texts).
     cache_tokens: most tokens that the KV cache may hold, over all texts and the shared prefixes it remembers (None: a
-    quarter of the machine's memory; taken as needed). quantize: pack F32, F16 and BF16 weights as "q8_0" or "q4_0"
-    (native ops; another, smaller model as it were). drafter: one that was trained for this model, for the strategy of
-    its kind and auto: its file, folder or hub id (None: the one that the package brings for the default model).
+    quarter of the machine's memory; taken as needed). quantize: round F32, F16 and BF16 weights as
+    `outpace.quantize` does, to "q8_0", "q4_k", ... (native ops; another, smaller model as it were). drafter: one that
+    was trained for this model, for the strategy of its kind and auto: its file, folder or hub id (None: the one that
+    the package brings for the default model).
     adapter: low-rank changes that `train diffusion` or `train jacobi` wrote for this model: a GGUF file. One for
     diffusion works where block_diffusion and mask_predict refine, and nowhere else; one for Jacobi decoding makes
     another model of it. progress(done, total): bytes while a known model is fetched.
@@ -72,7 +73,8 @@ def load(
     one_of("kv format", kv, ("f32", "bf16", "int8"))
     path = resolve(os.fspath(model), progress)
     checkpoint = open_checkpoint(path)
-    chosen = _ops(ops, threads, quantize)
+    chosen = _ops(ops, threads)
+    tensors = checkpoint.tensors if quantize is None else Rounded(checkpoint, quantize, chosen)
     context = None if context is None else integer("context", context, 2)
     if drafter is not None:
         drafter = resolve_drafter(os.fspath(instance("drafter", drafter, str | os.PathLike, "a path or a hub id")))
@@ -84,7 +86,7 @@ def load(
     trained = shipped(checkpoint) if drafter is None else opened(drafter)
     found = needs(checkpoint, chosen, kv=kv, context=context, cache_tokens=cache_tokens, drafter=trained)
     check_room(found, path, kv)
-    network = models.build(checkpoint.config, checkpoint.tensors, chosen, context)
+    network = models.build(checkpoint.config, tensors, chosen, context)
     spec = network.spec(kv)
     capacity = _blocks(spec, cache_tokens, context or limit, chosen.memory_bytes)
     tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)
@@ -110,31 +112,27 @@ def load(
 
 def default_ops() -> Ops:
     """Return the fastest ops implementation that is installed, on all cores available."""
-    return _ops(None, None, None)
+    return _ops(None, None)
 
 
-def _ops(ops: str | Ops | None, threads: int | None, quantize: Quantize | None) -> Ops:
+def _ops(ops: str | Ops | None, threads: int | None) -> Ops:
     """Return the ops implementation that was asked for; without a wish, the fastest that is installed."""
     if ops is not None and not isinstance(ops, str):
         if not hasattr(ops, "plan"):
             raise UsageError(f'ops must be "native", "reference" or an instance of one, got {shown(ops)}')
-        if threads is not None or quantize is not None:
-            raise UsageError("threads and quantize belong to the ops instance that was given: set them there")
+        if threads is not None:
+            raise UsageError("threads belong to the ops instance that was given: set them there")
         return ops
     if ops is not None:
         one_of("ops", ops, ("native", "reference"))
-    if quantize is not None:
-        one_of("quantize", quantize, ("q8_0", "q4_0"))
-    if ops == "reference" and quantize is not None:
-        raise UsageError("the reference ops compute in float32 and cannot quantize: use the native ops")
     if ops != "reference":
         try:
             from outpace.ops.native import NativeOps
 
-            return NativeOps(threads=threads, quantize=quantize)
+            return NativeOps(threads=threads)
         except ImportError as error:
             cure = "reinstall outpace where a C++ compiler is present (pip install --force-reinstall outpace)"
-            if ops == "native" or quantize is not None:
+            if ops == "native":
                 raise UsageError(f"the native ops are not installed ({error}): {cure}") from error
             warnings.warn(f"the native ops are missing, so the slow NumPy reference is used: {cure}", stacklevel=3)
     from outpace.ops.reference import ReferenceOps

@@ -13,6 +13,7 @@ from outpace.cli.drafter import drafter
 from outpace.cli.explain import explain
 from outpace.cli.generate import generate
 from outpace.cli.models import models, pull, version
+from outpace.cli.quantize import quantize
 from outpace.cli.streams import put
 from outpace.cli.train import train
 
@@ -48,6 +49,7 @@ app.command()(certify)
 app.add_typer(bench, name="bench")
 app.add_typer(drafter, name="drafter")
 app.command()(train)
+app.command()(quantize)
 app.command()(pull)
 app.command()(models)
 app.command()(version)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from outpace.cli.fields import Fields
 from outpace.cli.progress import progress_on_stderr
+from outpace.types import Quantization
 from outpace.weights.catalog import DEFAULT, KNOWN
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ class Loading:
     cache_tokens: int | None = field(
         default=None, metadata={"help": "Capacity of the KV cache, in tokens. (default: a quarter of the memory)"}
     )
-    quantize: Literal["q8_0", "q4_0"] | None = field(
-        default=None, metadata={"help": "Quantize F32, F16 and BF16 weights while loading; this changes the text."}
+    quantize: Quantization | None = field(
+        default=None,
+        metadata={"help": "Round F32, F16 and BF16 weights while loading, as `outpace quantize` does: another model."},
     )
     drafter: str | None = field(
         default=None,

@@ -27,7 +27,7 @@ def models(
     model: Annotated[str | None, typer.Argument(help="Tell what this one takes: a known name, file, folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the models that are known by name, whether they are downloaded, and which architectures can be loaded.
+    """List the models that are known by name, whether they are downloaded, and the architectures and formats that load.
 
     Of one model: what its weights, keys and values, and drafter take in memory, and what is free. Nothing is loaded.
     """
@@ -41,6 +41,7 @@ def models(
         put(dumped(found.as_dict()) if as_json else "\n".join(found.lines()))
         return
     from outpace.models import architectures
+    from outpace.ops.formats import BLOCKS
     from outpace.weights.catalog import known_models
 
     known = known_models()
@@ -61,6 +62,7 @@ def models(
         put(f"  here: {m.path}" if m.present else f"  not here yet: outpace pull {m.name}")
     put("also: a path to a GGUF file or a folder, or a hub id (owner/name; owner/name:Q4_K_M of GGUF files)")
     put(f"of the architectures (model_type): {', '.join(architectures())}")
+    put(f"in the formats: {', '.join(BLOCKS)}")
 
 
 def version() -> None:

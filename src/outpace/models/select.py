@@ -16,7 +16,7 @@ from outpace.types import RawTensor
 from outpace.types.mapped import release
 
 _VECTOR_FORMATS = ("F32", "F16", "BF16")
-_HEADS = {  # place -> whose channels it has; those of one head, where no name is
+HEADS = {  # place -> whose channels it has; those of one head, where no name is
     **{"wq": "num_heads", "bq": "num_heads", "q_wide_norm": "num_heads", "q_norm": None},
     **{"wk": "num_kv_heads", "bk": "num_kv_heads", "k_wide_norm": "num_kv_heads", "k_norm": None},
 }
@@ -26,11 +26,12 @@ Change = Callable[[RawTensor], RawTensor]
 
 def tensors(config: Config) -> Iterator[Tensor]:
     """Yield every tensor of the model that a checked config describes."""
-    for _, tensor in _places(architecture_of(config), config):
+    for _, tensor in places(architecture_of(config), config):
         yield tensor
 
 
-def _places(architecture: Architecture, config: Config) -> Iterator[tuple[str, Tensor]]:
+def places(architecture: Architecture, config: Config) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of a network with its place in it."""
     sizes = architecture.sizes(config)
     yield "embedding", embedding(sizes)
     for index in range(sizes.num_layers):
@@ -81,9 +82,9 @@ def select(found: Mapping[str, RawTensor], config: Config, source: Source, where
     Raises WeightsError for tensors that are missing, of another shape, or that would be ignored.
     """
     architecture = architecture_of(config)
-    places = list(_places(architecture, config))
-    names = {tensor.stored_name(source): tensor for _, tensor in places}
-    scales = {whole.scales: whole.shape[:-1] for _, t in places if (whole := t.whole(source)) and whole.scales}
+    of_network = list(places(architecture, config))
+    names = {tensor.stored_name(source): tensor for _, tensor in of_network}
+    scales = {whole.scales: whole.shape[:-1] for _, t in of_network if (whole := t.whole(source)) and whole.scales}
     if missing := [name for name in (*names, *scales) if name not in found]:
         raise WeightsError(f"{where}: {_some(missing)} missing: fetch or convert the model again")
     if extra := sorted(found.keys() - names.keys() - scales.keys()):
@@ -100,8 +101,8 @@ def select(found: Mapping[str, RawTensor], config: Config, source: Source, where
             raise WeightsError(f"{where}: tensor {name!r} has shape {found[name].shape}, the config says {shape}")
         stored[name] = found[name]
     by_place = _changes(architecture, architecture.sizes(config), source)
-    changes = {tensor.name: by_place[place] for place, tensor in places if place in by_place}
-    return Selected({tensor.name: tensor for _, tensor in places}, source, stored, changes)
+    changes = {tensor.name: by_place[place] for place, tensor in of_network if place in by_place}
+    return Selected({tensor.name: tensor for _, tensor in of_network}, source, stored, changes)
 
 
 def _some(names: list[str]) -> str:
@@ -115,7 +116,7 @@ def _changes(architecture: Architecture, sizes: ModelConfig, source: Source) -> 
     pairs = architecture.gguf_pairs if source == "gguf" else architecture.pairs
     order = head_order(sizes.head_width, sizes.rotary_width, pairs)
     if (order != np.arange(sizes.head_width)).any():
-        for place, heads in _HEADS.items():
+        for place, heads in HEADS.items():
             count = getattr(sizes, heads) if heads else 1
             rows = (np.arange(count)[:, None] * sizes.head_width + order).reshape(-1)
             changes[place] = _Reorder(rows)

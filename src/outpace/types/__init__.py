@@ -17,7 +17,7 @@ Positions and intervals are half-open. One request's context looks like this:
 from __future__ import annotations
 
 from outpace.types.mask_filling import Canvas, MaskFilling
-from outpace.types.network import KVFormat, KVSpec, RawTensor, Segment
+from outpace.types.network import KVFormat, KVSpec, Quantization, RawTensor, Segment
 from outpace.types.options import (
     Constraint,
     LogitsProcessor,
@@ -44,6 +44,7 @@ __all__ = [
     "Named",
     "OptionKeywords",
     "Options",
+    "Quantization",
     "RawTensor",
     "Request",
     "SamplingParams",

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 KVFormat = Literal["f32", "bf16", "int8"]
+Quantization = Literal[
+    "q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k", "q2_k"
+]
 
 
 @dataclass(frozen=True, slots=True)

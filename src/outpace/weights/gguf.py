@@ -42,6 +42,7 @@ _FORMATS = {
     **{10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16"},
     **{20: "IQ4_NL", 23: "IQ4_XS", 39: "MXFP4"},
 }
+TYPE_NUMBERS = {format: number for number, format in _FORMATS.items()}
 _INDEX_FORMATS = {27: "I64"}
 _INDEX_BLOCK = Block(1, 8)
 _NOT_SUPPORTED = {  # to refuse them by name

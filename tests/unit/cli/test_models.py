@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from outpace.models import architectures
+from outpace.ops.formats import BLOCKS
 from tests.folder import make_folder
 from tests.unit.cli.running import run
 
@@ -18,6 +19,7 @@ def test_models_and_version_tell_what_is_here(
     listed = capsys.readouterr().out
     assert "not here yet: outpace pull smollm2-135m" in listed
     assert f"of the architectures (model_type): {', '.join(architectures())}" in listed
+    assert f"in the formats: {', '.join(BLOCKS)}" in listed
     assert run("models", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0] == {
         "name": "smollm2-135m",

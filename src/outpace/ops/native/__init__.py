@@ -121,6 +121,13 @@ class NativeOps:
             return tensor.format
         return self._quantized
 
+    def round(self, x: NDArray[np.float32], format: str) -> NDArray[np.uint8]:
+        """Return a matrix as a file stores it in a quantised format, [rows, bytes per row]; rows must fit its blocks.
+
+        Formats of 32 are rounded as the `gguf` package does, others by a search for scales with a small squared error.
+        """
+        return self._context.round(np.ascontiguousarray(x, np.float32), format)
+
     def vector(self, tensor: RawTensor) -> Vector:
         if len(tensor.shape) != 1:
             raise WeightsError(f"tensor {tensor.name!r} must be a vector, its shape is {tensor.shape}")

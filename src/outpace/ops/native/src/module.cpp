@@ -25,6 +25,7 @@
 #include "mapped_file.h"
 #include "matmul/isa.h"
 #include "matmul/matmul.h"
+#include "matmul/rounding.h"
 #include "network.h"
 #include "sample.h"
 
@@ -207,6 +208,27 @@ nb::ndarray<nb::numpy, float> numpy(const Array& x) {
   auto values = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(x.size()));
   std::copy_n(x.data(), x.size(), values.get());
   return numpy_array<float>(std::move(values), {static_cast<size_t>(x.rows()), static_cast<size_t>(x.cols())});
+}
+
+nb::ndarray<nb::numpy, uint8_t> round_op(Context& context, const Floats& x, const std::string& format) {
+  const Format to = format_from_name(format);
+  check(can_round(to), "numbers are not rounded to " + format);
+  check(x.ndim() == 2, "what is rounded must be a matrix");
+  const auto rows = static_cast<int64_t>(x.shape(0)), in = static_cast<int64_t>(x.shape(1));
+  check(in % block_width(to) == 0,
+        "rows of " + std::to_string(in) + " numbers are no multiple of " + std::to_string(block_width(to)));
+  const int64_t bytes = row_bytes(to, in);
+  auto rounded = std::make_unique<uint8_t[]>(static_cast<size_t>(rows * bytes));
+  const float* numbers = x.data();
+  uint8_t* to_bytes = rounded.get();
+  context.compute([&](int threads, Workspace&) {
+    Pool::get().run(threads, [&](const Member& m) {
+      const auto [begin, end] = m.share(rows);
+      for (int64_t r = begin; r < end; ++r) round_row(to, numbers + r * in, in, to_bytes + r * bytes);
+    });
+  });
+  const size_t shape[2] = {static_cast<size_t>(rows), static_cast<size_t>(bytes)};
+  return numpy_array<uint8_t>(std::move(rounded), shape);
 }
 
 Array embed(Context& context, const Matrix& weight, const Plan& plan) {
@@ -702,6 +724,7 @@ NB_MODULE(_native, m) {
   nb::class_<Context>(m, "Context", "What the kernels of one NativeOps need.")
       .def(nb::init<int>(), "threads"_a)
       .def("pack", pack, "raw"_a.noconvert(), "raw_format"_a, "out"_a, "in_"_a, "format"_a, "mapped"_a = false)
+      .def("round", round_op, "x"_a.noconvert(), "format"_a)
       .def("kv_move", kv_move, "kv"_a, "sources"_a, "targets"_a)
       .def("embed", embed, "weight"_a, "plan"_a)
       .def("rms_norm", rms_norm, "x"_a, "weight"_a, "eps"_a)

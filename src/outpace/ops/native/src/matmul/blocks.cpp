@@ -1,7 +1,6 @@
 #include "blocks.h"
 
 #include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "half.h"
@@ -124,38 +123,6 @@ float float_from_exponent(uint8_t e) {
   return std::bit_cast<float>(e < 2 ? uint32_t{0x00200000} << e : (uint32_t{e} - 1) << 23);
 }
 
-// d = largest / -8 of the number with the largest magnitude, so that this one is exact (gguf package, Q4_0).
-void quantise_q4_0(const float* x, uint8_t* block) {
-  float largest = 0.0F;
-  for (int i = 0; i < kBlock; ++i) {
-    if (std::fabs(x[i]) > std::fabs(largest)) largest = x[i];
-  }
-  const float d = largest / -8.0F;
-  const float inverse = d == 0.0F ? 0.0F : 1.0F / d;
-  const uint16_t half = half_from_float(d);
-  std::memcpy(block, &half, sizeof half);
-  uint8_t codes[kBlock];
-  for (int i = 0; i < kBlock; ++i) {
-    const float code = x[i] * inverse + 8.5F;  // truncated below
-    codes[i] = code >= 15.0F ? 15 : code >= 0.0F ? static_cast<uint8_t>(code) : 0;
-  }
-  for (int i = 0; i < 16; ++i) block[2 + i] = static_cast<uint8_t>(codes[i] | codes[i + 16] << 4);
-}
-
-void quantise_q8_0(const float* x, uint8_t* block) {
-  float largest = 0.0F;
-  for (int i = 0; i < kBlock; ++i) largest = std::fmax(largest, std::fabs(x[i]));
-  const float d = largest / 127.0F;
-  const float inverse = d == 0.0F ? 0.0F : 1.0F / d;
-  const uint16_t half = half_from_float(d);
-  std::memcpy(block, &half, sizeof half);
-  for (int i = 0; i < kBlock; ++i) {
-    const float code = std::round(x[i] * inverse);
-    block[2 + i] =
-        static_cast<uint8_t>(std::fabs(code) <= 127.0F ? static_cast<int8_t>(code) : 0);  // else infinite or NaN
-  }
-}
-
 }  // namespace
 
 void read_group(Format format, const uint8_t* row, int64_t g, Group& group) {
@@ -198,14 +165,6 @@ void read_floats(Format format, const uint8_t* row, int64_t k, int64_t n, float*
   for (int64_t i = 0; i < n; ++i) {
     const auto bits = read_bytes<uint16_t>(row + 2 * (k + i));
     y[i] = format == Format::F16 ? float_from_half(bits) : float_from_bf16(bits);
-  }
-}
-
-void quantise_block(Format format, const float* x, uint8_t* block) {
-  if (format == Format::Q4_0) {
-    quantise_q4_0(x, block);
-  } else {
-    quantise_q8_0(x, block);
   }
 }
 

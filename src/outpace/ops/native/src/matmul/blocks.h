@@ -1,6 +1,6 @@
 // Blocks of the quantised formats as files store them.
 //
-// Reference: src/outpace/ops/formats.py (`dequantise`); for quantising, the `gguf` package (quants.py).
+// Reference: src/outpace/ops/formats.py (`dequantise`).
 #pragma once
 
 #include "matmul.h"
@@ -23,8 +23,5 @@ void dequantise_group(Format format, const Group& group, float* y);
 
 // Writes n numbers of a row of F32, F16 or BF16, starting at number k.
 void read_floats(Format format, const uint8_t* row, int64_t k, int64_t n, float* y);
-
-// Rounds 32 numbers to a block of Q8_0 or Q4_0.
-void quantise_block(Format format, const float* x, uint8_t* block);
 
 }  // namespace outpace

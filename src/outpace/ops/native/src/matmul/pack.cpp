@@ -9,6 +9,7 @@
 #include "half.h"
 #include "kernels.h"
 #include "layout.h"
+#include "rounding.h"
 
 namespace outpace {
 namespace {
@@ -178,7 +179,7 @@ void load_group(Format format, Format raw_format, const uint8_t* row, int64_t g,
   float x[layout::kGroup];
   uint8_t block[34];
   read_floats(raw_format, row, g * layout::kGroup, layout::kGroup, x);
-  quantise_block(format, x, block);
+  round_row(format, x, layout::kGroup, block);
   read_group(format, block, 0, group);
 }
 
