@@ -20,7 +20,12 @@ from outpace.train.batch import Batch
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget
 
-_CHUNK = 1024  # rows whose logits exist at once
+_CHUNK, _CHUNK_ACCELERATED = 1024, 4096  # rows whose logits exist at once: few kernels, where starting one takes time
+
+
+def chunk_of(device: torch.device) -> int:
+    """Return how many rows' logits exist at once."""
+    return _CHUNK if device.type == "cpu" else _CHUNK_ACCELERATED
 
 
 @torch.no_grad()
@@ -31,7 +36,7 @@ def target_probs(target: FrozenTarget, final: Tensor, head_tokens: Tensor, dtype
     """
     rows = []
     matrix, scale, cap = target.unembedding.to(dtype), target.config.logit_scale, target.config.logit_cap
-    for x in torch.split(final.to(dtype), _CHUNK):
+    for x in torch.split(final.to(dtype), chunk_of(final.device)):
         logits = x @ matrix.T
         if scale != 1 or cap is not None:
             logits = logits.float() * scale
@@ -65,8 +70,9 @@ class _HeadLoss(torch.autograd.Function):
         loss = torch.zeros((), dtype=wide, device=states.device)
         choices = torch.empty(len(states), dtype=torch.int64, device=states.device)
         matrix, mass = head.to(probs.dtype), probs.sum(dim=1, dtype=wide)
-        for first in range(0, len(states), _CHUNK):
-            part = slice(first, first + _CHUNK)
+        chunk = chunk_of(states.device)
+        for first in range(0, len(states), chunk):
+            part = slice(first, first + chunk)
             x = states[part].to(probs.dtype)
             logits = x @ matrix.T
             p, own_mass = probs.index_select(0, labels[part]), mass.index_select(0, labels[part])
