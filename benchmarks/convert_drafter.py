@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
@@ -29,8 +28,9 @@ from outpace.api.language_model import Message
 from outpace.models.checkpoint import open_checkpoint
 from outpace.ops.formats import dequantise
 from outpace.runner import ScheduledSequence
+from outpace.train.export import target_entries, write_drafter
+from outpace.train.target import identity_of
 from outpace.types import Options, Request
-from outpace.weights.drafter import ARCHITECTURE
 
 TAPS, NUM_HEADS, NUM_KV_HEADS, HEAD_WIDTH, NUM_FIXED = (6, 14, 22, 30), 9, 3, 64, 4096
 SIZES = {"taps": list(TAPS), "num_heads": NUM_HEADS, "num_kv_heads": NUM_KV_HEADS, "head_width": HEAD_WIDTH}
@@ -139,35 +139,10 @@ def main(kind: str, checkpoint: Path, ranks: Path, out: Path, prompts: Path | No
     else:
         final_norm = dequantise(target.tensors["model.norm.weight"]).astype(np.float32)
         entries, tensors = {"eagle": eagle, "block": block}[kind](given, final_norm)
-    target_entries: dict[str, Any] = {
-        "kind": kind,
-        "target.name": "SmolLM2-135M-Instruct, Q4_1",
-        "target.fingerprint": target.fingerprint.hex(),
-        "target.vocabulary": lm.tokenizer.fingerprint,
-        "target.model_type": lm.config.model_type,
-        "target.vocab_size": lm.config.vocab_size,
-        "target.width": lm.config.width,
-        "target.num_layers": lm.config.num_layers,
-    }
-    write(out, {**target_entries, **entries, "num_fixed": NUM_FIXED, "head_tokens": head_tokens}, tensors)
-
-
-def write(out: Path, entries: dict[str, Any], tensors: dict[str, Floats], quantise: bool = True) -> None:
-    """Write a drafter file; matrices in Q8_0, or as they are."""
-    writer = gguf.GGUFWriter(out, ARCHITECTURE)
-    for name, value in entries.items():
-        add = writer.add_string if isinstance(value, str) else writer.add_uint32
-        (writer.add_array if isinstance(value, list) else add)(f"drafter.{name}", value)
-    kind = gguf.GGMLQuantizationType.Q8_0
-    for name, x in tensors.items():
-        if x.ndim == 2 and quantise:
-            writer.add_tensor(name, gguf.quants.quantize(x, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(name, x.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    given_for = target_entries(identity_of(lm, "SmolLM2-135M-Instruct, Q4_1"))
+    write_drafter(
+        out, {"kind": kind, **given_for, **entries, "num_fixed": NUM_FIXED, "head_tokens": head_tokens}, tensors, "Q8_0"
+    )
 
 
 if __name__ == "__main__":

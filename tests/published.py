@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.convert_drafter import write
 from outpace import LanguageModel
 from outpace.ops.formats import dequantise
+from outpace.train.export import write_drafter
 from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
 
 PUBLISHED = Path(__file__).with_name("parity") / "published"
@@ -147,7 +147,7 @@ def write_ours(lm: LanguageModel, path: Path) -> Path:
     }
     tensors = tiny_eagle_tensors(config, model)
     values = {name: dequantise(tensor).astype(np.float32).reshape(tensor.shape) for name, tensor in tensors.items()}
-    write(path, entries, values, quantise=False)
+    write_drafter(path, entries, values, "F32")
     return path
 
 

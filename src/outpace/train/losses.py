@@ -20,7 +20,12 @@ from outpace.train.batch import Batch
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget
 
-_CHUNK = 1024  # rows whose logits exist at once
+_CHUNK, _CHUNK_ACCELERATED = 1024, 4096  # rows whose logits exist at once: few kernels, where starting one takes time
+
+
+def chunk_of(device: torch.device) -> int:
+    """Return how many rows' logits exist at once."""
+    return _CHUNK if device.type == "cpu" else _CHUNK_ACCELERATED
 
 
 @torch.no_grad()
@@ -31,7 +36,7 @@ def target_probs(target: FrozenTarget, final: Tensor, head_tokens: Tensor, dtype
     """
     rows = []
     matrix, scale, cap = target.unembedding.to(dtype), target.config.logit_scale, target.config.logit_cap
-    for x in torch.split(final.to(dtype), _CHUNK):
+    for x in torch.split(final.to(dtype), chunk_of(final.device)):
         logits = x @ matrix.T
         if scale != 1 or cap is not None:
             logits = logits.float() * scale
@@ -62,26 +67,29 @@ class _HeadLoss(torch.autograd.Function):
         wide = torch.promote_types(states.dtype, torch.float32)
         grad_states = torch.empty(states.shape, dtype=wide, device=states.device)
         grad_head = torch.zeros_like(head) if head.requires_grad else None
-        loss = torch.zeros((), dtype=wide, device=states.device)
+        found = states.to(probs.dtype)
+        matrix, mass = head.to(probs.dtype), probs.sum(dim=1, dtype=wide).index_select(0, labels)
         choices = torch.empty(len(states), dtype=torch.int64, device=states.device)
-        matrix, mass = head.to(probs.dtype), probs.sum(dim=1, dtype=wide)
-        for first in range(0, len(states), _CHUNK):
-            part = slice(first, first + _CHUNK)
-            x = states[part].to(probs.dtype)
-            logits = x @ matrix.T
-            p, own_mass = probs.index_select(0, labels[part]), mass.index_select(0, labels[part])
-            largest, choices[part] = logits.max(dim=1)
+        largest, share = (torch.empty(len(states), dtype=probs.dtype, device=states.device) for _ in range(2))
+        covered = torch.empty(len(states), dtype=wide, device=states.device)  # sum of p times logits
+        chunk = chunk_of(states.device)
+        for first in range(0, len(states), chunk):
+            part = slice(first, first + chunk)
+            logits = found[part] @ matrix.T
+            p = probs.index_select(0, labels[part])
+            torch.max(logits, dim=1, out=(largest[part], choices[part]))
             slope = torch.softmax(logits, dim=1)
-            # log softmax(z) = z - log_total; the softmax of the largest logit tells the latter.
-            log_total = largest.to(wide) - slope.gather(1, choices[part][:, None])[:, 0].to(wide).log()
-            loss += (own_mass * log_total).sum() - logits.mul_(p).sum(dtype=wide)
-            slope.mul_(own_mass[:, None]).sub_(p)
+            torch.amax(slope, dim=1, out=share[part])
+            torch.sum(logits.mul_(p), dim=1, dtype=wide, out=covered[part])
+            slope.mul_(mass[part, None]).sub_(p)
             torch.mul(slope @ matrix, scale, out=grad_states[part])
             if grad_head is not None:
-                grad_head.add_(slope.T @ x, alpha=scale)
+                grad_head.add_(slope.T @ found[part], alpha=scale)
+        # log softmax(z) = z - log_total, and the softmax of the largest logit tells the latter.
+        log_total = largest.to(wide) - share.to(wide).log()
         ctx.save_for_backward(grad_states.to(states.dtype), grad_head)
         ctx.mark_non_differentiable(choices)
-        return loss * scale, choices
+        return (mass * log_total - covered).sum() * scale, choices
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

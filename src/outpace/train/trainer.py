@@ -156,7 +156,7 @@ class _Run:
             self._network = build_network(
                 self._kind, Entries(self._state.numbers, str(path)), self._state.network, self._target
             )
-            self._optimisers = _optimisers(self._network, self._settings)
+            self._optimisers = optimisers_of(self._network, self._settings)
             for optimiser, saved in zip(self._optimisers, self._state.optimisers, strict=True):
                 optimiser.load_state_dict(saved)
         elif self._start is None:
@@ -170,7 +170,7 @@ class _Run:
         self._head_tokens = torch.tensor(self._network.head_tokens, device=self._target.device)
 
     def _begin_with(self, made_with: dict[str, Any]) -> None:
-        self._optimisers = _optimisers(self._network, self._settings)
+        self._optimisers = optimisers_of(self._network, self._settings)
         self._state = RunState(made_with, self._network.numbers(), {}, [])
 
     # Steps.
@@ -307,7 +307,7 @@ class _Run:
         )
 
 
-def _optimisers(network: DraftNetwork, settings: TrainSettings) -> list[torch.optim.Optimizer]:
+def optimisers_of(network: DraftNetwork, settings: TrainSettings) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices, AdamW for vectors and head: every group remembers the rate at its peak."""
     named = list(network.named_parameters())
     matrices = [x for name, x in named if x.ndim == 2 and name not in _LISTS]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import outpace
-from benchmarks.convert_drafter import write
 from outpace import LanguageModel, UsageError, WeightsError
 from outpace.drafters.eagle import EagleDrafter
 from outpace.models import Transformer
 from outpace.ops.formats import dequantise
+from outpace.train.export import write_drafter
 from outpace.types import RawTensor
 from outpace.weights.drafter import open_drafter
 from tests.eagle import tiny_eagle_config, tiny_eagle_tensors
@@ -51,7 +51,7 @@ def drafter_file(kind: str, lm: LanguageModel, path: Path) -> Path:
         **fields,
     }
     values = {name: dequantise(tensor).astype(np.float32).reshape(tensor.shape) for name, tensor in tensors.items()}
-    write(path, entries, values, quantise=False)
+    write_drafter(path, entries, values, "F32")
     return path
 
 
@@ -199,7 +199,7 @@ def test_a_kind_that_there_is_no_network_for_is_refused_with_those_there_are(fol
     entries = {"kind": "oracle", "target.name": "Tiny", "target.fingerprint": "ab"}
     entries |= {"target.vocabulary": lm.tokenizer.fingerprint, "target.model_type": sizes.model_type}
     counts = {name: getattr(sizes, name) for name in ("vocab_size", "width", "num_layers")}
-    write(tmp_path / "d.gguf", entries | {f"target.{name}": n for name, n in counts.items()}, {})
+    write_drafter(tmp_path / "d.gguf", entries | {f"target.{name}": n for name, n in counts.items()}, {}, "Q8_0")
     with pytest.raises(WeightsError, match="kind is 'oracle', supported are eagle"):
         load(folder, tmp_path / "d.gguf")
 

@@ -167,10 +167,13 @@ def test_a_corpus_is_trained_on_as_it_is(lm: LanguageModel, tmp_path: Path) -> N
     source = run(lm, tmp_path / "a", prompts=prompts_file(tmp_path / "p.jsonl", 40), num_responses=40)
     corpus, _ = source.conversations()
     assert isinstance(corpus, Corpus)
-    train, held_out = run(lm, tmp_path / "b", texts=tmp_path / "a" / "responses").conversations()
-    keys = {own.key for own in corpus}
-    assert {own.key for own in train} < keys
-    assert {key_of(own.tokens[: own.num_prompt]) for own in held_out} <= keys - {own.key for own in train}
+    own = run(lm, tmp_path / "b", texts=tmp_path / "a" / "responses")
+    train, held_out = own.conversations()
+    keys = {conversation.key for conversation in corpus}
+    assert own.ledger.is_done("prompts"), "and leaves its share of the time to the others"
+    assert {conversation.key for conversation in train} < keys
+    held_out_keys = {key_of(conversation.tokens[: conversation.num_prompt]) for conversation in held_out}
+    assert held_out_keys <= keys - {conversation.key for conversation in train}
 
 
 def test_text_that_leaves_nothing_to_measure_with_is_refused(lm: LanguageModel, tmp_path: Path) -> None:
@@ -218,3 +221,17 @@ def test_other_ops_may_not_go_on_with_text_that_is_not_finished(lm: LanguageMode
     other = outpace.load(lm.path, ops="reference", threads=1)
     with pytest.raises(UsageError, match="ops was 'native' and is 'reference'"):
         run(other, tmp_path / "out", prompts=tmp_path / "p.jsonl", num_responses=10)
+
+
+@pytest.mark.slow
+def test_a_whole_run_ends_by_its_budget_alone(lm: LanguageModel, tmp_path: Path) -> None:
+    """No count is given anywhere: every stage, training too, ends because its share of the time is over."""
+    own = run(lm, tmp_path / "out", budget="12s", batch_tokens=256)
+    finished = finish(own, lambda path: outpace.load(lm.path, threads=1, drafter=path), "outpace train")
+    entries = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert entries[-1]["simulated"] is not None
+    assert [entry["step"] for entry in entries] == list(range(1, len(entries) + 1))
+    assert entries[-1]["learning_rate"] < entries[len(entries) // 4]["learning_rate"]
+    assert own.ledger.facts("training")["steps"] == len(entries)
+    assert finished.drafter.is_file()
+    assert finished.check.rows

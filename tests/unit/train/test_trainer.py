@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from outpace import LanguageModel
 from outpace.errors import OutpaceError, UsageError
 from outpace.train import trainer as module
+from outpace.train.batch import Plan, look
+from outpace.train.build import fresh_network
 from outpace.train.export import read_network
-from outpace.train.losses import Losses, draft_loss
+from outpace.train.losses import Losses, draft_loss, target_probs
 from outpace.train.settings import TrainSettings
 from outpace.train.simulate import num_steps, simulate
 from outpace.train.state import load_state
@@ -262,3 +267,44 @@ def test_a_loss_that_is_no_number_is_found_before_anything_is_saved(
         train("eagle", short(steps=20), text, held_out[:4], target, tmp_path, report=seen.append)
     assert not seen
     assert not list(tmp_path.iterdir())
+
+
+class _Elsewhere:
+    """A target on a device that this machine need not have: shapes and places are real, numbers are not."""
+
+    def __init__(self, real: EngineTarget, device: torch.device) -> None:
+        self.config, self.identity, self.device, self.rope_scale = real.config, real.identity, device, real.rope_scale
+        self.embedding, self.unembedding, self.final_norm, self.inv_freq = (
+            x.to(device) for x in (real.embedding, real.unembedding, real.final_norm, real.inv_freq)
+        )
+
+    def padded(self, tokens: Tensor, lengths: Sequence[int], taps: Sequence[int]) -> dict[int, Tensor]:
+        assert tokens.device == self.device
+        return {tap: torch.empty(*tokens.shape, self.config.width, device=self.device) for tap in taps}
+
+
+@pytest.mark.parametrize("kind", ["eagle", "medusa", "block"])
+def test_nothing_of_a_step_stays_behind_on_the_host(
+    target: EngineTarget, text: list[Conversation], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the device `meta`, which computes nothing, knows no autocast, and refuses most mixtures with the host's."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())
+    device = torch.device("meta")
+    settings = TrainSettings(steps=1, head_rows=100, num_fixed=50)
+    elsewhere: Any = _Elsewhere(target, device)
+    network = fresh_network(kind, elsewhere, text[:8], settings)
+    plan = Plan.of(text[:8], network.num_depths, np.random.default_rng(0), network.share, is_aligned=True)
+    assert plan is not None
+    heads = torch.tensor(network.head_tokens, device=device)
+    batch = look(plan, elsewhere, network.taps)
+    probs = target_probs(elsewhere, batch.final, heads, torch.bfloat16)
+    losses = draft_loss(network, batch, probs, heads)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    optimisers = module.optimisers_of(network, settings)
+    for optimiser in optimisers:
+        optimiser.step()
+    moments = [x for optimiser in optimisers for own in optimiser.state.values() for x in own.values() if x.ndim]
+    assert moments
+    for x in (*network.parameters(), *moments, losses.total, *losses.by_depth, *losses.accuracy):
+        assert x.device == device

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.convert_drafter import write
 from outpace.errors import UsageError, WeightsError
+from outpace.train.export import write_drafter
 from outpace.weights.drafter import open_drafter
 from outpace.weights.trained import DrafterTarget
 from tests.unit.weights.tiny import write_gguf
@@ -33,7 +33,9 @@ TARGET = DrafterTarget("1234", "llama", 97, 48, 2)
 
 def written(path: Path, **changes: Any) -> Path:
     entries = {name: value for name, value in (ENTRIES | changes).items() if value is not None}
-    write(path / "drafter.gguf", entries, {"fc": np.ones((2, 32), np.float32), "norm": np.ones(3, np.float32)})
+    write_drafter(
+        path / "drafter.gguf", entries, {"fc": np.ones((2, 32), np.float32), "norm": np.ones(3, np.float32)}, "Q8_0"
+    )
     return path / "drafter.gguf"
 
 

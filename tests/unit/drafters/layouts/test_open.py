@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.convert_drafter import write
 from outpace.drafters.layouts import open_trained
 from outpace.errors import UsageError, WeightsError
+from outpace.train.export import write_drafter
 from tests.published import (
     SPECULATORS,
     copy_speculators,
@@ -24,7 +24,7 @@ from tests.unit.weights.tiny import write_gguf as write_model
 
 
 def test_every_layout_is_recognised(tmp_path: Path) -> None:
-    write(tmp_path / "ours.gguf", ENTRIES, {"fc": np.ones((2, 32), np.float32)})
+    write_drafter(tmp_path / "ours.gguf", ENTRIES, {"fc": np.ones((2, 32), np.float32)}, "Q8_0")
     (tmp_path / "only").mkdir()
     write_gguf(tmp_path / "only" / "x.gguf", gguf_entries(), gguf_tensors("plain"))
     found = {
