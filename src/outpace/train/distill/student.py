@@ -24,7 +24,7 @@ from outpace.train.distill.shrink import busiest_neurons, layer_importance, most
 from outpace.train.networks.transformer import Dequantised, TransformerNetwork, is_supported
 from outpace.train.text.corpus import Conversation
 
-_SEQUENCES, _TOKENS = 16, 256  # of the text that importance is measured on
+_SEQUENCES, _TOKENS = 16, 128  # of the text that importance is measured on
 
 
 @dataclass(frozen=True, slots=True)
