@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from outpace import models
 from outpace.models import sizes
 from outpace.models.checkpoint import Checkpoint, open_checkpoint
+from outpace.models.select import select
 from outpace.train.distill.folder import Shape
 from outpace.train.distill.shrink import busiest_neurons, narrowed, with_layers
 from outpace.train.networks.transformer import Dequantised, TransformerNetwork
 from tests.folder import make_folder
+from tests.tiny import tiny_config, tiny_tensors
 
 SHAPE = Shape((0, 2, 3), 64)
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(1, 300, (1, 60)))
@@ -38,3 +41,11 @@ def student_of(teacher: Checkpoint) -> TransformerNetwork:
         for x in student.parameters():  # a folder is float16
             x.copy_(x.half().float())
     return student
+
+
+def network(model_type: str = "llama", **overrides: Any) -> TransformerNetwork:
+    """Return a tiny network with a vocabulary of 97 tokens."""
+    config = tiny_config(model_type, **overrides)
+    checked = models.normalise(config, "tiny")
+    tensors = Dequantised(select(tiny_tensors(config, spread=1.0), checked, "folder", "tiny"))
+    return TransformerNetwork.of(models.sizes(checked), tensors).requires_grad_(False)

@@ -9,6 +9,7 @@ import typer
 from outpace.cli.bench import bench
 from outpace.cli.certify import certify
 from outpace.cli.chat import chat
+from outpace.cli.distill import distill
 from outpace.cli.drafter import drafter
 from outpace.cli.explain import explain
 from outpace.cli.generate import generate
@@ -49,6 +50,7 @@ app.command()(certify)
 app.add_typer(bench, name="bench")
 app.add_typer(drafter, name="drafter")
 app.command()(train)
+app.add_typer(distill, name="distill")
 app.command()(quantize)
 app.command()(pull)
 app.command()(models)

@@ -80,13 +80,10 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(TextOptions, TrainingOptions):
-    """All of it. Raises UsageError for what cannot work or would be ignored."""
-
-    kind: Kind
+class RunOptions(TextOptions, TrainingOptions):
+    """All of it, whatever is trained. Raises UsageError for what cannot work or would be ignored."""
 
     def __post_init__(self) -> None:
-        one_of("kind", self.kind, KINDS)
         budget_seconds(self.budget)
         for name in ("num_prompts", "num_responses", "steps", "batch_tokens"):
             if getattr(self, name) is not None:
@@ -119,6 +116,17 @@ class TrainOptions(TextOptions, TrainingOptions):
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values, to be compared with those of an interrupted run."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """A drafter of some kind."""
+
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, KINDS)
+        RunOptions.__post_init__(self)
 
 
 OPTION_NAMES = tuple(own.name for own in fields(TrainOptions))

@@ -6,7 +6,7 @@ matrix is an `nn.Linear`, so an adapter replaces one by wrapping it; `state_dict
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -111,6 +111,7 @@ class TransformerNetwork(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         taps: Sequence[int] | None = None,
+        memory: Memory | None = None,
     ) -> dict[int, Tensor]:
         """Return the hidden states of sequences [B, T] at each tap, [B, T, D] float32.
 
@@ -118,13 +119,14 @@ class TransformerNetwork(nn.Module):
         final norm's (None: that one alone). positions: [T] or [B, T]; None: 0 ... T - 1.
         mask: bool, [T, T] or [B, 1, T, T], True where a query (row) sees a key; None: itself and all before it. A
         layer's window, where it has one, hides what is further back than that in either case.
-        Layers above the last tap are not run.
+        memory: keys and values of earlier calls, which tokens see by their positions, [B, T]; theirs are added to it.
+        It takes no mask. Layers above the last tap are not run.
         """
         wanted = (self.last_tap,) if taps is None else tuple(taps)
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
         with torch.autocast(tokens.device.type, self.compute, enabled=self.compute != torch.float32):
-            return self._states(tokens, positions, mask, frozenset(wanted))
+            return self._states(tokens, positions, mask, frozenset(wanted), memory)
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits [..., V] of final states [..., D], in the type that the layers multiply in."""
@@ -132,12 +134,16 @@ class TransformerNetwork(nn.Module):
             return F.linear(states, self.unembedding)
 
     def _states(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, taps: frozenset[int]
+        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, taps: frozenset[int], memory: Memory | None
     ) -> dict[int, Tensor]:
         cos_sin = self._rope(tokens.device)(positions)
-        masks = {
-            window: _visible(positions, mask, window) for window in set(self.config.windows[: max(taps, default=0)])
-        }
+        windows = set(self.config.windows[: max(taps, default=0)])
+        masks: dict[int | None, Tensor | None]
+        if memory is None:
+            masks = {window: _visible(positions, mask, window) for window in windows}
+        else:
+            assert mask is None
+            masks = memory.see(positions, windows)
         x = self.model.embed_tokens(tokens).float()
         states = {0: x} if 0 in taps else {}
         for i, (layer, window) in enumerate(zip(self.model.layers, self.config.windows, strict=True), 1):
@@ -146,7 +152,7 @@ class TransformerNetwork(nn.Module):
             if self.is_checkpointed and torch.is_grad_enabled():
                 x = checkpoint(layer, x, cos_sin, masks[window], use_reentrant=False)
             else:
-                x = layer(x, cos_sin, masks[window])
+                x = layer(x, cos_sin, masks[window], memory)
             if i in taps:
                 states[i] = x
         if self.last_tap in taps:
@@ -158,6 +164,34 @@ class TransformerNetwork(nn.Module):
             inv_freq = torch.tensor(self.config.inv_freq, dtype=torch.float64, device=device)
             self._ropes[device] = RotaryTable(inv_freq, self.config.rope_scale)
         return self._ropes[device]
+
+
+class Memory:
+    """The keys and values of B sequences so far, by layer, and the positions of their tokens; without gradients.
+
+    A token sees those whose positions are not behind its own, so a place that nobody may see is one with the position
+    `NOBODY`: padding behind a prompt, for example.
+    """
+
+    NOBODY = 1 << 30
+
+    def __init__(self) -> None:
+        self._kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._positions: Tensor | None = None
+
+    def see(self, positions: Tensor, windows: Iterable[int | None]) -> dict[int | None, Tensor | None]:
+        """Add the positions of new tokens, [B, T]; return what each of them sees, [B, 1, T, S], by window."""
+        own = self._positions
+        self._positions = positions if own is None else torch.cat([own, positions], dim=1)
+        age = positions[:, None, :, None] - self._positions[:, None, None, :]
+        return {window: (age >= 0) if window is None else (age >= 0) & (age < window) for window in windows}
+
+    def extend(self, layer: nn.Module, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add a layer's new keys and values, [B, T, G, K]; return all that there are."""
+        if layer in self._kept:
+            keys, values = (torch.cat(pair, dim=1) for pair in zip(self._kept[layer], (keys, values), strict=True))
+        self._kept[layer] = keys.detach(), values.detach()
+        return keys, values
 
 
 class Dequantised(Mapping[str, Tensor]):
@@ -209,9 +243,11 @@ class _Layer(nn.Module):
         self.post_attention_layernorm = _Norm(config.width, config.eps)
         self.mlp = _GatedMLP(config, dtype)
 
-    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None, memory: Memory | None = None
+    ) -> Tensor:
         """Return the layer's output for a residual stream [B, T, D]."""
-        x = x + self.self_attn(self.input_layernorm(x), cos_sin, mask).float()
+        x = x + self.self_attn(self.input_layernorm(x), cos_sin, mask, memory).float()
         added: Tensor = self.mlp(self.post_attention_layernorm(x)).float()
         return x + added
 
@@ -232,11 +268,13 @@ class _Attention(nn.Module):
         self.q_norm = _Norm(head_width, config.eps) if has_norms else None
         self.k_norm = _Norm(head_width, config.eps) if has_norms else None
 
-    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None, memory: Memory | None) -> Tensor:
         q, k, v = (heads(project(h), self._head_width) for project in (self.q_proj, self.k_proj, self.v_proj))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         q, k = rotate(q, *cos_sin), rotate(k, *cos_sin)
+        if memory is not None:
+            k, v = memory.extend(self, k, v)
         attended = F.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from outpace import models
 from outpace.errors import UsageError
-from outpace.models.select import select
 from outpace.train.distill.shrink import (
     busiest_neurons,
     layer_importance,
@@ -17,17 +13,10 @@ from outpace.train.distill.shrink import (
     narrowed,
     with_layers,
 )
-from outpace.train.networks.transformer import Dequantised, TransformerNetwork
-from tests.tiny import tiny_config, tiny_tensors
+from outpace.train.networks.transformer import TransformerNetwork
+from tests.distilling import network
 
 TEXT = [torch.from_numpy(np.random.default_rng(i).integers(0, 97, (2, 20))) for i in range(2)]
-
-
-def network(model_type: str = "llama", **overrides: Any) -> TransformerNetwork:
-    config = tiny_config(model_type, **overrides)
-    checked = models.normalise(config, "tiny")
-    tensors = Dequantised(select(tiny_tensors(config, spread=1.0), checked, "folder", "tiny"))
-    return TransformerNetwork.of(models.sizes(checked), tensors).requires_grad_(False)
 
 
 def test_some_layers_are_a_network_of_the_same_numbers() -> None:

@@ -11,7 +11,7 @@ from outpace import models
 from outpace.errors import UsageError
 from outpace.models.select import select
 from outpace.ops.reference import ReferenceOps
-from outpace.train.networks.transformer import Dequantised, TransformerNetwork, is_supported
+from outpace.train.networks.transformer import Dequantised, Memory, TransformerNetwork, is_supported
 from outpace.types import Segment
 from tests.networks import NETWORKS
 from tests.tiny import built, tiny_config, tiny_tensors, tiny_values
@@ -119,6 +119,21 @@ def test_positions_of_their_own_turn_each_row() -> None:
     assert torch.allclose(ours(tokens, torch.stack([steps, steps + 7]))[3], expected, atol=1e-4)
     assert torch.allclose(ours(tokens, steps + 100)[3], expected, atol=1e-4)
     assert not torch.allclose(ours(tokens, 2 * steps)[3], expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "qwen3"])
+def test_a_memory_gives_what_one_pass_gives(model_type: str) -> None:
+    """Three rows of 30, 26 and 22 tokens, padded, then token by token; mistral's window is shorter than the text."""
+    ours, tokens = network(tiny_config(model_type)), torch.from_numpy(TOKENS)
+    starts, memory, places = torch.tensor([30, 26, 22]), Memory(), torch.arange(30)
+    positions = torch.where(places < starts[:, None], places, Memory.NOBODY)
+    with torch.no_grad():
+        expected = ours(tokens)[3]
+        ours(tokens[:, :30], positions, memory=memory)
+        for i in range(20):
+            at = starts + i
+            found = ours(tokens.gather(1, at[:, None]), at[:, None], memory=memory)[3][:, 0]
+            assert torch.allclose(found, expected[torch.arange(3), at], atol=1e-5)
 
 
 def test_checkpointed_layers_give_the_same_gradients() -> None:

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from outpace import LanguageModel
+from outpace.errors import OutpaceError, UsageError
+from outpace.train.distill.settings import DistillSettings
+from outpace.train.distill.trainer import Distilled, DistillReport, distil
+from outpace.train.networks.transformer import TransformerNetwork
+from outpace.train.target import EngineTarget
+from outpace.train.text.corpus import Conversation
+from tests.unit.train.distill.conftest import LAYERS, student_of
+
+FAST: dict[str, Any] = {
+    "tokens_per_batch": 512,
+    "matrix_rate": 1e-2,
+    "vector_rate": 1e-2,
+    "warmup_steps": 5,
+    "save_every_s": 1e9,
+    "evaluations": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def run(
+    lm: LanguageModel,
+    target: EngineTarget,
+    text: list[Conversation],
+    held_out: list[Conversation],
+    folder: Path,
+    **options: Any,
+) -> tuple[Distilled, list[DistillReport]]:
+    reports: list[DistillReport] = []
+    settings = DistillSettings(**FAST | options)
+    found = distil(
+        student_of(lm), settings, text, held_out, target, folder, layers=LAYERS, ends=(1,), report=reports.append
+    )
+    return found, reports
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "fkl"},
+        {"objective": "rkl"},
+        {"objective": "tvd", "use": "draft"},
+        {"objective": "gkd", "on_policy": 0.3},
+        {"objective": "fkl", "hidden": 0.5},
+        {"objective": "fkl", "top_k": 16},
+        {"objective": "fkl", "trains_embedding": True},
+    ],
+    ids=lambda own: " ".join(map(str, own.values())),
+)
+def test_distillation_brings_a_student_nearer_to_its_teacher(
+    options: dict[str, Any],
+    lm: LanguageModel,
+    target: EngineTarget,
+    text: list[Conversation],
+    held_out: list[Conversation],
+    tmp_path: Path,
+) -> None:
+    found, reports = run(lm, target, text, held_out, tmp_path, steps=40, **options)
+    before, after = found.before, found.measured
+    assert after.top1 > before.top1 + 0.1
+    assert after.perplexity < before.perplexity
+    assert after.tokens_per_step > before.tokens_per_step
+    assert after.teacher_perplexity == pytest.approx(before.teacher_perplexity)
+    assert sum(step.on_policy for step in reports) == pytest.approx(40 * options.get("on_policy", 0), abs=8)
+    assert [step.hidden is not None for step in reports] == ["hidden" in options] * 40
+    if "hidden" in options:
+        distances = [step.hidden for step in reports]
+        assert distances[-1] is not None
+        assert distances[0] is not None
+        assert distances[-1] < distances[0]
+    shared = found.state["model.embed_tokens.weight"]
+    original = student_of(lm).state_dict()["model.embed_tokens.weight"].half()
+    assert torch.equal(shared, original) == ("trains_embedding" not in options)
+
+
+def test_kept_likely_tokens_are_asked_for_once(
+    lm: LanguageModel,
+    target: EngineTarget,
+    text: list[Conversation],
+    held_out: list[Conversation],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second epoch computes nothing: no pass of the teacher is needed but those of measuring."""
+    asked: list[int] = []
+    padded = target.padded
+
+    def counted(tokens: torch.Tensor, lengths: Any, taps: Any) -> Any:
+        asked.append(len(lengths))
+        return padded(tokens, lengths, taps)
+
+    monkeypatch.setattr(target, "padded", counted)
+    monkeypatch.setattr("outpace.train.distill.trainer.closeness", lambda *given: Fixed())
+    run(lm, target, text[:32], held_out, tmp_path, steps=9, top_k=4)
+    assert sum(asked) == 32
+
+
+class Fixed:
+    tokens_per_step = 1.0
+    perplexity = 1.0
+
+    def as_dict(self) -> dict[str, float]:
+        return {"positions": 1, "top1": 1, "perplexity": 1, "teacher_perplexity": 1, "tokens_per_step": 1}
+
+
+@pytest.mark.parametrize("options", [{}, {"objective": "gkd", "on_policy": 0.5, "top_k": 8, "hidden": 0.1}])
+def test_a_run_that_was_killed_ends_with_the_same_bits(
+    options: dict[str, Any],
+    lm: LanguageModel,
+    target: EngineTarget,
+    text: list[Conversation],
+    held_out: list[Conversation],
+    tmp_path: Path,
+) -> None:
+    """Kill -9 in the middle of it, from within: the process has no chance to tidy up."""
+    script = """
+        import os, signal, sys
+        from pathlib import Path
+        import torch
+        from outpace import load
+        from outpace.train.target import EngineTarget
+        from tests.training import written_by
+        from tests.unit.train.distill.test_trainer import FAST, LAYERS, DistillSettings, distil, student_of
+
+        torch.set_num_threads(1)
+        lm = load(sys.argv[1], threads=1)
+        text, held_out = written_by(lm, 48, seed=0, temperature=1.0), written_by(lm, 4, seed=1)
+        settings = DistillSettings(steps=8, **FAST | {"save_every_s": 0.0} | eval(sys.argv[3]))
+
+        def kill(step):
+            if step.step == 6:
+                (Path(sys.argv[2]) / "step-0000099.pt").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        own = {"layers": LAYERS, "ends": (1,), "report": kill}
+        distil(student_of(lm), settings, text, held_out, EngineTarget(lm, "Tiny"), Path(sys.argv[2]), **own)
+    """
+    place = Path(__file__).parents[4]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(lm.path), str(tmp_path / "run"), repr(options)]
+    done = subprocess.run(command, cwd=place, env=os.environ | {"PYTHONPATH": "src"})
+    assert done.returncode == -signal.SIGKILL
+    whole, _ = run(lm, target, text[:48], held_out[:4], tmp_path / "whole", steps=8, save_every_s=0.0, **options)
+    killed, rest = run(lm, target, text[:48], held_out[:4], tmp_path / "run", steps=8, save_every_s=0.0, **options)
+    assert [step.step for step in rest] == [7, 8]
+    assert killed.measured == whole.measured
+    assert all(torch.equal(x, whole.state[name]) for name, x in killed.state.items())
+    names = [{file.name for file in (tmp_path / own).iterdir()} for own in ("run", "whole")]
+    assert names[0] == names[1], "what a kill left behind is gone"
+
+
+def test_the_best_student_is_kept_and_not_the_last(
+    lm: LanguageModel, target: EngineTarget, text: list[Conversation], held_out: list[Conversation], tmp_path: Path
+) -> None:
+    """At absurd rates it only gets worse: the outcome is the untrained student."""
+    found, _ = run(lm, target, text, held_out, tmp_path, steps=4, matrix_rate=5.0, vector_rate=5.0)
+    assert found.measured == found.before
+    original = student_of(lm).state_dict()
+    assert all(torch.equal(x, original[name].half()) for name, x in found.state.items())
+
+
+def test_a_folder_of_another_run_is_refused_with_the_difference(
+    lm: LanguageModel, target: EngineTarget, text: list[Conversation], held_out: list[Conversation], tmp_path: Path
+) -> None:
+    run(lm, target, text[:8], held_out[:2], tmp_path, steps=1)
+    with pytest.raises(UsageError, match="begun with objective = 'fkl', now it is 'rkl'"):
+        run(lm, target, text[:8], held_out[:2], tmp_path, steps=1, objective="rkl")
+    again, steps = run(lm, target, text[:8], held_out[:2], tmp_path, steps=1)
+    assert (again.steps, steps) == (1, [])
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    lm: LanguageModel,
+    target: EngineTarget,
+    text: list[Conversation],
+    held_out: list[Conversation],
+    tmp_path: Path,
+    student: TransformerNetwork,
+) -> None:
+    def spoil(step: DistillReport) -> None:
+        with torch.no_grad():
+            student.model.norm.weight.fill_(float("nan"))
+
+    with pytest.raises(OutpaceError, match="the loss of step 2 is nan: training has diverged"):
+        distil(student, DistillSettings(steps=3, **FAST), text, held_out, target, tmp_path, report=spoil)
