@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from outpace.api import LanguageModel
 from outpace.errors import UsageError, WeightsError
 from outpace.tokenizer import Tokenizer
-from outpace.train.options import TrainOptions
+from outpace.train.options import RunOptions, TrainOptions
 from outpace.train.text import prompts, texts
 from outpace.train.text.corpus import MANIFEST, Corpus, key_of
 from outpace.train.text.prompts import Prompt
@@ -38,7 +38,7 @@ class Given:
     start: Path | None = None
 
     @classmethod
-    def of(cls, options: TrainOptions, lm: LanguageModel) -> Given:
+    def of(cls, options: RunOptions, lm: LanguageModel) -> Given:
         """Read what the options name. Raises UsageError, naming the option."""
         corpus = _corpus(options.texts, lm)
         return cls(
@@ -50,7 +50,7 @@ class Given:
             if options.texts is None or corpus is not None
             else _read("--texts", options.texts, texts.read_texts),
             corpus=corpus,
-            start=_start(options, lm),
+            start=_start(options, lm) if isinstance(options, TrainOptions) else None,
         )
 
     def key(self, prompt: Prompt) -> int:
@@ -94,7 +94,7 @@ def _start(options: TrainOptions, lm: LanguageModel) -> Path | None:
     return path
 
 
-def _made_with(options: TrainOptions, lm: LanguageModel) -> dict[str, Any]:
+def _made_with(options: RunOptions, lm: LanguageModel) -> dict[str, Any]:
     """Return the options that decide what comes out, and the contents of the files that they name.
 
     Not where those lie, nor how long, how far, on what and with how many requests at once the run goes on today.
@@ -102,7 +102,7 @@ def _made_with(options: TrainOptions, lm: LanguageModel) -> dict[str, Any]:
     files = ("prompts", "texts", "exclude", "start")
     values = {name: value for name, value in options.as_dict().items() if name not in {*files, *_OF_TODAY}}
     for name in files:
-        path = getattr(options, name)
+        path = getattr(options, name, None)
         values[name] = None if path is None else _digest(path)
     ops = lm.runner.ops
     engine = dict(zip(ENGINE, (ops.name, ops.isa), strict=True))

@@ -25,7 +25,7 @@ from outpace.measure.output_file import save
 from outpace.measure.progress import Progress
 from outpace.train.given import ENGINE, Given
 from outpace.train.ledger import Ledger, Timer
-from outpace.train.options import TrainOptions, budget_seconds
+from outpace.train.options import RunOptions, TrainOptions, budget_seconds
 from outpace.train.report.forecast import Check, Decoded, compare, decode
 from outpace.train.report.log import Log
 from outpace.train.text import prompts, texts
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 ROUNDS = 4  # times that a prompt is answered at most, where the budget says how many responses there are
 LOG, CHECK = "log.jsonl", "check.jsonl"
 _PER_SHARD = 32  # prompts answered
-_KEEP_SECONDS = 10.0  # after which the time of a stage is written down
+KEEP_SECONDS = 10.0  # after which the time of a stage is written down
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,31 +59,31 @@ def unseen() -> Generator[Progress, None, None]:
     yield lambda done, total, what: None
 
 
-class Run:
-    """One run of `outpace train` in a folder. tell(line): what a stage has brought. shown: how far each stage is."""
+class TextStages:
+    """The stages that make text, in a run's folder. tell(line): what a stage has brought. shown: how far each stage is.
+
+    last: the stage behind which the run stops, which its budget is shared up to (None: the last one).
+    """
 
     def __init__(
         self,
-        options: TrainOptions,
+        options: RunOptions,
         folder: Path,
         lm: LanguageModel,
         *,
+        last: str | None = None,
         tell: Callable[[str], None] = lambda line: None,
         shown: Callable[[], AbstractContextManager[Progress]] = unseen,
     ) -> None:
         self.options, self.folder, self.lm = options, folder, lm
-        self._tell, self._shown = tell, shown
+        self.tell, self.shown, self._last = tell, shown, last
         self.given = Given.of(options, lm)
         folder.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger.open(folder, self.given.made_with, only_for_text=ENGINE)
 
-    def stop_behind(self, last: str) -> None:
-        """Run what is missing up to a stage of `LAST`; the folder may then go on elsewhere."""
-        text, held_out = self.conversations()
-        if last == "training":
-            self.train(text, held_out)
-
-    # Text.
+    def begin(self, stage: str) -> Timer:
+        """Start a stage's clock, or go on with it."""
+        return self.ledger.begin(stage, budget_seconds(self.options.budget), self._last)
 
     def conversations(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
         """Return what to learn from, and what to measure with; whatever is missing of both is made."""
@@ -122,7 +122,7 @@ class Run:
         """Return the prompts to answer, made ready once and then read from their files."""
         train, held_out = self.folder / "prompts.jsonl", self.folder / "held-out.jsonl"
         if not self.ledger.is_done("prompts"):
-            timer = self._begin("prompts")
+            timer = self.begin("prompts")
             found, dropped = self._found(timer)
             sources = sort_out(
                 found,
@@ -139,7 +139,7 @@ class Run:
             timer.keep()
             self.ledger.finish("prompts", train=len(sources.train), held_out=len(sources.held_out), dropped=dropped)
             left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
-            self._tell(
+            self.tell(
                 f"prompts: {len(sources.train)} to train on, {len(sources.held_out)} held out"
                 + (f"; left out: {left_out}" if left_out else "")
             )
@@ -155,10 +155,10 @@ class Run:
         writer = Writer(self.lm, self.folder / "prompts", self.options.seed)
         count = self.options.num_prompts
         go_on = (lambda: timer.is_left) if count is None else (lambda: True)
-        with self._shown() as show, closing(writer.write(count, go_on, self.options.batch)) as numbers:
+        with self.shown() as show, closing(writer.write(count, go_on, self.options.batch)) as numbers:
             show(*_state(timer, len(writer.prompts), count), f"writing prompts: {len(writer.prompts)}")
             for number in numbers:
-                timer.keep(at_least=_KEEP_SECONDS)
+                timer.keep(at_least=KEEP_SECONDS)
                 show(*_state(timer, number, count), f"writing prompts: {number}")
         timer.keep()
         return writer.prompts, dict(writer.dropped)
@@ -167,13 +167,13 @@ class Run:
         """Return the user's texts as a corpus."""
         corpus = self._corpus("texts")
         if not self.ledger.is_done("prompts"):
-            timer = self._begin("prompts")
-            with self._shown() as show:
+            timer = self.begin("prompts")
+            with self.shown() as show:
                 for number in texts.fill(corpus, self.given.texts, self.lm.tokenizer):
                     timer.keep()
                     show(number, len(self.given.texts), f"tokenising texts: {number}")
             self.ledger.finish("prompts", texts=len(self.given.texts), sequences=len(corpus))
-            self._tell(f"texts: {len(corpus)} sequences, {corpus.num_learned} tokens to learn")
+            self.tell(f"texts: {len(corpus)} sequences, {corpus.num_learned} tokens to learn")
         return corpus
 
     def _answers(self, stage: str, sources: Sequence[Source], count: int | None) -> Corpus:
@@ -181,14 +181,14 @@ class Run:
         corpus = self._corpus(stage)
         if self.ledger.is_done(stage):
             return corpus
-        timer = self._begin(stage)
+        timer = self.begin(stage)
         responder = Responder(self.lm, self.options.max_tokens, self.options.max_prompt_tokens)
         total = ROUNDS * len(sources) if count is None else count
         jobs = jobs_of(sources, total, self.options.seed, corpus.num_sources)
         go_on = (lambda: timer.is_left) if count is None else (lambda: True)
         answers = in_order(self.lm, jobs, lambda job: (job, responder.answer(job)), self.options.batch, go_on)
         pending: list[tuple[Job, list[Conversation]]] = []
-        with self._shown() as show, closing(answers) as results:
+        with self.shown() as show, closing(answers) as results:
             show(*_state(timer, corpus.num_sources, count), f"{stage}: {corpus.num_sources} answered")
             for result in results:
                 pending.append(result)
@@ -203,7 +203,7 @@ class Run:
             self._append(corpus, pending, timer)
         self.ledger.finish(stage, conversations=len(corpus), tokens=corpus.num_learned)
         sampled = sum(own.sampled for own in corpus)
-        self._tell(f"{stage}: {len(corpus)} conversations, {sampled} of them sampled; {corpus.num_learned} tokens")
+        self.tell(f"{stage}: {len(corpus)} conversations, {sampled} of them sampled; {corpus.num_learned} tokens")
         return corpus
 
     def _append(self, corpus: Corpus, answered: Sequence[tuple[Job, list[Conversation]]], timer: Timer) -> None:
@@ -217,6 +217,33 @@ class Run:
         if Corpus.is_one(folder):
             return Corpus.open(folder)
         return Corpus.create(folder, self.lm.tokenizer.fingerprint, self.lm.config.vocab_size)
+
+
+class Run:
+    """One run of `outpace train` for a drafter, in a folder. tell, shown: as of its text's stages."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        folder: Path,
+        lm: LanguageModel,
+        *,
+        tell: Callable[[str], None] = lambda line: None,
+        shown: Callable[[], AbstractContextManager[Progress]] = unseen,
+    ) -> None:
+        self.options, self.folder, self.lm = options, folder, lm
+        self._text = TextStages(options, folder, lm, last=options.until, tell=tell, shown=shown)
+        self.given, self.ledger = self._text.given, self._text.ledger
+
+    def conversations(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+        """Return what to learn from, and what to measure with; whatever is missing of both is made."""
+        return self._text.conversations()
+
+    def stop_behind(self, last: str) -> None:
+        """Run what is missing up to a stage of `LAST`; the folder may then go on elsewhere."""
+        text, held_out = self.conversations()
+        if last == "training":
+            self.train(text, held_out)
 
     # Training.
 
@@ -234,14 +261,14 @@ class Run:
         from outpace.train.training import device_of, name_of, train  # they bring PyTorch
 
         device = device_of(self.options.device)
-        timer = self._begin("training")
+        timer = self._text.begin("training")
         log = Log(self.folder / LOG)
         folder, start = self.folder / "training", self.given.start
-        with self._shown() as show:
+        with self._text.shown() as show:
 
             def report(step: StepReport) -> None:
                 log.add(asdict(step))
-                timer.keep(at_least=_KEEP_SECONDS)
+                timer.keep(at_least=KEEP_SECONDS)
                 show(int(1000 * step.done), 1000, _in_words(step))
 
             show(0, 1000, "reading the target")
@@ -261,7 +288,7 @@ class Run:
             device=name_of(device),
         )
         before = "" if outcome.started_at is None else f" ({outcome.started_at:.2f} before)"
-        self._tell(f"training: {outcome.steps} steps; {outcome.score:.2f} simulated tokens per step{before}")
+        self._text.tell(f"training: {outcome.steps} steps; {outcome.score:.2f} simulated tokens per step{before}")
 
     # The real loop.
 
@@ -272,9 +299,9 @@ class Run:
         path = self.folder / CHECK
         decoded = [Decoded(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
         if not self.ledger.is_done("check"):
-            timer = self._begin("check")
+            timer = self._text.begin("check")
             rest = held_out[len(decoded) :]
-            with self._shown() as show, closing(self._decode(trained.path, rest, opened)) as results:
+            with self._text.shown() as show, closing(self._decode(trained.path, rest, opened)) as results:
                 for result in results:
                     decoded.append(result)
                     save(path, "".join(f"{json.dumps(asdict(own))}\n" for own in decoded))
@@ -290,11 +317,6 @@ class Run:
             lm = opened(drafter)
             yield from decode(lm, held_out, self.options.kind, self.options.max_draft)
             lm.close()
-
-    # Time.
-
-    def _begin(self, stage: str) -> Timer:
-        return self.ledger.begin(stage, budget_seconds(self.options.budget), self.options.until)
 
 
 def _state(timer: Timer, done: int, count: int | None) -> tuple[int, int]:

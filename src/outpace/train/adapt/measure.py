@@ -8,8 +8,9 @@ next one sees.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,12 @@ class Measured:
     clean_agreement: float | None
     clean_perplexity: float | None
     score: float
+
+
+def measured_of(entry: Mapping[str, Any]) -> Measured:
+    """Return what `asdict` made plain values of; other keys are left out."""
+    values = {own.name: entry[own.name] for own in fields(Measured)}
+    return Measured(**values | {"rows": tuple(Decoded(**row) for row in entry["rows"])})
 
 
 @torch.no_grad()

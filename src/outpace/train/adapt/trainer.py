@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from outpace.errors import OutpaceError, UsageError
 from outpace.train.adapt.blocks import make_blocks
 from outpace.train.adapt.export import export_adapter, read_adapter
 from outpace.train.adapt.learner import Learner
-from outpace.train.adapt.measure import Decoded, Measured, measure
+from outpace.train.adapt.measure import Measured, measure, measured_of
 from outpace.train.adapt.objectives import Losses, loss_of
 from outpace.train.adapt.settings import AdaptSettings
 from outpace.train.schedule import factor
@@ -27,7 +26,7 @@ from outpace.train.state import RunState, load_state, save_state
 from outpace.train.target import TargetIdentity
 from outpace.train.text.corpus import Batches, Conversation, digest_of
 
-STATE = "state.pt"
+STATE, RESULT = "state.pt", "adapter.gguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,15 +242,9 @@ class _Run:
         """Return the outcome; the best result is now `adapter.gguf` too."""
         state = self._state
         assert state.best is not None
-        path = self._folder / "adapter.gguf"
+        path = self._folder / RESULT
         new = path.with_suffix(".new")
         shutil.copyfile(self._folder / state.best[0], new)
         new.replace(path)
         best = max(state.log[1:], key=lambda entry: float(entry["score"]))
-        return Adapted(path, _measured(state.log[0]), _measured(best), state.step, state.seconds)
-
-
-def _measured(entry: dict[str, Any]) -> Measured:
-    """Return a measurement from the log."""
-    values = {name: value for name, value in entry.items() if name not in ("step", "seconds")}
-    return Measured(**values | {"rows": tuple(Decoded(**row) for row in entry["rows"])})
+        return Adapted(path, measured_of(state.log[0]), measured_of(best), state.step, state.seconds)

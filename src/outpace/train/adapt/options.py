@@ -1,0 +1,69 @@
+"""What `outpace train diffusion` and `train jacobi` can be told; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from outpace.errors import UsageError, one_of
+from outpace.train.adapt.settings import AdaptSettings, Kind
+from outpace.train.options import RunOptions
+
+KINDS: tuple[Kind, ...] = ("diffusion", "jacobi")
+_OF_DIFFUSION = ("shift", "min_noise", "max_noise", "loss")
+
+
+def _about(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptingOptions:
+    """What is learned, and how much may change. What is not given is the recipe's."""
+
+    rank: int | None = field(default=None, metadata=_about("Rank of the adapter's matrices; None: 32."))
+    block: int | None = field(default=None, metadata=_about("Tokens of a block; None: 16."))
+    soft: float | None = field(
+        default=None, metadata=_about("Share of the target's own distribution in what is learned; None: 0.5.")
+    )
+    clean: float | None = field(
+        default=None, metadata=_about("Jacobi: weight of the autoregressive loss, which keeps the text good; None: 1.")
+    )
+    shift: int | None = field(
+        default=None,
+        metadata=_about("Diffusion: 1 if a row predicts the token behind it, 0 if the token at its place; None: 1."),
+    )
+    min_noise: float | None = field(
+        default=None, metadata=_about("Diffusion: least probability that a slot is masked; None: 0.")
+    )
+    max_noise: float | None = field(
+        default=None, metadata=_about("Diffusion: largest probability that a slot is masked; None: 1.")
+    )
+    loss: Literal["mean", "elbo"] | None = field(
+        default=None, metadata=_about("Diffusion: whether masked slots weigh the same, or 1 / noise; None: mean.")
+    )
+
+
+ADAPTING_NAMES = tuple(own.name for own in fields(AdaptingOptions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptions(RunOptions, AdaptingOptions):
+    """All of it. Raises UsageError for what cannot work or would be ignored."""
+
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, KINDS)
+        RunOptions.__post_init__(self)
+        others = _OF_DIFFUSION if self.kind == "jacobi" else ("clean",)
+        for name in others:
+            if getattr(self, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} would be ignored by {self.kind}: leave it out")
+        AdaptSettings(self.kind, steps=1, **self.chosen)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What was given of how to adapt, by its name in the settings."""
+        values = {name: getattr(self, name) for name in ADAPTING_NAMES}
+        return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,148 @@
+"""One run of `outpace train diffusion` or `train jacobi`: the text's stages, training, and what a user wants of it.
+
+prompts, held-out, responses   as of a drafter (`train/stages.py`)
+training                       training/       checkpoints; log.jsonl
+                               adapter.gguf, card.md, plot.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from outpace.api import LanguageModel
+from outpace.measure.output_file import save
+from outpace.measure.progress import Progress
+from outpace.measure.provenance import provenance
+from outpace.models.checkpoint import open_checkpoint
+from outpace.train.adapt.learner import Learner
+from outpace.train.adapt.measure import Measured, measured_of
+from outpace.train.adapt.options import AdaptOptions
+from outpace.train.adapt.report import card, plot
+from outpace.train.adapt.settings import AdaptSettings
+from outpace.train.adapt.trainer import RESULT, AdaptReport, adapt
+from outpace.train.networks.transformer import Dequantised
+from outpace.train.report.log import Log
+from outpace.train.report.outcome import CARD, PLOT
+from outpace.train.stages import KEEP_SECONDS, LOG, TextStages, unseen
+from outpace.train.target import identity_of
+from outpace.train.text.corpus import Conversation
+from outpace.train.training import device_of, name_of
+
+_TOKENS = {True: 4096, False: 24576}  # of a step, on the CPU and elsewhere
+_MEASURED = {True: 2048, False: 12288}  # rows
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedAdapter:
+    """A finished run: its adapter, and what the network brought before training and brings now."""
+
+    path: Path
+    before: Measured
+    measured: Measured
+
+
+class AdaptRun:
+    """A run in a folder, each stage kept as it goes. tell, shown: as of the text's stages."""
+
+    def __init__(
+        self,
+        options: AdaptOptions,
+        folder: Path,
+        lm: LanguageModel,
+        *,
+        tell: Callable[[str], None] = lambda line: None,
+        shown: Callable[[], AbstractContextManager[Progress]] = unseen,
+    ) -> None:
+        self.options, self.folder, self.lm = options, folder, lm
+        self._text = TextStages(options, folder, lm, last=options.until or "training", tell=tell, shown=shown)
+        self.ledger = self._text.ledger
+
+    def stop_behind(self, last: str) -> None:
+        """Run what is missing up to a stage; the folder may then go on elsewhere."""
+        text, held_out = self._text.conversations()
+        if last == "training":
+            self.train(text, held_out)
+
+    def finish(self, command: str) -> FinishedAdapter:
+        """Run what is missing, and write the result with its card and its plot. command: for the card."""
+        trained = self.train(*self._text.conversations())
+        data, path = trained.path.read_bytes(), self.folder / RESULT
+        save(path, data)
+        origin = provenance(self.lm)
+        text = card(self.options, self.ledger, trained.before, trained.measured, origin, command, len(data))
+        save(self.folder / CARD, text)
+        title = f"{self.options.kind} for {self.lm.path.name}"
+        save(self.folder / PLOT, plot(Log(self.folder / LOG).entries, title))
+        return FinishedAdapter(path, trained.before, trained.measured)
+
+    def train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> FinishedAdapter:
+        """Return the best adapter of the training, which goes on from its last checkpoint."""
+        if not self.ledger.is_done("training"):
+            self._train(text, held_out)
+        facts = self.ledger.facts("training")
+        return FinishedAdapter(
+            self.folder / facts["path"], measured_of(facts["before"]), measured_of(facts["measured"])
+        )
+
+    def _train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> None:
+        device = device_of(self.options.device)
+        if device.type == "cpu":
+            torch.set_num_threads(self.lm.runner.ops.threads)
+        timer = self._text.begin("training")
+        log = Log(self.folder / LOG)
+        settings = settings_of(self.options, timer.allowed, on_cpu=device.type == "cpu")
+        with self._text.shown() as show:
+
+            def report(step: AdaptReport) -> None:
+                log.add(asdict(step))
+                timer.keep(at_least=KEEP_SECONDS)
+                show(int(1000 * step.done), 1000, _in_words(step))
+
+            show(0, 1000, "measuring the target")
+            tensors = Dequantised(open_checkpoint(self.lm.path).tensors)
+            learner = Learner(self.lm.config, tensors, settings, device, self.lm.config.vocab_size)
+            identity, folder = identity_of(self.lm), self.folder / "training"
+            outcome = adapt(learner, settings, text, held_out, self.lm.loaded.eos_ids, identity, folder, report)
+        timer.keep()
+        self.ledger.finish(
+            "training",
+            path=str(outcome.path.relative_to(self.folder)),
+            before=asdict(outcome.before),
+            measured=asdict(outcome.measured),
+            steps=outcome.steps,
+            positions=sum(entry["positions"] for entry in log.entries),
+            conversations=len(text),
+            device=name_of(device),
+        )
+        self._text.tell(
+            f"training: {outcome.steps} steps; score {outcome.measured.score:.2f} ({outcome.before.score:.2f} before)"
+        )
+
+
+def settings_of(options: AdaptOptions, seconds: float, *, on_cpu: bool) -> AdaptSettings:
+    """Return the trainer's settings, for so many seconds or the options' number of steps."""
+    chosen = options.chosen
+    if options.learning_rate is not None:
+        chosen["rate"] = options.learning_rate
+    if options.rank is not None:
+        chosen["alpha"] = float(options.rank)  # a scale of 1
+    return AdaptSettings(
+        options.kind,
+        steps=options.steps,
+        budget_s=seconds if options.steps is None else None,
+        tokens_per_batch=options.batch_tokens or _TOKENS[on_cpu],
+        measured_rows=_MEASURED[on_cpu],
+        seed=options.seed,
+        evaluations=options.evaluations,
+        **chosen,
+    )
+
+
+def _in_words(step: AdaptReport) -> str:
+    score = "" if step.measured is None else f", score {step.measured.score:.2f}"
+    return f"step {step.step}, loss {step.loss:.3f}{score}"

@@ -1,0 +1,97 @@
+"""The whole of `outpace train diffusion` and `train jacobi` on a tiny target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import outpace
+from outpace import LanguageModel
+from outpace.errors import UsageError
+from outpace.train.adapt.options import AdaptOptions
+from outpace.train.adapt.run import AdaptRun, settings_of
+from outpace.train.report.log import Log
+from outpace.weights.adapter import open_adapter
+from tests.unit.train.test_stages import prompts_file
+
+SMALL: dict[str, Any] = {
+    "num_responses": 24, "max_tokens": 24, "num_checked": 8, "held_out": 0.4, "steps": 3, "batch_tokens": 256,
+    "block": 4, "rank": 4, "evaluations": 1,
+}  # fmt: skip
+
+
+def run(lm: LanguageModel, folder: Path, **options: Any) -> AdaptRun:
+    prompts = prompts_file(folder.parent / "prompts.jsonl", 40)
+    return AdaptRun(AdaptOptions(**{"kind": "diffusion", "prompts": prompts, **SMALL, **options}), folder, lm)
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "jacobi"])
+def test_a_run_leaves_an_adapter_that_loads_its_card_its_log_and_its_plot(
+    lm: LanguageModel, tmp_path: Path, kind: str
+) -> None:
+    own = run(lm, tmp_path / "out", kind=kind)
+    finished = own.finish(f"outpace train {kind}")
+    folder = finished.path.parent
+    checkpoint = open_adapter(finished.path)
+    assert (checkpoint.kind, checkpoint.rank, checkpoint.scale) == (kind, 4, 1.0)
+    assert checkpoint.is_always_on == (kind == "jacobi")
+    if checkpoint.filling is not None:
+        assert (checkpoint.filling.block, checkpoint.filling.shift) == (4, 1)
+    assert f"`{kind}`" in (folder / "card.md").read_text()
+    assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert [entry["step"] for entry in Log(folder / "log.jsonl").entries] == [1, 2, 3]
+    adapted = outpace.load(lm.path, adapter=finished.path, threads=1)
+    strategy = "block_diffusion" if kind == "diffusion" else "jacobi"
+    assert adapted.generate("the cat", strategy=strategy, max_new_tokens=8).tokens
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.json"}
+    again = run(lm, tmp_path / "out", kind=kind).finish(f"outpace train {kind}")
+    assert again == finished, "told again without any work"
+    assert {path: path.read_bytes() for path in before if path.name != "card.md"} == {
+        path: data for path, data in before.items() if path.name != "card.md"
+    }
+
+
+def test_a_run_that_ended_in_the_middle_goes_on_to_the_same_adapter(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(lm, tmp_path / "whole").finish("x")
+    add, calls = Log.add, []
+
+    def dying(log: Log, entry: dict[str, Any]) -> None:
+        calls.append(entry)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        add(log, entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Log, "add", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(lm, tmp_path / "cut").finish("x")
+    assert run(lm, tmp_path / "cut").finish("x").path.read_bytes() == whole.path.read_bytes()
+
+
+def test_a_run_may_stop_behind_its_text_and_go_on(lm: LanguageModel, tmp_path: Path) -> None:
+    run(lm, tmp_path / "out", until="responses").stop_behind("responses")
+    stages = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]
+    assert stages["responses"]["done"]
+    assert "training" not in stages
+    assert run(lm, tmp_path / "out").finish("x").path.exists()
+
+
+def test_a_folder_of_another_kind_is_refused(lm: LanguageModel, tmp_path: Path) -> None:
+    run(lm, tmp_path / "out")
+    with pytest.raises(UsageError, match="kind was 'diffusion' and is 'jacobi'"):
+        run(lm, tmp_path / "out", kind="jacobi")
+
+
+def test_settings_are_what_the_options_say() -> None:
+    options = AdaptOptions(kind="diffusion", rank=8, learning_rate=0.01, seed=3, loss="elbo")
+    settings = settings_of(options, 60.0, on_cpu=True)
+    assert (settings.budget_s, settings.steps, settings.tokens_per_batch) == (60.0, None, 4096)
+    assert (settings.rank, settings.alpha, settings.rate, settings.seed, settings.loss) == (8, 8.0, 0.01, 3, "elbo")
+    counted = settings_of(AdaptOptions(kind="jacobi", steps=9, batch_tokens=512), 60.0, on_cpu=False)
+    assert (counted.budget_s, counted.steps, counted.tokens_per_batch) == (None, 9, 512)
+    assert counted.measured_rows > settings.measured_rows
