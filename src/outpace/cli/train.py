@@ -129,9 +129,13 @@ def _adapter(chosen: AdaptOptions, target: Mapping[str, Any], output: Path) -> N
         return
     finished = run.finish(_command())
     put(measured_table(chosen.kind, finished.before, finished.measured))
+    strategy = "block_diffusion" if chosen.kind == "diffusion" else "jacobi"
+    if chosen.weights == "full":
+        put(f"model: {finished.path} (its card: {output / 'card.md'})")
+        put(f"use it: {_usage(str(finished.path), '-s', strategy)}")
+        return
     put(f"adapter: {finished.path} (its card: {output / 'card.md'})")
-    strategy = ("-s", "block_diffusion") if chosen.kind == "diffusion" else ("-s", "jacobi")
-    put(f"use it: {_usage(target['model'], '--adapter', finished.path, *strategy)}")
+    put(f"use it: {_usage(target['model'], '--adapter', finished.path, '-s', strategy)}")
 
 
 def _tell_stop(output: Path, last: str) -> None:

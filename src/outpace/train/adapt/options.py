@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from outpace.errors import UsageError, one_of
-from outpace.train.adapt.settings import AdaptSettings, Kind
+from outpace.train.adapt.settings import AdaptSettings, Kind, Weights
 from outpace.train.options import RunOptions
 
 KINDS: tuple[Kind, ...] = ("diffusion", "jacobi")
@@ -21,13 +21,20 @@ def _about(text: str) -> dict[str, str]:
 class AdaptingOptions:
     """What is learned, and how much may change. What is not given is the recipe's."""
 
+    weights: Weights | None = field(
+        default=None,
+        metadata=_about("lora: an adapter beside the model; full: another model, in a folder; None: lora."),
+    )
     rank: int | None = field(default=None, metadata=_about("Rank of the adapter's matrices; None: 32."))
     block: int | None = field(default=None, metadata=_about("Tokens of a block; None: 16."))
     soft: float | None = field(
         default=None, metadata=_about("Share of the target's own distribution in what is learned; None: 0.5.")
     )
     clean: float | None = field(
-        default=None, metadata=_about("Jacobi: weight of the autoregressive loss, which keeps the text good; None: 1.")
+        default=None,
+        metadata=_about(
+            "Weight of the autoregressive loss, which keeps the text good; not of a diffusion adapter; None: 1."
+        ),
     )
     shift: int | None = field(
         default=None,
@@ -56,11 +63,19 @@ class AdaptOptions(RunOptions, AdaptingOptions):
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
         RunOptions.__post_init__(self)
-        others = _OF_DIFFUSION if self.kind == "jacobi" else ("clean",)
-        for name in others:
+        for name in self._ignored:
             if getattr(self, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} would be ignored by {self.kind}: leave it out")
+                what = f"{self.kind} with --weights {self.weights or 'lora'}"
+                raise UsageError(f"--{name.replace('_', '-')} would be ignored by {what}: leave it out")
         AdaptSettings(self.kind, steps=1, **self.chosen)
+
+    @property
+    def _ignored(self) -> tuple[str, ...]:
+        """Options that this kind, with these weights, has no use for."""
+        of_kind = _OF_DIFFUSION if self.kind == "jacobi" else ()
+        if self.weights == "full":
+            return (*of_kind, "rank")
+        return of_kind if self.kind == "jacobi" else ("clean",)
 
     @property
     def chosen(self) -> dict[str, Any]:

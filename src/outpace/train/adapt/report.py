@@ -12,15 +12,17 @@ from outpace.train.ledger import Ledger
 from outpace.train.report.card import machine_part, table, text_rows, training_part
 from outpace.train.report.plot import means
 
+_MASKS = "It opens blocks: masked slots see each other, and everything before the block, which is computed causally"
+_JUMPS = (
+    "It makes another model of this one, whose Jacobi iterations jump further. Greedy decoding of *that* model is "
+    "exact; relative to the original it is lossy, by what the table says."
+)
 _WHAT = {
-    "diffusion": (
-        "It opens blocks: masked slots see each other, and everything before the block, which the model computes "
-        "without the adapter. What it fills in is lossy; with `verified=True` the model checks it, and it is lossless."
-    ),
-    "jacobi": (
-        "It makes another model of this one, whose Jacobi iterations jump further. Greedy decoding of *that* model is "
-        "exact; relative to the original it is lossy, by what the table says."
-    ),
+    ("diffusion", "lora"): f"{_MASKS}, without the adapter. What it fills in is lossy; with `verified=True` the model "
+    "checks it, and it is lossless.",
+    ("diffusion", "full"): f"{_MASKS}. It is another model than the original, and what it fills in is lossy.",
+    ("jacobi", "lora"): _JUMPS,
+    ("jacobi", "full"): _JUMPS,
 }
 
 
@@ -36,11 +38,11 @@ def card(
     """Return the card as Markdown. origin: as `measure.provenance` tells it. num_bytes: of the adapter's file."""
     target = origin["model"]
     parts = [
-        f"# An adapter for {target['name']}: `{options.kind}`",
+        f"# {'A model made of' if options.weights == 'full' else 'An adapter for'} {target['name']}: `{options.kind}`",
         f"Made by `{command}` with Outpace {origin['outpace']} ({origin['commit'] or 'no checkout'}), "
-        f"{origin['date']}. {num_bytes / 1e6:.1f} MB. It belongs to this file ({target['bytes'] / 1e6:.0f} MB, SHA-256 "
-        f"{target['sha256'][:16]}) and to other files of the same model and vocabulary.",
-        _WHAT[options.kind],
+        f"{origin['date']}. {num_bytes / 1e6:.1f} MB. It was made for this file ({target['bytes'] / 1e6:.0f} MB, "
+        f"SHA-256 {target['sha256'][:16]}).",
+        _WHAT[options.kind, options.weights or "lora"],
         "## What it brings",
         "On conversations that training did not see, written by the target: every block decoded in PyTorch behind the "
         f"true text ({measured.num_tokens} tokens).",
@@ -73,8 +75,13 @@ def measured_table(kind: str, before: Measured, measured: Measured) -> str:
         for row, old in zip(measured.rows, before.rows, strict=True)
     ]
     head = ("threshold", "tokens per pass", "the text's tokens", "verified tokens per pass", "before training")
-    accuracy = f"Masked slots that are right: {measured.accuracy:.1%} ({before.accuracy:.1%} before)."
-    return f"{table(head, rows)}\n\n{accuracy}"
+    lines = [table(head, rows), f"Masked slots that are right: {measured.accuracy:.1%} ({before.accuracy:.1%} before)."]
+    if measured.clean_agreement is not None:
+        lines.append(
+            f"Next tokens behind the text that are the original's: {measured.clean_agreement:.1%}; perplexity of the "
+            f"text {measured.clean_perplexity:.3f} (the original's {measured.original_perplexity:.3f})."
+        )
+    return "\n\n".join(lines)
 
 
 def _jacobi_row(name: str, own: Measured) -> Sequence[Any]:

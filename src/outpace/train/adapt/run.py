@@ -12,19 +12,22 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from outpace.api import LanguageModel
+from outpace.errors import UsageError
 from outpace.measure.output_file import save
 from outpace.measure.progress import Progress
 from outpace.measure.provenance import provenance
 from outpace.models.checkpoint import open_checkpoint
+from outpace.train.adapt.export import write_model
 from outpace.train.adapt.learner import Learner
 from outpace.train.adapt.measure import Measured, measured_of
 from outpace.train.adapt.options import AdaptOptions
 from outpace.train.adapt.report import card, plot
 from outpace.train.adapt.settings import AdaptSettings
-from outpace.train.adapt.trainer import RESULT, AdaptReport, adapt
+from outpace.train.adapt.trainer import AdaptReport, adapt
 from outpace.train.networks.transformer import Dequantised
 from outpace.train.report.log import Log
 from outpace.train.report.outcome import CARD, PLOT
@@ -33,6 +36,7 @@ from outpace.train.target import identity_of
 from outpace.train.text.corpus import Conversation
 from outpace.train.training import device_of, name_of
 
+MODEL = "model"  # the folder of a result whose weights have all learned
 _TOKENS = {True: 4096, False: 24576}  # of a step, on the CPU and elsewhere
 _MEASURED = {True: 2048, False: 12288}  # rows
 
@@ -71,14 +75,24 @@ class AdaptRun:
     def finish(self, command: str) -> FinishedAdapter:
         """Run what is missing, and write the result with its card and its plot. command: for the card."""
         trained = self.train(*self._text.conversations())
-        data, path = trained.path.read_bytes(), self.folder / RESULT
-        save(path, data)
-        origin = provenance(self.lm)
-        text = card(self.options, self.ledger, trained.before, trained.measured, origin, command, len(data))
+        path = self._write(trained.path)
+        origin, num_bytes = provenance(self.lm), trained.path.stat().st_size
+        text = card(self.options, self.ledger, trained.before, trained.measured, origin, command, num_bytes)
         save(self.folder / CARD, text)
         title = f"{self.options.kind} for {self.lm.path.name}"
         save(self.folder / PLOT, plot(Log(self.folder / LOG).entries, title))
         return FinishedAdapter(path, trained.before, trained.measured)
+
+    def _write(self, trained: Path) -> Path:
+        """Write the result where a user finds it: an adapter's file, or a model's folder."""
+        if self.options.weights != "full":
+            path = self.folder / trained.name
+            save(path, trained.read_bytes())
+            return path
+        settings = settings_of(self.options, 1.0, on_cpu=True)
+        mask_token = self.ledger.facts("training")["mask_token"]
+        write_model(self.folder / MODEL, open_checkpoint(self.lm.path), trained, settings, mask_token)
+        return self.folder / MODEL
 
     def train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> FinishedAdapter:
         """Return the best adapter of the training, which goes on from its last checkpoint."""
@@ -105,13 +119,15 @@ class AdaptRun:
 
             show(0, 1000, "measuring the target")
             tensors = Dequantised(open_checkpoint(self.lm.path).tensors)
-            learner = Learner(self.lm.config, tensors, settings, device, self.lm.config.vocab_size)
+            mask_token = self._mask_token(text, held_out)
+            learner = Learner(self.lm.config, tensors, settings, device, mask_token)
             identity, folder = identity_of(self.lm), self.folder / "training"
             outcome = adapt(learner, settings, text, held_out, self.lm.loaded.eos_ids, identity, folder, report)
         timer.keep()
         self.ledger.finish(
             "training",
             path=str(outcome.path.relative_to(self.folder)),
+            mask_token=mask_token,
             before=asdict(outcome.before),
             measured=asdict(outcome.measured),
             steps=outcome.steps,
@@ -122,6 +138,24 @@ class AdaptRun:
         self._text.tell(
             f"training: {outcome.steps} steps; score {outcome.measured.score:.2f} ({outcome.before.score:.2f} before)"
         )
+
+    def _mask_token(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> int:
+        """Return the token that stands for a masked slot: one that no text has, or one behind the vocabulary."""
+        size = self.lm.config.vocab_size
+        if self.options.kind == "diffusion" and self.options.weights == "full":
+            return unused_token([text, held_out], size)
+        return size
+
+
+def unused_token(texts: Sequence[Sequence[Conversation]], vocab_size: int) -> int:
+    """Return the last token that occurs in none of these texts. Raises UsageError where all of them do."""
+    is_used = np.zeros(vocab_size, np.bool_)
+    for text in texts:
+        for own in text:
+            is_used[own.tokens] = True
+    if is_used.all():
+        raise UsageError("every token of the vocabulary occurs in the text, so none can stand for a masked slot")
+    return int(np.flatnonzero(~is_used)[-1])
 
 
 def settings_of(options: AdaptOptions, seconds: float, *, on_cpu: bool) -> AdaptSettings:

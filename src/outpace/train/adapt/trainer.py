@@ -16,7 +16,7 @@ from torch import nn
 
 from outpace.errors import OutpaceError, UsageError
 from outpace.train.adapt.blocks import make_blocks
-from outpace.train.adapt.export import export_adapter, read_adapter
+from outpace.train.adapt.export import read_result, write_result
 from outpace.train.adapt.learner import Learner
 from outpace.train.adapt.measure import Measured, measure, measured_of
 from outpace.train.adapt.objectives import Losses, loss_of
@@ -26,7 +26,8 @@ from outpace.train.state import RunState, load_state, save_state
 from outpace.train.target import TargetIdentity
 from outpace.train.text.corpus import Batches, Conversation, digest_of
 
-STATE, RESULT = "state.pt", "adapter.gguf"
+STATE = "state.pt"
+_RESULTS = {"lora": "adapter.gguf", "full": "weights.pt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,9 @@ class _Run:
         self._ends, self._identity, self._folder, self._clock = ends, identity, folder, clock
         self._batches = Batches(text, settings.tokens_per_batch, settings.seed)
         self._optimiser = torch.optim.AdamW(
-            list(learner.parameters.values()), lr=settings.rate, betas=(0.9, 0.95), weight_decay=0.0
+            list(learner.parameters.values()), lr=settings.peak, betas=(0.9, 0.95), weight_decay=0.0
         )
+        self._result = _RESULTS[settings.weights]
         self._saved_at = clock()
         self._state: RunState
 
@@ -158,7 +160,7 @@ class _Run:
     def _learn(self) -> AdaptReport:
         state, settings, learner = self._state, self._settings, self._learner
         done = self._done
-        rate = settings.rate * factor(state.step, done, settings.warmup_steps)
+        rate = settings.peak * factor(state.step, done, settings.warmup_steps)
         rng = np.random.default_rng([settings.seed, 1, state.step])
         chosen = [self._text[i] for i in self._batches.batch(state.step)]
         blocks = make_blocks(chosen, settings.block, settings.shift, self._ends, learner.device, rng)
@@ -183,7 +185,7 @@ class _Run:
         if not math.isfinite(total):
             raise OutpaceError(
                 f"the loss of step {self._state.step + 1} is {total}: training has diverged. Choose a lower learning "
-                f"rate (it is {self._settings.rate:g}) and another folder"
+                f"rate (it is {self._settings.peak:g}) and another folder"
             )
         nn.utils.clip_grad_norm_(list(self._learner.parameters.values()), self._settings.clip)
         for group in self._optimiser.param_groups:
@@ -196,8 +198,8 @@ class _Run:
     def _consider(self) -> Measured:
         """Write what has been learned, measure it as it was written, and keep it if it is the best so far."""
         state = self._state
-        path = self._folder / f"step-{state.step:07}.gguf"
-        export_adapter(self._learner, self._settings, self._identity, path)
+        path = self._folder / f"step-{state.step:07}{Path(self._result).suffix}"
+        write_result(self._learner, self._settings, self._identity, path)
         with self._as_written(path):
             measured = self._measure()
         if state.best is None or measured.score > state.best[1]:
@@ -209,7 +211,7 @@ class _Run:
     def _as_written(self, path: Path) -> Iterator[None]:
         """Let the learner have the numbers of a file for a while."""
         own = {name: x.clone() for name, x in self._learner.state().items()}
-        self._learner.load(read_adapter(path))
+        self._learner.load(read_result(path))
         try:
             yield
         finally:
@@ -233,16 +235,16 @@ class _Run:
         state.network = dict(self._learner.state())
         state.optimisers = [self._optimiser.state_dict()]
         save_state(self._folder / STATE, state)
-        for path in self._folder.glob("step-*.gguf"):
+        for path in self._folder.glob("step-*"):
             if state.best is None or path.name != state.best[0]:
                 path.unlink()
         self._saved_at = self._clock()
 
     def finish(self) -> Adapted:
-        """Return the outcome; the best result is now `adapter.gguf` too."""
+        """Return the outcome; the best result now has its own name too."""
         state = self._state
         assert state.best is not None
-        path = self._folder / RESULT
+        path = self._folder / self._result
         new = path.with_suffix(".new")
         shutil.copyfile(self._folder / state.best[0], new)
         new.replace(path)

@@ -123,7 +123,7 @@ def test_rows_count_what_they_say(lm: LanguageModel) -> None:
                 leading += [*hits, False].index(False)
             passes += int(steps.sum())
         assert row.threshold == threshold
-        assert row.tokens_per_pass == pytest.approx(tokens / (passes + count))
+        assert row.tokens_per_pass == pytest.approx(tokens / passes)
         assert row.verified == pytest.approx((leading + count) / (passes + count))
         assert row.agreement == pytest.approx(right / tokens)
     assert found.score == max(row.verified or 0 for row in found.rows)

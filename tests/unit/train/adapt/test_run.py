@@ -6,21 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import outpace
 from outpace import LanguageModel
 from outpace.errors import UsageError
 from outpace.train.adapt.options import AdaptOptions
-from outpace.train.adapt.run import AdaptRun, settings_of
+from outpace.train.adapt.run import AdaptRun, settings_of, unused_token
 from outpace.train.report.log import Log
+from outpace.train.text.corpus import Conversation
 from outpace.weights.adapter import open_adapter
+from tests.adapting import conversation
 from tests.unit.train.test_stages import prompts_file
 
 SMALL: dict[str, Any] = {
     "num_responses": 24, "max_tokens": 24, "num_checked": 8, "held_out": 0.4, "steps": 3, "batch_tokens": 256,
     "block": 4, "rank": 4, "evaluations": 1,
 }  # fmt: skip
+
+FULL = {name: value for name, value in SMALL.items() if name != "rank"}
 
 
 def run(lm: LanguageModel, folder: Path, **options: Any) -> AdaptRun:
@@ -95,3 +100,27 @@ def test_settings_are_what_the_options_say() -> None:
     counted = settings_of(AdaptOptions(kind="jacobi", steps=9, batch_tokens=512), 60.0, on_cpu=False)
     assert (counted.budget_s, counted.steps, counted.tokens_per_batch) == (None, 9, 512)
     assert counted.measured_rows > settings.measured_rows
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "jacobi"])
+def test_a_run_that_trains_all_weights_leaves_a_model(lm: LanguageModel, tmp_path: Path, kind: str) -> None:
+    own = AdaptRun(
+        AdaptOptions(**{"prompts": prompts_file(tmp_path / "p.jsonl", 40), "kind": kind, "weights": "full"} | FULL),
+        tmp_path / "out",
+        lm,
+    )
+    finished = own.finish(f"outpace train {kind}")
+    assert finished.path == tmp_path / "out" / "model"
+    assert "A model made of" in (tmp_path / "out" / "card.md").read_text()
+    strategy = "block_diffusion" if kind == "diffusion" else "jacobi"
+    model = outpace.load(finished.path, threads=1)
+    assert model.generate("the cat", strategy=strategy, max_new_tokens=8).tokens
+
+
+def test_a_masked_slot_is_a_token_that_no_text_has() -> None:
+    texts = [[conversation(3, 200, seed=s) for s in range(3)], [conversation(2, 5, end=95)]]
+    assert unused_token(texts, 97) == 96
+    assert unused_token(texts, 96) == 94
+    every = Conversation(np.arange(97, dtype=np.int32), 3, False, "tiny")
+    with pytest.raises(UsageError, match="every token"):
+        unused_token([[every], []], 97)
