@@ -38,7 +38,7 @@ from outpace.train.training import device_of, name_of
 
 MODEL = "model"  # the folder of a result whose weights have all learned
 _TOKENS = {True: 4096, False: 24576}  # of a step, on the CPU and elsewhere
-_MEASURED = {True: 2048, False: 12288}  # rows
+_MEASURED = {True: 512, False: 12288}  # rows: each threshold takes up to a block of passes over them
 
 
 @dataclass(frozen=True, slots=True)
