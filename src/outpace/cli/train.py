@@ -36,7 +36,7 @@ _PATHS = {
     "prompts": "File of prompts, one JSON value a line. (default: the target writes its own)",
     "texts": "Texts to train on as they are: plain text, JSON lines, or a corpus folder. (default: none)",
     "exclude": "File of prompts that training must not see, such as a benchmark's. (default: none)",
-    "start": "Drafter to continue: its file, or the folder of an earlier run. (default: none)",
+    "start": "Drafter or adapter to continue: its file, or the folder of an earlier run. (default: none)",
 }
 
 
@@ -88,12 +88,10 @@ def train(
 
 def _refuse_others(kind: str, given: Mapping[str, Any]) -> None:
     """Raise UsageError for an option that this kind has no use for."""
-    others = ("start", "max_draft") if kind in ADAPTERS else ADAPTING_NAMES
-    for name in others:
+    for name in ("max_draft",) if kind in ADAPTERS else ADAPTING_NAMES:
         if name in given:
             owners = ", ".join(KINDS if kind in ADAPTERS else ADAPTERS)
-            own = "--from" if name == "start" else option_name(name)
-            raise UsageError(f"{own} would be ignored by {kind} (it belongs to {owners}): leave it out")
+            raise UsageError(f"{option_name(name)} would be ignored by {kind} (it belongs to {owners}): leave it out")
 
 
 def _drafter(chosen: TrainOptions, target: Mapping[str, Any], output: Path) -> None:

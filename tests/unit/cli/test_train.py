@@ -60,7 +60,7 @@ def test_a_check_that_fails_ends_with_exit_code_1(
         (["eagle", "--prompts", "a", "--texts", "b"], "--prompts and --texts"),
         (["eagle", "--rank", "8"], "--rank would be ignored by eagle (it belongs to diffusion, jacobi)"),
         (["diffusion", "--max-draft", "3"], "--max-draft would be ignored by diffusion"),
-        (["jacobi", "--from", "a"], "--from would be ignored by jacobi"),
+        (["jacobi", "--weights", "full", "--from", "a"], "--from would be ignored by jacobi with --weights full"),
         (["diffusion", "--block", "1"], "--block must be"),
         (["jacobi", "--shift", "1"], "--shift would be ignored by jacobi"),
     ],

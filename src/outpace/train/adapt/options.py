@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from outpace.errors import UsageError, one_of
@@ -59,6 +60,9 @@ class AdaptOptions(RunOptions, AdaptingOptions):
     """All of it. Raises UsageError for what cannot work or would be ignored."""
 
     kind: Kind
+    start: Path | None = field(
+        default=None, metadata=_about("Adapter to continue: its file, or the folder of an earlier run; None: none.")
+    )
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
@@ -66,7 +70,8 @@ class AdaptOptions(RunOptions, AdaptingOptions):
         for name in self._ignored:
             if getattr(self, name) is not None:
                 what = f"{self.kind} with --weights {self.weights or 'lora'}"
-                raise UsageError(f"--{name.replace('_', '-')} would be ignored by {what}: leave it out")
+                own = "from" if name == "start" else name.replace("_", "-")
+                raise UsageError(f"--{own} would be ignored by {what}: leave it out")
         AdaptSettings(self.kind, steps=1, **self.chosen)
 
     @property
@@ -74,7 +79,7 @@ class AdaptOptions(RunOptions, AdaptingOptions):
         """Options that this kind, with these weights, has no use for."""
         of_kind = _OF_DIFFUSION if self.kind == "jacobi" else ()
         if self.weights == "full":
-            return (*of_kind, "rank")
+            return (*of_kind, "rank", "start")
         return of_kind if self.kind == "jacobi" else ("clean",)
 
     @property

@@ -28,6 +28,7 @@ from outpace.train.adapt.options import AdaptOptions
 from outpace.train.adapt.report import card, plot
 from outpace.train.adapt.settings import AdaptSettings
 from outpace.train.adapt.trainer import AdaptReport, adapt
+from outpace.train.given import ADAPTER
 from outpace.train.networks.transformer import Dequantised
 from outpace.train.report.log import Log
 from outpace.train.report.outcome import CARD, PLOT
@@ -35,6 +36,7 @@ from outpace.train.stages import KEEP_SECONDS, LOG, TextStages, unseen
 from outpace.train.target import identity_of
 from outpace.train.text.corpus import Conversation
 from outpace.train.training import device_of, name_of
+from outpace.weights.adapter import open_adapter
 
 MODEL = "model"  # the folder of a result whose weights have all learned
 _TOKENS = {True: 4096, False: 24576}  # of a step, on the CPU and elsewhere
@@ -65,6 +67,7 @@ class AdaptRun:
         self.options, self.folder, self.lm = options, folder, lm
         self._text = TextStages(options, folder, lm, last=options.until or "training", tell=tell, shown=shown)
         self.ledger = self._text.ledger
+        self._start = None if options.start is None else adapter_to_continue(options.start, options, lm)
 
     def stop_behind(self, last: str) -> None:
         """Run what is missing up to a stage; the folder may then go on elsewhere."""
@@ -122,7 +125,8 @@ class AdaptRun:
             mask_token = self._mask_token(text, held_out)
             learner = Learner(self.lm.config, tensors, settings, device, mask_token)
             identity, folder = identity_of(self.lm), self.folder / "training"
-            outcome = adapt(learner, settings, text, held_out, self.lm.loaded.eos_ids, identity, folder, report)
+            ends = self.lm.loaded.eos_ids
+            outcome = adapt(learner, settings, text, held_out, ends, identity, folder, self._start, report)
         timer.keep()
         self.ledger.finish(
             "training",
@@ -145,6 +149,19 @@ class AdaptRun:
         if self.options.kind == "diffusion" and self.options.weights == "full":
             return unused_token([text, held_out], size)
         return size
+
+
+def adapter_to_continue(path: Path, options: AdaptOptions, lm: LanguageModel) -> Path:
+    """Return the file of the adapter to continue. Raises UsageError if it is of another kind, rank or model."""
+    path = path / ADAPTER if path.is_dir() else path
+    checkpoint = open_adapter(path)
+    if checkpoint.kind != options.kind:
+        raise UsageError(f"--from: {path} is an adapter of kind {checkpoint.kind}, and {options.kind} is to be trained")
+    rank = settings_of(options, 1.0, on_cpu=True).rank
+    if checkpoint.rank != rank:
+        raise UsageError(f"--from: {path} has rank {checkpoint.rank}, and {rank} is to be trained: give --rank")
+    checkpoint.check_target(lm.name, identity_of(lm).traits)
+    return path
 
 
 def unused_token(texts: Sequence[Sequence[Conversation]], vocab_size: int) -> int:

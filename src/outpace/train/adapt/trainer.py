@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 import time
@@ -68,17 +69,19 @@ def adapt(
     ends: Collection[int],
     identity: TargetIdentity,
     folder: Path,
+    start: Path | None = None,
     report: Callable[[AdaptReport], None] = lambda step: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Adapted:
     """Adapt a fresh learner in a folder, or go on with the run that is there; return its outcome.
 
-    ends: tokens that end a text. On the CPU a run that was stopped at any time, even by kill -9, ends with the bits of
+    ends: tokens that end a text. start: an adapter's file to begin with; it is measured first, so that the outcome is
+    never worse on `held_out`. On the CPU a run that was stopped at any time, even by kill -9, ends with the bits of
     one that was not, if its end is given in steps. Raises UsageError for what cannot work, OutpaceError where the loss
     is no number any more.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(learner, settings, text, held_out, ends, identity, folder, clock)
+    run = _Run(learner, settings, text, held_out, ends, identity, folder, start, clock)
     run.begin()
     while not run.is_over:
         report(run.step())
@@ -97,10 +100,11 @@ class _Run:
         ends: Collection[int],
         identity: TargetIdentity,
         folder: Path,
+        start: Path | None,
         clock: Callable[[], float],
     ) -> None:
         self._learner, self._settings, self._text, self._held_out = learner, settings, text, held_out
-        self._ends, self._identity, self._folder, self._clock = ends, identity, folder, clock
+        self._ends, self._identity, self._folder, self._start, self._clock = ends, identity, folder, start, clock
         self._batches = Batches(text, settings.tokens_per_batch, settings.seed)
         self._optimiser = torch.optim.AdamW(
             list(learner.parameters.values()), lr=settings.peak, betas=(0.9, 0.95), weight_decay=0.0
@@ -112,11 +116,12 @@ class _Run:
     # Beginning.
 
     def begin(self) -> None:
-        """Take up the run in the folder, or start one with a measurement of the untrained network."""
+        """Take up the run in the folder, or start one with a measurement of the network as it is."""
         made_with = {
             "kind": self._settings.kind,
             "target": self._identity.fingerprint,
             "text": digest_of(self._text),
+            "start": None if self._start is None else hashlib.sha256(self._start.read_bytes()).hexdigest(),
             **self._settings.as_dict(),
         }
         path = self._folder / STATE
@@ -126,9 +131,19 @@ class _Run:
             self._optimiser.load_state_dict(self._state.optimisers[0])
             return
         self._state = RunState(made_with, {}, {}, [])
+        if self._start is not None:
+            self._learner.load(read_result(self._start))
         measured = self._measure()
+        if self._start is not None:
+            shutil.copyfile(self._start, self._candidate)
+            self._state.best = (self._candidate.name, measured.score)
         self._keep(measured)
         self._save()
+
+    @property
+    def _candidate(self) -> Path:
+        """Where the result of the current step goes, until it is found to be the best or not."""
+        return self._folder / f"step-{self._state.step:07}{Path(self._result).suffix}"
 
     # Steps.
 
@@ -198,7 +213,7 @@ class _Run:
     def _consider(self) -> Measured:
         """Write what has been learned, measure it as it was written, and keep it if it is the best so far."""
         state = self._state
-        path = self._folder / f"step-{state.step:07}{Path(self._result).suffix}"
+        path = self._candidate
         write_result(self._learner, self._settings, self._identity, path)
         with self._as_written(path):
             measured = self._measure()
@@ -248,5 +263,5 @@ class _Run:
         new = path.with_suffix(".new")
         shutil.copyfile(self._folder / state.best[0], new)
         new.replace(path)
-        best = max(state.log[1:], key=lambda entry: float(entry["score"]))
+        best = max(state.log[self._start is None :], key=lambda entry: float(entry["score"]))
         return Adapted(path, measured_of(state.log[0]), measured_of(best), state.step, state.seconds)

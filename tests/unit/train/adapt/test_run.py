@@ -12,12 +12,15 @@ import pytest
 import outpace
 from outpace import LanguageModel
 from outpace.errors import UsageError
+from outpace.train.adapt.export import export_adapter
 from outpace.train.adapt.options import AdaptOptions
-from outpace.train.adapt.run import AdaptRun, settings_of, unused_token
+from outpace.train.adapt.run import AdaptRun, unused_token
+from outpace.train.adapt.run import settings_of as settings_for
 from outpace.train.report.log import Log
+from outpace.train.target import identity_of
 from outpace.train.text.corpus import Conversation
 from outpace.weights.adapter import open_adapter
-from tests.adapting import conversation
+from tests.adapting import conversation, learner_of, settings_of
 from tests.unit.train.test_stages import prompts_file
 
 SMALL: dict[str, Any] = {
@@ -94,10 +97,10 @@ def test_a_folder_of_another_kind_is_refused(lm: LanguageModel, tmp_path: Path) 
 
 def test_settings_are_what_the_options_say() -> None:
     options = AdaptOptions(kind="diffusion", rank=8, learning_rate=0.01, seed=3, loss="elbo")
-    settings = settings_of(options, 60.0, on_cpu=True)
+    settings = settings_for(options, 60.0, on_cpu=True)
     assert (settings.budget_s, settings.steps, settings.tokens_per_batch) == (60.0, None, 4096)
     assert (settings.rank, settings.alpha, settings.rate, settings.seed, settings.loss) == (8, 8.0, 0.01, 3, "elbo")
-    counted = settings_of(AdaptOptions(kind="jacobi", steps=9, batch_tokens=512), 60.0, on_cpu=False)
+    counted = settings_for(AdaptOptions(kind="jacobi", steps=9, batch_tokens=512), 60.0, on_cpu=False)
     assert (counted.budget_s, counted.steps, counted.tokens_per_batch) == (None, 9, 512)
     assert counted.measured_rows > settings.measured_rows
 
@@ -124,3 +127,29 @@ def test_a_masked_slot_is_a_token_that_no_text_has() -> None:
     every = Conversation(np.arange(97, dtype=np.int32), 3, False, "tiny")
     with pytest.raises(UsageError, match="every token"):
         unused_token([[every], []], 97)
+
+
+def test_an_adapter_is_continued_and_never_ends_worse(lm: LanguageModel, tmp_path: Path) -> None:
+    first = run(lm, tmp_path / "first").finish("x")
+    more = run(lm, tmp_path / "more", start=tmp_path / "first", learning_rate=1e-7).finish("x")
+    assert more.before == first.measured
+    assert more.measured.score >= more.before.score
+    worse = run(lm, tmp_path / "worse", start=first.path, learning_rate=1.0, steps=1).finish("x")
+    assert worse.path.read_bytes() == first.path.read_bytes()
+    assert worse.measured == worse.before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "jacobi"}, "is an adapter of kind diffusion, and jacobi is to be trained"),
+        ({"rank": 8}, "has rank 4, and 8 is to be trained"),
+    ],
+)
+def test_an_adapter_of_another_kind_or_rank_is_not_continued(
+    lm: LanguageModel, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    learner = learner_of(lm, settings_of(rank=4))
+    export_adapter(learner, settings_of(rank=4), identity_of(lm), tmp_path / "adapter.gguf")
+    with pytest.raises(UsageError, match=message):
+        run(lm, tmp_path / "out", start=tmp_path / "adapter.gguf", **changes)
