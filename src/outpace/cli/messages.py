@@ -34,7 +34,8 @@ def _with_options(message: str) -> str:
 def _names() -> list[str]:
     from outpace.cli.loading import Loading
     from outpace.cli.writing import generation_fields
+    from outpace.train.adapt.options import ADAPTING_NAMES
     from outpace.train.options import OPTION_NAMES
 
     loading = [field.name for field in dataclasses.fields(Loading)]
-    return list(dict.fromkeys([*generation_fields().parameters(), *loading, *OPTION_NAMES]))
+    return list(dict.fromkeys([*generation_fields().parameters(), *loading, *OPTION_NAMES, *ADAPTING_NAMES]))

@@ -22,7 +22,7 @@ from outpace.weights.trained import DrafterTarget
 
 _OF_TODAY = ("batch", "budget", "device", "until")
 ENGINE = ("ops", "isa")  # what decides, beside the model, which text it writes
-DRAFTER = "drafter.gguf"  # in the folder of a finished run
+DRAFTER, ADAPTER = "drafter.gguf", "adapter.gguf"  # in the folder of a finished run
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _made_with(options: RunOptions, lm: LanguageModel) -> dict[str, Any]:
     files = ("prompts", "texts", "exclude", "start")
     values = {name: value for name, value in options.as_dict().items() if name not in {*files, *_OF_TODAY}}
     for name in files:
-        path = getattr(options, name)
+        path = getattr(options, name, None)
         values[name] = None if path is None else _digest(path)
     ops = lm.runner.ops
     engine = dict(zip(ENGINE, (ops.name, ops.isa), strict=True))
@@ -110,8 +110,8 @@ def _made_with(options: RunOptions, lm: LanguageModel) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str | None:
-    """Return the SHA-256 of a file, of a corpus' list of shards, or of the drafter in a run's folder."""
-    for name in (MANIFEST, DRAFTER):
+    """Return the SHA-256 of a file, of a corpus' list of shards, or of the result in a run's folder."""
+    for name in (MANIFEST, DRAFTER, ADAPTER):
         if (path / name).is_file():
             path = path / name
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

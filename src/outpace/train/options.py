@@ -49,14 +49,11 @@ class TextOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """How it is trained, and for how long."""
+class LengthOptions:
+    """How long it is trained, how fast, and on what."""
 
     budget: str = field(
         default="30m", metadata=_about("Time for all of it, such as 90s, 30m or 2h, shared among the stages.")
-    )
-    start: Path | None = field(
-        default=None, metadata=_about("Drafter to continue: its file, or the folder of an earlier run; None: none.")
     )
     steps: int | None = field(default=None, metadata=_about("Number of training steps; None: what the budget allows."))
     batch_tokens: int | None = field(
@@ -64,9 +61,6 @@ class TrainingOptions:
     )
     learning_rate: float | None = field(
         default=None, metadata=_about("Peak learning rate of matrices; None: the recipe's own.")
-    )
-    max_draft: int = field(
-        default=4, metadata=_about("Maximum draft tokens in a step, for the forecast and its check.")
     )
     evaluations: int = field(
         default=4, metadata=_about("Number of times that training measures itself on held-out conversations.")
@@ -80,8 +74,20 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(TextOptions, TrainingOptions):
-    """All of it, whatever is trained. Raises UsageError for what cannot work or would be ignored."""
+class TrainingOptions(LengthOptions):
+    """How a drafter is trained."""
+
+    start: Path | None = field(
+        default=None, metadata=_about("Drafter to continue: its file, or the folder of an earlier run; None: none.")
+    )
+    max_draft: int = field(
+        default=4, metadata=_about("Maximum draft tokens in a step, for the forecast and its check.")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(TextOptions, LengthOptions):
+    """What every run has. Raises UsageError for what cannot work or would be ignored."""
 
     def __post_init__(self) -> None:
         budget_seconds(self.budget)
@@ -95,7 +101,6 @@ class RunOptions(TextOptions, TrainingOptions):
         integer("evaluations", self.evaluations, 1)
         if self.until is not None:
             one_of("until", self.until, LAST)
-        integer("max_draft", self.max_draft, 1, 5)
         integer("seed", self.seed, 0, 2**53)
         real("held_out", self.held_out, 0.001, 0.5)
         if self.learning_rate is not None:
@@ -119,14 +124,15 @@ class RunOptions(TextOptions, TrainingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunOptions):
-    """A drafter of some kind."""
+class TrainOptions(RunOptions, TrainingOptions):
+    """What a drafter's training can be told."""
 
     kind: Kind
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
         RunOptions.__post_init__(self)
+        integer("max_draft", self.max_draft, 1, 5)
 
 
 OPTION_NAMES = tuple(own.name for own in fields(TrainOptions))

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 ROUNDS = 4  # times that a prompt is answered at most, where the budget says how many responses there are
 LOG, CHECK = "log.jsonl", "check.jsonl"
 _PER_SHARD = 32  # prompts answered
-_KEEP_SECONDS = 10.0  # after which the time of a stage is written down
+KEEP_SECONDS = 10.0  # after which the time of a stage is written down
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,11 @@ def unseen() -> Generator[Progress, None, None]:
     yield lambda done, total, what: None
 
 
-class Stages:
-    """The stages that make text, in the folder of a run. tell(line): what one has brought. shown: how far each is."""
+class TextStages:
+    """The stages that make text, in a run's folder. tell(line): what a stage has brought. shown: how far each stage is.
+
+    last: the stage behind which the run stops, which its budget is shared up to (None: the last one).
+    """
 
     def __init__(
         self,
@@ -68,16 +71,19 @@ class Stages:
         folder: Path,
         lm: LanguageModel,
         *,
+        last: str | None = None,
         tell: Callable[[str], None] = lambda line: None,
         shown: Callable[[], AbstractContextManager[Progress]] = unseen,
     ) -> None:
         self.options, self.folder, self.lm = options, folder, lm
-        self.tell, self.shown = tell, shown
+        self.tell, self.shown, self._last = tell, shown, last
         self.given = Given.of(options, lm)
         folder.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger.open(folder, self.given.made_with, only_for_text=ENGINE)
 
-    # Text.
+    def begin(self, stage: str) -> Timer:
+        """Start a stage's clock, or go on with it."""
+        return self.ledger.begin(stage, budget_seconds(self.options.budget), self._last)
 
     def conversations(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
         """Return what to learn from, and what to measure with; whatever is missing of both is made."""
@@ -99,11 +105,7 @@ class Stages:
 
     def _given(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
         """Return the user's text, and what the target makes of the beginnings of its held-out part."""
-        corpus = self.given.corpus
-        if corpus is None:
-            corpus = self._tokenised()
-        elif not self.ledger.is_done("prompts"):
-            self.ledger.finish("prompts", sequences=len(corpus))
+        corpus = self._tokenised() if self.given.corpus is None else self.given.corpus
         # Another seed than that of prompts: the responses of a run are those whose prompts that one does not hold out.
         train, aside = corpus.split(self.options.held_out, self.options.seed + 1)
         limit = self.options.max_prompt_tokens
@@ -156,7 +158,7 @@ class Stages:
         with self.shown() as show, closing(writer.write(count, go_on, self.options.batch)) as numbers:
             show(*_state(timer, len(writer.prompts), count), f"writing prompts: {len(writer.prompts)}")
             for number in numbers:
-                timer.keep(at_least=_KEEP_SECONDS)
+                timer.keep(at_least=KEEP_SECONDS)
                 show(*_state(timer, number, count), f"writing prompts: {number}")
         timer.keep()
         return writer.prompts, dict(writer.dropped)
@@ -216,17 +218,26 @@ class Stages:
             return Corpus.open(folder)
         return Corpus.create(folder, self.lm.tokenizer.fingerprint, self.lm.config.vocab_size)
 
-    # Time.
 
-    def begin(self, stage: str) -> Timer:
-        """Start a stage's clock, or go on with it."""
-        return self.ledger.begin(stage, budget_seconds(self.options.budget), self.options.until)
+class Run:
+    """One run of `outpace train` for a drafter, in a folder. tell, shown: as of its text's stages."""
 
+    def __init__(
+        self,
+        options: TrainOptions,
+        folder: Path,
+        lm: LanguageModel,
+        *,
+        tell: Callable[[str], None] = lambda line: None,
+        shown: Callable[[], AbstractContextManager[Progress]] = unseen,
+    ) -> None:
+        self.options, self.folder, self.lm = options, folder, lm
+        self._text = TextStages(options, folder, lm, last=options.until, tell=tell, shown=shown)
+        self.given, self.ledger = self._text.given, self._text.ledger
 
-class Run(Stages):
-    """One run of `outpace train` in a folder."""
-
-    options: TrainOptions
+    def conversations(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+        """Return what to learn from, and what to measure with; whatever is missing of both is made."""
+        return self._text.conversations()
 
     def stop_behind(self, last: str) -> None:
         """Run what is missing up to a stage of `LAST`; the folder may then go on elsewhere."""
@@ -250,14 +261,14 @@ class Run(Stages):
         from outpace.train.training import device_of, name_of, train  # they bring PyTorch
 
         device = device_of(self.options.device)
-        timer = self.begin("training")
+        timer = self._text.begin("training")
         log = Log(self.folder / LOG)
         folder, start = self.folder / "training", self.given.start
-        with self.shown() as show:
+        with self._text.shown() as show:
 
             def report(step: StepReport) -> None:
                 log.add(asdict(step))
-                timer.keep(at_least=_KEEP_SECONDS)
+                timer.keep(at_least=KEEP_SECONDS)
                 show(int(1000 * step.done), 1000, _in_words(step))
 
             show(0, 1000, "reading the target")
@@ -277,7 +288,7 @@ class Run(Stages):
             device=name_of(device),
         )
         before = "" if outcome.started_at is None else f" ({outcome.started_at:.2f} before)"
-        self.tell(f"training: {outcome.steps} steps; {outcome.score:.2f} simulated tokens per step{before}")
+        self._text.tell(f"training: {outcome.steps} steps; {outcome.score:.2f} simulated tokens per step{before}")
 
     # The real loop.
 
@@ -288,9 +299,9 @@ class Run(Stages):
         path = self.folder / CHECK
         decoded = [Decoded(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
         if not self.ledger.is_done("check"):
-            timer = self.begin("check")
+            timer = self._text.begin("check")
             rest = held_out[len(decoded) :]
-            with self.shown() as show, closing(self._decode(trained.path, rest, opened)) as results:
+            with self._text.shown() as show, closing(self._decode(trained.path, rest, opened)) as results:
                 for result in results:
                     decoded.append(result)
                     save(path, "".join(f"{json.dumps(asdict(own))}\n" for own in decoded))

@@ -37,10 +37,14 @@ class RunState:
 
 def save_state(path: Path, state: RunState) -> None:
     """Write a checkpoint, whole or not at all: whoever is killed in between finds the last one."""
+    save_tensors(path, {name: getattr(state, name) for name in RunState.__slots__} | {"schema": _SCHEMA})
+
+
+def save_tensors(path: Path, values: dict[str, Any]) -> None:
+    """Write tensors and plain values in PyTorch's format, whole or not at all."""
     new = path.with_name(f"{path.name}.new")
-    values = {name: getattr(state, name) for name in RunState.__slots__}
     with new.open("wb") as file:
-        torch.save(values | {"schema": _SCHEMA}, file)
+        torch.save(values, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(new, path)

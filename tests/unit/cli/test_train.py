@@ -8,6 +8,7 @@ import pytest
 
 from outpace.cli.fields import option_name
 from outpace.cli.train import training_fields
+from outpace.train.adapt.options import AdaptingOptions
 from outpace.train.options import TextOptions, TrainingOptions
 from tests.unit.cli.running import outcome, run
 from tests.unit.train.test_stages import prompts_file
@@ -57,6 +58,11 @@ def test_a_check_that_fails_ends_with_exit_code_1(
         (["eagle", "--max-draft", "9"], "--max-draft must be"),
         (["eagle", "--max-tokens", "1"], "--max-tokens must be"),
         (["eagle", "--prompts", "a", "--texts", "b"], "--prompts and --texts"),
+        (["eagle", "--rank", "8"], "--rank would be ignored by eagle (it belongs to diffusion, jacobi)"),
+        (["diffusion", "--max-draft", "3"], "--max-draft would be ignored by diffusion"),
+        (["jacobi", "--weights", "full", "--from", "a"], "--from would be ignored by jacobi with --weights full"),
+        (["diffusion", "--block", "1"], "--block must be"),
+        (["jacobi", "--shift", "1"], "--shift would be ignored by jacobi"),
     ],
 )
 def test_wrong_options_are_refused_before_a_model_is_loaded(
@@ -94,8 +100,24 @@ def test_other_commands_import_nothing_of_training(folder: str) -> None:
     assert found.stderr.decode().strip().endswith("heavy:")
 
 
+@pytest.mark.parametrize(("kind", "strategy"), [("diffusion", "block_diffusion"), ("jacobi", "jacobi")])
+def test_an_adapter_is_trained_measured_and_used(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, strategy: str
+) -> None:
+    prompts, out = prompts_file(tmp_path / "p.jsonl", 24), tmp_path / "out"
+    options = ["--prompts", str(prompts), "--out", str(out), *SMALL, "--block", "4", "--evaluations", "1"]
+    assert run("train", kind, "--target", folder, *options) == 0
+    printed = capsys.readouterr()
+    assert "tokens per pass" in printed.out
+    assert f"--adapter {out / 'adapter.gguf'} -s {strategy}" in printed.out
+    assert "training: 3 steps; score" in printed.err
+    adapter = ["--adapter", str(out / "adapter.gguf"), "-s", strategy]
+    assert run("generate", "-m", folder, *adapter, "-n", "4", "the cat") == 0
+    assert capsys.readouterr().out.strip()
+
+
 def test_every_field_is_an_option() -> None:
-    names = {own.name for cls in (TextOptions, TrainingOptions) for own in dataclasses.fields(cls)}
+    names = {own.name for cls in (TextOptions, TrainingOptions, AdaptingOptions) for own in dataclasses.fields(cls)}
     made: dict[str, Any] = training_fields().parameters()
     assert set(made) == names
     for name in names:

@@ -18,10 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from outpace.models.checkpoint import Checkpoint
 from outpace.ops.formats import dequantise
 from outpace.train.adapt.learner import Learner
 from outpace.train.adapt.settings import AdaptSettings
+from outpace.train.distill.folder import Shape, student_config, write_folder
 from outpace.train.export import target_entries, write_gguf
+from outpace.train.state import save_tensors
 from outpace.train.target import TargetIdentity
 from outpace.weights.gguf import read_gguf
 
@@ -50,10 +53,33 @@ def export_adapter(learner: Learner, settings: AdaptSettings, identity: TargetId
     )
 
 
-def read_adapter(path: Path) -> dict[str, Tensor]:
-    """Return the matrices of an adapter's file, with the numbers that they have after rounding."""
+def write_result(learner: Learner, settings: AdaptSettings, identity: TargetIdentity, path: Path) -> None:
+    """Write what was learned, as decoding will have it: an adapter's file, or all weights in float16."""
+    if learner.adapter is not None:
+        export_adapter(learner, settings, identity, path)
+        return
+    save_tensors(path, {name: own.detach().half().cpu() for name, own in learner.parameters.items()})
+
+
+def read_result(path: Path) -> dict[str, Tensor]:
+    """Return the numbers of a result's file, as they were rounded, in float32."""
+    if path.suffix != ".gguf":
+        loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: own.float() for name, own in loaded.items()}
     file = read_gguf(path)
     return {
         name: torch.from_numpy(dequantise(own).astype("float32")).reshape(own.shape)
         for name, own in file.tensors.items()
     }
+
+
+def write_model(folder: Path, checkpoint: Checkpoint, path: Path, settings: AdaptSettings, mask_token: int) -> None:
+    """Write all weights of a result's file as a Hugging Face folder; its config has a key `outpace_diffusion`.
+
+    checkpoint: the original, whose config and tokenizer it keeps.
+    """
+    count, width = checkpoint.config["num_hidden_layers"], checkpoint.config["intermediate_size"]
+    config = student_config(checkpoint, Shape(tuple(range(count)), width))
+    if settings.kind == "diffusion":
+        config["outpace_diffusion"] = {"mask_token_id": mask_token, "block": settings.block, "shift": settings.shift}
+    write_folder(folder, checkpoint, config, read_result(path))

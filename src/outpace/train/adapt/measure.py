@@ -8,8 +8,9 @@ next one sees.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,9 +31,9 @@ THRESHOLDS = (0.9, 0.7, 0.5, 0.0)  # 0: all slots at once, in one pass
 class Decoded:
     """Blocks decoded at one threshold (jacobi: 1).
 
-    tokens_per_pass: of the text that comes out; a diffusion block costs a pass more, which commits it.
-    verified: tokens per pass where that pass verifies the block: what equals the text, and the token behind; None for
-    jacobi, whose passes verify what they read.
+    tokens_per_pass: of the text that comes out. A finished block runs again beside the next one's first pass.
+    verified: tokens per pass where a pass of the original verifies each block: what equals the text, and the token
+    behind; None for jacobi, whose passes verify what they read.
     agreement: the fraction of tokens that are the text's.
     """
 
@@ -58,6 +59,12 @@ class Measured:
     clean_agreement: float | None
     clean_perplexity: float | None
     score: float
+
+
+def measured_of(entry: Mapping[str, Any]) -> Measured:
+    """Return what `asdict` made plain values of; other keys are left out."""
+    values = {own.name: entry[own.name] for own in fields(Measured)}
+    return Measured(**values | {"rows": tuple(Decoded(**row) for row in entry["rows"])})
 
 
 @torch.no_grad()
@@ -216,9 +223,7 @@ class _Totals:
             best if agreement is None else best * agreement,
         )
 
-    def _row(self, threshold: float, commits: bool) -> Decoded:
+    def _row(self, threshold: float, verifies: bool) -> Decoded:
         tokens, passes, blocks, right, leading = self._decoded[threshold].tolist()
-        if not commits:
-            return Decoded(threshold, tokens / passes, None, right / tokens)
-        with_commits = passes + blocks
-        return Decoded(threshold, tokens / with_commits, (leading + blocks) / with_commits, right / tokens)
+        verified = (leading + blocks) / (passes + blocks) if verifies else None
+        return Decoded(threshold, tokens / passes, verified, right / tokens)

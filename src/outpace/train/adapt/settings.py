@@ -11,6 +11,7 @@ from outpace.train.schedule import fraction
 Kind = Literal["diffusion", "jacobi"]
 Weights = Literal["lora", "full"]
 LossWeights = Literal["mean", "elbo"]
+_RATES = {"lora": 1e-3, "full": 1e-4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,9 @@ class AdaptSettings:
     clean: the weight of the autoregressive loss, where the clean tokens are computed with what is trained.
     Of diffusion only: a block's slots are masked with a probability t, uniform in [min_noise, max_noise] (0 and 1: the
     linear schedule; less: clipped, as in BD3-LM). loss: "mean" over the masked slots, or "elbo": each weighs 1 / t.
-    rate: peak learning rate of AdamW. clip: maximum norm of the gradients. evaluations: how often the run measures
-    itself on held-out text, the end included, on at most `measured_rows` rows. save_every_s: seconds between
-    checkpoints. format: of the adapter's matrices in its file.
+    rate: peak learning rate of AdamW (None: 1e-3 for an adapter, 1e-4 where everything learns). clip: maximum norm of
+    the gradients. evaluations: how often the run measures itself on held-out text, the end included, on at most
+    `measured_rows` rows. save_every_s: seconds between checkpoints. format: of the adapter's matrices in its file.
     """
 
     kind: Kind
@@ -45,7 +46,7 @@ class AdaptSettings:
     min_noise: float = 0.0
     max_noise: float = 1.0
     loss: LossWeights = "mean"
-    rate: float = 1e-3
+    rate: float | None = None
     warmup_steps: int = 30
     clip: float = 1.0
     evaluations: int = 4
@@ -82,6 +83,11 @@ class AdaptSettings:
     def is_clean_adapted(self) -> bool:
         """Whether clean tokens are computed with what is trained: not by a diffusion adapter, which is off there."""
         return self.kind == "jacobi" or self.weights == "full"
+
+    @property
+    def peak(self) -> float:
+        """The peak learning rate."""
+        return self.rate if self.rate is not None else _RATES[self.weights]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, as a checkpoint keeps them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 import time
@@ -9,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from torch import nn
 
 from outpace.errors import OutpaceError, UsageError
 from outpace.train.adapt.blocks import make_blocks
-from outpace.train.adapt.export import export_adapter, read_adapter
+from outpace.train.adapt.export import read_result, write_result
 from outpace.train.adapt.learner import Learner
-from outpace.train.adapt.measure import Decoded, Measured, measure
+from outpace.train.adapt.measure import Measured, measure, measured_of
 from outpace.train.adapt.objectives import Losses, loss_of
 from outpace.train.adapt.settings import AdaptSettings
 from outpace.train.schedule import factor
@@ -28,6 +28,7 @@ from outpace.train.target import TargetIdentity
 from outpace.train.text.corpus import Batches, Conversation, digest_of
 
 STATE = "state.pt"
+_RESULTS = {"lora": "adapter.gguf", "full": "weights.pt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +69,19 @@ def adapt(
     ends: Collection[int],
     identity: TargetIdentity,
     folder: Path,
+    start: Path | None = None,
     report: Callable[[AdaptReport], None] = lambda step: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Adapted:
     """Adapt a fresh learner in a folder, or go on with the run that is there; return its outcome.
 
-    ends: tokens that end a text. On the CPU a run that was stopped at any time, even by kill -9, ends with the bits of
+    ends: tokens that end a text. start: an adapter's file to begin with; it is measured first, so that the outcome is
+    never worse on `held_out`. On the CPU a run that was stopped at any time, even by kill -9, ends with the bits of
     one that was not, if its end is given in steps. Raises UsageError for what cannot work, OutpaceError where the loss
     is no number any more.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(learner, settings, text, held_out, ends, identity, folder, clock)
+    run = _Run(learner, settings, text, held_out, ends, identity, folder, start, clock)
     run.begin()
     while not run.is_over:
         report(run.step())
@@ -97,25 +100,28 @@ class _Run:
         ends: Collection[int],
         identity: TargetIdentity,
         folder: Path,
+        start: Path | None,
         clock: Callable[[], float],
     ) -> None:
         self._learner, self._settings, self._text, self._held_out = learner, settings, text, held_out
-        self._ends, self._identity, self._folder, self._clock = ends, identity, folder, clock
+        self._ends, self._identity, self._folder, self._start, self._clock = ends, identity, folder, start, clock
         self._batches = Batches(text, settings.tokens_per_batch, settings.seed)
         self._optimiser = torch.optim.AdamW(
-            list(learner.parameters.values()), lr=settings.rate, betas=(0.9, 0.95), weight_decay=0.0
+            list(learner.parameters.values()), lr=settings.peak, betas=(0.9, 0.95), weight_decay=0.0
         )
+        self._result = _RESULTS[settings.weights]
         self._saved_at = clock()
         self._state: RunState
 
     # Beginning.
 
     def begin(self) -> None:
-        """Take up the run in the folder, or start one with a measurement of the untrained network."""
+        """Take up the run in the folder, or start one with a measurement of the network as it is."""
         made_with = {
             "kind": self._settings.kind,
             "target": self._identity.fingerprint,
             "text": digest_of(self._text),
+            "start": None if self._start is None else hashlib.sha256(self._start.read_bytes()).hexdigest(),
             **self._settings.as_dict(),
         }
         path = self._folder / STATE
@@ -125,9 +131,19 @@ class _Run:
             self._optimiser.load_state_dict(self._state.optimisers[0])
             return
         self._state = RunState(made_with, {}, {}, [])
+        if self._start is not None:
+            self._learner.load(read_result(self._start))
         measured = self._measure()
+        if self._start is not None:
+            shutil.copyfile(self._start, self._candidate)
+            self._state.best = (self._candidate.name, measured.score)
         self._keep(measured)
         self._save()
+
+    @property
+    def _candidate(self) -> Path:
+        """Where the result of the current step goes, until it is found to be the best or not."""
+        return self._folder / f"step-{self._state.step:07}{Path(self._result).suffix}"
 
     # Steps.
 
@@ -159,7 +175,7 @@ class _Run:
     def _learn(self) -> AdaptReport:
         state, settings, learner = self._state, self._settings, self._learner
         done = self._done
-        rate = settings.rate * factor(state.step, done, settings.warmup_steps)
+        rate = settings.peak * factor(state.step, done, settings.warmup_steps)
         rng = np.random.default_rng([settings.seed, 1, state.step])
         chosen = [self._text[i] for i in self._batches.batch(state.step)]
         blocks = make_blocks(chosen, settings.block, settings.shift, self._ends, learner.device, rng)
@@ -184,7 +200,7 @@ class _Run:
         if not math.isfinite(total):
             raise OutpaceError(
                 f"the loss of step {self._state.step + 1} is {total}: training has diverged. Choose a lower learning "
-                f"rate (it is {self._settings.rate:g}) and another folder"
+                f"rate (it is {self._settings.peak:g}) and another folder"
             )
         nn.utils.clip_grad_norm_(list(self._learner.parameters.values()), self._settings.clip)
         for group in self._optimiser.param_groups:
@@ -197,8 +213,8 @@ class _Run:
     def _consider(self) -> Measured:
         """Write what has been learned, measure it as it was written, and keep it if it is the best so far."""
         state = self._state
-        path = self._folder / f"step-{state.step:07}.gguf"
-        export_adapter(self._learner, self._settings, self._identity, path)
+        path = self._candidate
+        write_result(self._learner, self._settings, self._identity, path)
         with self._as_written(path):
             measured = self._measure()
         if state.best is None or measured.score > state.best[1]:
@@ -210,7 +226,7 @@ class _Run:
     def _as_written(self, path: Path) -> Iterator[None]:
         """Let the learner have the numbers of a file for a while."""
         own = {name: x.clone() for name, x in self._learner.state().items()}
-        self._learner.load(read_adapter(path))
+        self._learner.load(read_result(path))
         try:
             yield
         finally:
@@ -234,24 +250,18 @@ class _Run:
         state.network = dict(self._learner.state())
         state.optimisers = [self._optimiser.state_dict()]
         save_state(self._folder / STATE, state)
-        for path in self._folder.glob("step-*.gguf"):
+        for path in self._folder.glob("step-*"):
             if state.best is None or path.name != state.best[0]:
                 path.unlink()
         self._saved_at = self._clock()
 
     def finish(self) -> Adapted:
-        """Return the outcome; the best result is now `adapter.gguf` too."""
+        """Return the outcome; the best result now has its own name too."""
         state = self._state
         assert state.best is not None
-        path = self._folder / "adapter.gguf"
+        path = self._folder / self._result
         new = path.with_suffix(".new")
         shutil.copyfile(self._folder / state.best[0], new)
         new.replace(path)
-        best = max(state.log[1:], key=lambda entry: float(entry["score"]))
-        return Adapted(path, _measured(state.log[0]), _measured(best), state.step, state.seconds)
-
-
-def _measured(entry: dict[str, Any]) -> Measured:
-    """Return a measurement from the log."""
-    values = {name: value for name, value in entry.items() if name not in ("step", "seconds")}
-    return Measured(**values | {"rows": tuple(Decoded(**row) for row in entry["rows"])})
+        best = max(state.log[self._start is None :], key=lambda entry: float(entry["score"]))
+        return Adapted(path, measured_of(state.log[0]), measured_of(best), state.step, state.seconds)

@@ -51,6 +51,7 @@ class StudentOptions:
     train_embedding: bool = field(
         default=False, metadata=_about("Train the embedding and the output matrix too; else they stay the teacher's.")
     )
+    max_draft: int = field(default=4, metadata=_about("Maximum draft tokens in a step, where it drafts."))
     format: Literal["q8_0", "f16"] = field(default="q8_0", metadata=_about("Format of the student's GGUF file."))
 
 
@@ -68,6 +69,7 @@ class DistillOptions(RunOptions, StudentOptions):
             if getattr(self, name) is not None:
                 integer(name, getattr(self, name), 1)
         integer("on_policy_tokens", self.on_policy_tokens, 1, 4096)
+        integer("max_draft", self.max_draft, 1, 5)
         real("hidden", self.hidden, 0.0, 1e6)
         if self.on_policy is not None:
             real("on_policy", self.on_policy, 0.0, 1.0)
@@ -87,8 +89,6 @@ class DistillOptions(RunOptions, StudentOptions):
                     raise UsageError(f"--{name} is about layers of the teacher, and would be ignored with --student")
         if self.importance != "cosine" and self.num_layers is None:
             raise UsageError("--importance would be ignored: it chooses layers where --layers is a number")
-        if self.start is not None:
-            raise UsageError("a student that is continued is given as --student")
 
     @property
     def num_layers(self) -> int | None:

@@ -30,14 +30,13 @@ from outpace.train.distill.settings import DistillSettings
 from outpace.train.distill.student import student_of
 from outpace.train.distill.trainer import DistillReport, distil
 from outpace.train.report.log import Log
-from outpace.train.stages import LOG, Stages, unseen
+from outpace.train.stages import KEEP_SECONDS, LOG, TextStages, unseen
 from outpace.train.text.corpus import Conversation
 from outpace.train.training import device_of, name_of, target_on
 
 RESULT, CARD = "result.json", "card.md"
 FOLDER, FILE = "student", "student.gguf"
 _TOKENS = {True: 4096, False: 24576}  # of a step, on the CPU and elsewhere
-_KEEP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Finished:
 
 
 class DistillRun:
-    """One run of `outpace distill` in a folder. tell, shown: as in `Stages`."""
+    """One run of `outpace distill` in a folder. tell, shown: as in `TextStages`."""
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class DistillRun:
         shown: Callable[[], AbstractContextManager[Progress]] = unseen,
     ) -> None:
         self._options, self._folder, self._lm = options, folder, lm
-        self._stages = Stages(options, folder, lm, tell=tell, shown=shown)
+        self._stages = TextStages(options, folder, lm, last=options.until, tell=tell, shown=shown)
         self._ledger = self._stages.ledger
 
     def finish(self, opened: Callable[[Path], LanguageModel], command: str) -> Finished | None:
@@ -99,7 +98,7 @@ class DistillRun:
 
             def report(step: DistillReport) -> None:
                 log.add(asdict(step))
-                timer.keep(at_least=_KEEP_SECONDS)
+                timer.keep(at_least=KEEP_SECONDS)
                 show(int(1000 * step.done), 1000, _in_words(step))
 
             outcome = distil(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from outpace.train.ledger import SHARES, Ledger
-from outpace.train.options import TrainOptions
+from outpace.train.options import RunOptions, TrainOptions
 from outpace.train.report.forecast import TOLERANCE, Check, Row
 
 
@@ -27,11 +27,11 @@ def card(
         verdict(check),
         *_started_at(ledger),
         "## Text",
-        _table(("stage", "what", "minutes"), _text_rows(options, ledger)),
+        table(("stage", "what", "minutes"), text_rows(options, ledger)),
         "## Training",
-        _training(options, ledger),
+        training_part(options, ledger),
         "## Machine",
-        _machine(origin),
+        machine_part(origin),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -39,7 +39,7 @@ def card(
 def check_table(check: Check) -> str:
     """Return forecast and reality by kind of text, as a Markdown table."""
     head = ("text", "sampling", "conversations", "tokens", "forecast", "decoded", "forecast / decoded")
-    return _table(head, [_row(row) for row in (*check.rows, *check.totals)])
+    return table(head, [_row(row) for row in (*check.rows, *check.totals)])
 
 
 def _row(row: Row) -> Sequence[Any]:
@@ -73,7 +73,8 @@ def _started_at(ledger: Ledger) -> list[str]:
     ]
 
 
-def _text_rows(options: TrainOptions, ledger: Ledger) -> list[Sequence[Any]]:
+def text_rows(options: RunOptions, ledger: Ledger) -> list[Sequence[Any]]:
+    """Return what the text is, stage by stage, and the minutes that it took."""
     facts = {stage: ledger.facts(stage) for stage in SHARES}
     own = facts["prompts"]
     if options.texts is not None:
@@ -90,7 +91,8 @@ def _text_rows(options: TrainOptions, ledger: Ledger) -> list[Sequence[Any]]:
     return rows
 
 
-def _training(options: TrainOptions, ledger: Ledger) -> str:
+def training_part(options: RunOptions, ledger: Ledger) -> str:
+    """Return how long it was trained, on what, and with which options."""
     facts = ledger.facts("training")
     lines = [
         ("conversations", facts["conversations"]),
@@ -100,10 +102,11 @@ def _training(options: TrainOptions, ledger: Ledger) -> str:
         ("minutes", _minutes(ledger, "training")),
     ]
     given = [(name, value) for name, value in options.as_dict().items() if value is not None and name != "kind"]
-    return _table(("", ""), lines) + "\n\nOptions: " + ", ".join(f"`{name}` {value}" for name, value in given) + "."
+    return table(("", ""), lines) + "\n\nOptions: " + ", ".join(f"`{name}` {value}" for name, value in given) + "."
 
 
-def _machine(origin: Mapping[str, Any]) -> str:
+def machine_part(origin: Mapping[str, Any]) -> str:
+    """Return the machine and the versions in a line."""
     machine, versions = origin["machine"], origin["versions"]
     isa = f", {origin['isa']}" if origin["isa"] else ""
     return (
@@ -116,6 +119,7 @@ def _minutes(ledger: Ledger, stage: str) -> str:
     return f"{ledger.seconds(stage) / 60:.1f}"
 
 
-def _table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+def table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

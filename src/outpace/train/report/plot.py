@@ -19,10 +19,10 @@ def plot(entries: Sequence[dict[str, Any]], title: str) -> bytes:
     loss, accuracy, simulated = figure.subplots(1, 3)
     learned = [entry for entry in entries if entry["accuracy_by_depth"]]
     if learned:
-        steps = _means([entry["step"] for entry in learned])
-        loss.plot(steps, _means([entry["loss"] for entry in learned]))
+        steps = means([entry["step"] for entry in learned])
+        loss.plot(steps, means([entry["loss"] for entry in learned]))
         for depth in range(len(learned[0]["accuracy_by_depth"])):
-            own = _means([entry["accuracy_by_depth"][depth] for entry in learned])
+            own = means([entry["accuracy_by_depth"][depth] for entry in learned])
             accuracy.plot(steps, own, label=f"depth {depth + 1}")
         accuracy.legend()
     measured = [entry for entry in entries if entry["simulated"] is not None]
@@ -36,7 +36,7 @@ def plot(entries: Sequence[dict[str, Any]], title: str) -> bytes:
     return picture.getvalue()
 
 
-def _means(values: Sequence[float]) -> list[float]:
+def means(values: Sequence[float]) -> list[float]:
     """Return at most `_POINTS` means of neighbours."""
     parts = np.array_split(np.array(values, np.float64), min(_POINTS, len(values)))
     return [float(np.mean(part)) for part in parts]

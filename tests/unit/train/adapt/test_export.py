@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+import outpace
 from outpace import LanguageModel
-from outpace.train.adapt.export import ARCHITECTURE, export_adapter, read_adapter
+from outpace.models.checkpoint import open_checkpoint
+from outpace.train.adapt.export import ARCHITECTURE, export_adapter, read_result, write_model, write_result
+from outpace.train.adapt.measure import unmask
 from outpace.train.target import identity_of
 from outpace.weights.gguf import read_gguf
-from tests.adapting import learner_of, settings_of, shaken
+from tests.adapting import blocks_of, conversation, learner_of, settings_of, shaken
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "jacobi"])
@@ -48,8 +52,32 @@ def test_numbers_come_back_as_they_were_rounded(lm: LanguageModel, tmp_path: Pat
     learner = shaken(learner_of(lm, settings))
     export_adapter(learner, settings, identity_of(lm), path)
     assert read_gguf(path).tensors["model.layers.1.mlp.up_proj.lora_b"].format == stored
-    found = read_adapter(path)
+    found = read_result(path)
     for name, own in learner.parameters.items():
         assert found[name].shape == own.shape
         assert torch.allclose(found[name], own.detach(), atol=0.01 * float(own.detach().abs().max()))
     assert torch.equal(found["mask_embedding"], learner.parameters["mask_embedding"].detach())
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_model_whose_weights_have_all_learned_is_a_folder_that_decodes_blocks(
+    lm: LanguageModel, tmp_path: Path, shift: int
+) -> None:
+    """What the engine decodes with the folder is what is measured in PyTorch, as far as float16 has the numbers."""
+    settings = settings_of(weights="full", shift=shift)
+    learner = shaken(learner_of(lm, settings, mask_token=96), spread=0.02)
+    write_result(learner, settings, identity_of(lm), tmp_path / "weights.pt")
+    learner.load(read_result(tmp_path / "weights.pt"))
+    write_model(tmp_path / "model", open_checkpoint(lm.path), tmp_path / "weights.pt", settings, 96)
+    stated = json.loads((tmp_path / "model" / "config.json").read_text())["outpace_diffusion"]
+    assert stated == {"mask_token_id": 96, "block": 4, "shift": shift}
+    own = outpace.load(tmp_path / "model", ops="reference", kv="f32", threads=1)
+    for seed in range(3):
+        text = conversation(4, 12, seed=seed)
+        blocks = blocks_of([text], shift=shift)
+        found, passes = unmask(learner, blocks, learner.clean(blocks.tokens), 0.9)
+        result = own.generate(
+            text.tokens[:4].tolist(), strategy="block_diffusion", threshold=0.9, max_new_tokens=4, ignore_eos=True
+        )
+        assert result.tokens == blocks.by_block(found)[0, 0].tolist()
+        assert result.stats.passes == int(passes[0, 0])

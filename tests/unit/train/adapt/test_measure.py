@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import outpace
 from outpace import LanguageModel
 from outpace.drafters.jacobi import _piece
+from outpace.train.adapt.export import export_adapter
 from outpace.train.adapt.measure import THRESHOLDS, iterate, measure, unmask
 from outpace.train.adapt.objectives import masked_inputs, next_guesses
+from outpace.train.target import identity_of
 from tests.adapting import blocks_of, conversation, learner_of, settings_of, shaken
 from tests.training import written_by
 
@@ -119,7 +123,7 @@ def test_rows_count_what_they_say(lm: LanguageModel) -> None:
                 leading += [*hits, False].index(False)
             passes += int(steps.sum())
         assert row.threshold == threshold
-        assert row.tokens_per_pass == pytest.approx(tokens / (passes + count))
+        assert row.tokens_per_pass == pytest.approx(tokens / passes)
         assert row.verified == pytest.approx((leading + count) / (passes + count))
         assert row.agreement == pytest.approx(right / tokens)
     assert found.score == max(row.verified or 0 for row in found.rows)
@@ -136,3 +140,30 @@ def test_greedy_text_is_preferred_and_no_more_is_measured_than_was_asked_for(lm:
     assert found.num_tokens == 80
     assert measure(learner, sampled, [], replace(settings, measured_rows=1000)) is not None
     assert measure(learner, [conversation(3, 5)], [], settings) is None
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("threshold", [0.0, 0.99, 1.0])
+def test_blocks_are_unmasked_as_the_engine_does_it(
+    lm: LanguageModel, tmp_path: Path, shift: int, threshold: float
+) -> None:
+    """What is measured here is what decoding with the adapter's file does: the same tokens, the same passes."""
+    settings = settings_of(shift=shift, format="F32")
+    learner = shaken(learner_of(lm, settings))
+    export_adapter(learner, settings, identity_of(lm), tmp_path / "adapter.gguf")
+    own = outpace.load(lm.path, adapter=tmp_path / "adapter.gguf", ops="reference", kv="f32", threads=1)
+    for number in range(4):
+        prompt = conversation(3 + number, 12 + number, seed=number)
+        blocks = blocks_of([prompt], shift=shift)
+        found, passes = unmask(learner, blocks, learner.original(blocks.tokens), threshold)
+        result = own.generate(
+            prompt.tokens[: prompt.num_prompt].tolist(),
+            strategy="block_diffusion",
+            threshold=threshold,
+            block=4,
+            max_new_tokens=4,
+            ignore_eos=True,
+            temperature=0.0,
+        )
+        assert result.tokens == blocks.by_block(found)[0, 0].tolist()
+        assert result.stats.passes == int(passes[0, 0])

@@ -1,0 +1,117 @@
+"""The card and the picture of an adapter's training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from outpace.train.adapt.measure import Measured
+from outpace.train.adapt.options import AdaptOptions
+from outpace.train.ledger import Ledger
+from outpace.train.report.card import machine_part, table, text_rows, training_part
+from outpace.train.report.plot import means
+
+_MASKS = "It opens blocks: masked slots see each other, and everything before the block, which is computed causally"
+_JUMPS = (
+    "It makes another model of this one, whose Jacobi iterations jump further. Greedy decoding of *that* model is "
+    "exact; relative to the original it is lossy, by what the table says."
+)
+_WHAT = {
+    ("diffusion", "lora"): f"{_MASKS}, without the adapter. What it fills in is lossy; with `verified=True` the model "
+    "checks it, and it is lossless.",
+    ("diffusion", "full"): f"{_MASKS}. It is another model than the original, and what it fills in is lossy.",
+    ("jacobi", "lora"): _JUMPS,
+    ("jacobi", "full"): _JUMPS,
+}
+
+
+def card(
+    options: AdaptOptions,
+    ledger: Ledger,
+    before: Measured,
+    measured: Measured,
+    origin: Mapping[str, Any],
+    command: str,
+    num_bytes: int,
+) -> str:
+    """Return the card as Markdown. origin: as `measure.provenance` tells it. num_bytes: of the adapter's file."""
+    target = origin["model"]
+    parts = [
+        f"# {'A model made of' if options.weights == 'full' else 'An adapter for'} {target['name']}: `{options.kind}`",
+        f"Made by `{command}` with Outpace {origin['outpace']} ({origin['commit'] or 'no checkout'}), "
+        f"{origin['date']}. {num_bytes / 1e6:.1f} MB. It was made for this file ({target['bytes'] / 1e6:.0f} MB, "
+        f"SHA-256 {target['sha256'][:16]}).",
+        _WHAT[options.kind, options.weights or "lora"],
+        "## What it brings",
+        "On conversations that training did not see, written by the target: every block decoded in PyTorch behind the "
+        f"true text ({measured.num_tokens} tokens).",
+        measured_table(options.kind, before, measured),
+        f"The checkpoint was chosen by its score: {measured.score:.3f}, {before.score:.3f} before.",
+        "## Text",
+        table(("stage", "what", "minutes"), text_rows(options, ledger)),
+        "## Training",
+        training_part(options, ledger),
+        "## Machine",
+        machine_part(origin),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def measured_table(kind: str, before: Measured, measured: Measured) -> str:
+    """Return what decoding by blocks brings, before training and after it, as a Markdown table."""
+    if kind == "jacobi":
+        rows = [_jacobi_row(name, own) for name, own in (("before", before), ("after", measured))]
+        head = ("", "tokens per pass", "the text's tokens", "next token as the original's", "perplexity of the text")
+        return table(head, rows)
+    rows = [
+        (
+            f"{row.threshold:g}" if row.threshold else "0 (one pass)",
+            f"{row.tokens_per_pass:.2f}",
+            f"{row.agreement:.1%}",
+            f"{row.verified:.2f}",
+            f"{old.verified:.2f}",
+        )
+        for row, old in zip(measured.rows, before.rows, strict=True)
+    ]
+    head = ("threshold", "tokens per pass", "the text's tokens", "verified tokens per pass", "before training")
+    lines = [table(head, rows), f"Masked slots that are right: {measured.accuracy:.1%} ({before.accuracy:.1%} before)."]
+    if measured.clean_agreement is not None:
+        lines.append(
+            f"Next tokens behind the text that are the original's: {measured.clean_agreement:.1%}; perplexity of the "
+            f"text {measured.clean_perplexity:.3f} (the original's {measured.original_perplexity:.3f})."
+        )
+    return "\n\n".join(lines)
+
+
+def _jacobi_row(name: str, own: Measured) -> Sequence[Any]:
+    (row,) = own.rows
+    return (
+        name,
+        f"{row.tokens_per_pass:.2f}",
+        f"{row.agreement:.1%}",
+        f"{own.clean_agreement:.1%}",
+        f"{own.clean_perplexity:.3f} (the original's {own.original_perplexity:.3f})",
+    )
+
+
+def plot(entries: Sequence[dict[str, Any]], title: str) -> bytes:
+    """Return a PNG file of a log's entries. Needs matplotlib, which the extra `outpace[train]` brings."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    loss, accuracy, score = figure.subplots(1, 3)
+    learned = [entry for entry in entries if entry["positions"]]
+    if learned:
+        steps = means([entry["step"] for entry in learned])
+        loss.plot(steps, means([entry["loss"] for entry in learned]))
+        accuracy.plot(steps, means([entry["accuracy"] for entry in learned]))
+    measured = [entry for entry in entries if entry["measured"] is not None]
+    score.plot([entry["step"] for entry in measured], [entry["measured"]["score"] for entry in measured], marker="o")
+    loss.set(title="Loss", xlabel="step")
+    accuracy.set(title="Learned slots that are right", xlabel="step", ylim=(0, 1))
+    score.set(title="Score on held-out text", xlabel="step")
+    figure.suptitle(title)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    return picture.getvalue()
