@@ -16,9 +16,9 @@ from outpace.measure.output_file import save
 _LEGEND = (
     "Greedy text, every way in turn on each prompt. Tokens/s: decoding, without a text's first pass; speed-up: "
     "relative to plain decoding (none). Passes per token: of the original model (of a student: its own); those in "
-    "which a drafter drafts are not counted. Perplexity: of the text under the original model; low together with much repetition means "
-    "a loop. Right: share of small tasks (sums, copies, edits) answered exactly. Repetition: share of runs of four "
-    "tokens that the text had before. Same text: share of texts that are plain decoding's."
+    "which a drafter drafts are not counted. Perplexity: of the text under the original model; low together with much "
+    "repetition means a loop. Right: share of small tasks (sums, copies, edits) answered exactly. Repetition: share "
+    "of runs of four tokens that the text had before. Same text: share of texts that are plain decoding's."
 )
 
 
