@@ -19,6 +19,8 @@ _OWN: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 24},
     "qwen3": {"head_dim": 16},
     "glm4": {"head_dim": 12},
+    "llada": {"mask_token_id": 96},
+    "Dream": {"mask_token_id": 96},
     "qwen3_moe": {"head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
 }
 

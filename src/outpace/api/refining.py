@@ -23,7 +23,19 @@ _UNTRAINED = (
 
 
 def refiner_for(target: LoadedModel, options: Options, name: str) -> Refiner | None:
-    """Return the refiner that writes a call's text in place of the target; None where the target writes or verifies."""
+    """Return the refiner that writes a call's text in place of the target; None where the target writes or verifies.
+
+    A network that can only fill masks does so by itself ("auto"); raises UsageError where it is asked for anything
+    else.
+    """
+    if target.filling.sees_all and name not in REFINERS:
+        if name != "auto":
+            raise UsageError(
+                f"{target.name} fills masks and has no next token, so strategy {name!r} cannot work: use "
+                "block_diffusion or mask_predict (both lossy), or auto"
+            )
+        name = "block_diffusion"
+        _check_lossy(options, (name,))
     return None if name not in REFINERS or options.verified else _refiner(target, options, name)
 
 
@@ -55,7 +67,7 @@ def _refiner(target: LoadedModel, options: Options, name: str, passes: int | Non
     by_confidence = ByConfidence(
         options.unmask, threshold, passes, filling.schedule, options.remask, filling.by_entropy
     )
-    return Refiner(name, filling, by_confidence, options.block or filling.block)
+    return Refiner(name, filling, by_confidence, options.block or filling.block or None)
 
 
 def check_refining(options: Options, names: tuple[str, ...]) -> None:
