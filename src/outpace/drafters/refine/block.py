@@ -66,7 +66,8 @@ class Guesses:
 
     tokens: what would be written there. probability: the network's own of that token (temperature 1, no filters).
     kept: the same of the token that stands there (0 for a mask). entropy: of the network's distribution, in nats.
-    kept and entropy are empty where the rule does not look at them.
+    kept and entropy are empty where the rule does not look at them. Places before the first mask may be left out: the
+    token is NO_TOKEN there then.
     """
 
     tokens: Sequence[int]
