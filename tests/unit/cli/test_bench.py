@@ -136,6 +136,7 @@ def test_quality_writes_one_table_of_lossless_and_lossy_rows(
     [
         (["bench", "quality", "--thresholds", "1.5"], "--thresholds takes numbers in [0, 1]"),
         (["bench", "quality", "--thresholds", "high"], "got 'high'"),
+        (["bench", "-s", "block_diffusion"], "use `outpace bench quality`"),
         (["bench", "--quality", "--batch", "2"], "--batch would be ignored with --quality"),
     ],
 )
