@@ -123,8 +123,8 @@ def test_quality_writes_one_table_of_lossless_and_lossy_rows(
     assert run("bench", "quality", *model, *own, "-s", "suffix,block_diffusion", "--student", folder) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0].partition(folder)[0] for line in lines] == [
-        "none", "suffix", "block_diffusion, verified", "draft_model ", "block_diffusion, threshold 0.5", "",
-        "all numbers, tables and plots",
+        "none", "suffix", "block_diffusion, verified", "draft_model ", "block_diffusion, threshold 0.5",
+        "block_diffusion, sliding, threshold 0.5", "", "all numbers, tables and plots",
     ]  # fmt: skip
     assert "LOSSY" in lines[4]
     assert json.loads((tmp_path / "quality.json").read_text())["complete"]

@@ -26,15 +26,18 @@ class Refiner:
     whose keys and values the next pass computes as a chain, beside the next block's first. What a block's tokens see
     is a function of the text before and of the block alone, so batches, forks and preemption change nothing.
 
-    length: tokens of a block; None: all that may still be written. A block's passes end as soon as the text up to its
-    end stands. A canvas is as long whatever max_new_tokens says (unless length is None, or the network sees all), so
-    a shorter limit gives the beginning of the same text.
+    slides: whether tokens are text as soon as no mask stands before them; the block moves on, and masks join at its
+    end. length: tokens of a block; None: all that may still be written. A block's passes end as soon as the text up to
+    its end stands. A canvas is as long whatever max_new_tokens says (unless length is None, or the network sees all),
+    so a shorter limit gives the beginning of the same text.
     """
 
     is_lossless = False
 
-    def __init__(self, name: str, filling: MaskFilling, rule: Rule, length: int | None) -> None:
-        self.name, self.filling, self.rule, self.length = name, filling, rule, length
+    def __init__(
+        self, name: str, filling: MaskFilling, rule: Rule, length: int | None, *, slides: bool = False
+    ) -> None:
+        self.name, self.filling, self.rule, self.length, self.slides = name, filling, rule, length, slides
         self._blocks: dict[int, Block] = {}  # by sequence
 
     # What a pass is given.
@@ -100,6 +103,10 @@ class Refiner:
             tokens = block.text(request.stop_tokens, limit)
             if tokens is not None:
                 del self._blocks[s.id]
+            elif self.slides and (count := block.masks[0]):
+                tokens = block.tokens[:count]
+                length = self._length(block.start + count, limit - count, runner.context)
+                self._blocks[s.id] = block.moved(count, length)
             verifications.append(Verification([], tokens or []))
         return verifications
 

@@ -63,8 +63,8 @@ def plot_quality(rows: Sequence[QualityRow]) -> bytes:
         for row in rows:
             if row.way.dial is None and (value := value_of(row)) is not None:
                 own.plot(row.rate.median, value, "s" if row.way.is_lossless else "o", label=row.way.name)
-        for name in dict.fromkeys(row.way.options["strategy"] for row in rows if row.way.dial is not None):
-            curve = [row for row in rows if row.way.dial is not None and row.way.options["strategy"] == name]
+        for name in dict.fromkeys(row.way.curve for row in rows if row.way.dial is not None):
+            curve = [row for row in rows if row.way.dial is not None and row.way.curve == name]
             points = [(row.rate.median, value, row.way.dial) for row in curve if (value := value_of(row)) is not None]
             own.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o", label=f"{name} (lossy)")
             for x, y, dial in points:

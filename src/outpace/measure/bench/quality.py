@@ -35,6 +35,11 @@ class Way:
     model: LanguageModel | None = None  # None: the original one
     dial: float | None = None
 
+    @property
+    def curve(self) -> str:
+        """The name of its curve: without the dial."""
+        return self.name.rpartition(", ")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Design:
@@ -81,6 +86,7 @@ def ways_of(
     for name in strategies:
         if name == "block_diffusion":
             found += [_refined(name, {"threshold": threshold}, threshold) for threshold in thresholds]
+            found += [_refined(name, {"slide": True, "threshold": threshold}, threshold) for threshold in thresholds]
         elif name == "mask_predict":
             found += [_refined(name, {"passes": count}, float(count)) for count in passes]
         elif name != "none":
@@ -97,8 +103,9 @@ def ways_of(
 
 
 def _refined(name: str, options: Mapping[str, Any], dial: float) -> Way:
-    label = ", ".join(f"{option} {value:g}" for option, value in options.items())
-    return Way(f"{name}, {label}", "non-autoregressive", {"strategy": name, **options}, is_lossless=False, dial=dial)
+    label = f"{name}, sliding" if options.get("slide") else name
+    label += "".join(f", {option} {value:g}" for option, value in options.items() if option != "slide")
+    return Way(label, "non-autoregressive", {"strategy": name, **options}, is_lossless=False, dial=dial)
 
 
 def measure_quality(

@@ -77,6 +77,46 @@ def test_every_rule_is_told_what_a_dense_network_says(ops: Ops, rule: Rule) -> N
     assert g.stats.passes == passes
 
 
+@pytest.mark.parametrize("shift", [1, 0])
+def test_a_block_that_slides_writes_its_first_tokens_at_once(ops: Ops, shift: int) -> None:
+    network, text, passes, steps = Dense(), list(PROMPT), 0, 0
+    block = [-1] * 5
+    while len(text) < len(PROMPT) + 30:
+        p = probabilities(network.block_logits(text, block, shift))
+        passes += 1
+        open_ = [place for place in range(5) if block[place] < 0]
+        sure = [place for place in open_ if p[place].max() >= 0.4]
+        for place in sure or [max(open_, key=lambda place: p[place].max())]:
+            block[place] = int(p[place].argmax())
+        first = next((place for place in range(5) if block[place] < 0), 5)
+        steps += first > 0
+        text, block = text + block[:first], block[first:] + [-1] * first
+    runner = tiny_runner(ops=ops)
+    (g,) = refine(
+        runner,
+        [PROMPT],
+        refiner(5, ByConfidence(threshold=0.4), slides=True, shift=shift),
+        check=True,
+        max_new_tokens=30,
+    )
+    assert g.output.tokens == text[len(PROMPT) : len(PROMPT) + 30]
+    assert g.stats.passes == passes
+    assert g.stats.steps == steps
+    assert steps > 6, "it writes more often than once a block"
+
+
+def test_sliding_blocks_do_not_depend_on_neighbours_or_preemption() -> None:
+    ops, prompts = tiny_ops(), [[7 + i, *range(40)] for i in range(3)]
+    alone = [
+        refine(tiny_runner(ops=ops), [p], refiner(8, slides=True), max_new_tokens=60)[0].output.tokens for p in prompts
+    ]
+    found = refine(tiny_runner(ops=ops, capacity=7), prompts, refiner(8, slides=True), check=True, max_new_tokens=60)
+    assert [g.output.tokens for g in found] == alone
+    assert sum(g.stats.preemptions for g in found) > 0
+    (g,) = refine(tiny_runner(context=64), [PROMPT], refiner(8, slides=True), check=True, max_new_tokens=100)
+    assert (g.finish_reason, len(g.tokens)) == ("context", 64)
+
+
 def test_both_implementations_write_the_same_text() -> None:
     texts = {
         name: [g.output.tokens for g in refine(tiny_runner(ops=make(1)), PROMPTS, refiner(6), max_new_tokens=40)]

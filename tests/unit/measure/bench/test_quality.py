@@ -37,9 +37,12 @@ def test_what_is_compared_depends_on_what_the_model_can_do(lm: LanguageModel, fi
     assert [way.name for way in ways_of(lm)] == ["none", "auto"]
     names = [way.name for way in ways_of(filler, thresholds=(0.5, 0.9), passes=(4,))]
     assert names == [
-        "none", "auto", "block_diffusion, threshold 0.5", "block_diffusion, threshold 0.9", "block_diffusion, verified",
-        "mask_predict, passes 4", "mask_predict, verified",
+        "none", "auto", "block_diffusion, threshold 0.5", "block_diffusion, threshold 0.9",
+        "block_diffusion, sliding, threshold 0.5", "block_diffusion, sliding, threshold 0.9",
+        "block_diffusion, verified", "mask_predict, passes 4", "mask_predict, verified",
     ]  # fmt: skip
+    curves = {way.curve for way in ways_of(filler) if way.dial is not None}
+    assert curves == {"block_diffusion", "block_diffusion, sliding", "mask_predict"}
 
 
 def test_a_student_is_measured_by_itself_and_as_a_draft_model(lm: LanguageModel, filler: LanguageModel) -> None:
