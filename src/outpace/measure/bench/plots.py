@@ -59,7 +59,7 @@ def plot_growth(curves: Sequence[Growth]) -> bytes:
 def plot_quality(rows: Sequence[QualityRow]) -> bytes:
     """Draw perplexity and the share of tasks answered right against speed; a dial's points make a curve. PNG file."""
     figure, axes = _figure(8, 8, 2)
-    for own, value_of in zip(axes, (lambda row: row.perplexity, _right), strict=True):
+    for own, value_of in zip(axes, (_perplexity, _right), strict=True):
         for row in rows:
             if row.way.dial is None and (value := value_of(row)) is not None:
                 own.plot(row.rate.median, value, "s" if row.way.is_lossless else "o", label=row.way.name)
@@ -73,6 +73,10 @@ def plot_quality(rows: Sequence[QualityRow]) -> bytes:
     axes[1].set(xlabel="tokens per second", ylabel="share of small tasks right")
     axes[0].legend(fontsize=8)
     return _png(figure)
+
+
+def _perplexity(row: QualityRow) -> float | None:
+    return row.perplexity
 
 
 def _right(row: QualityRow) -> float | None:
