@@ -7,6 +7,7 @@ under the original model, share of small tasks answered right, share of runs of 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -214,8 +215,10 @@ class Row:
 
 
 def summarise_quality(samples: Sequence[Sample], ways: Sequence[Way]) -> list[Row]:
-    """Return a row for each way that has samples, lossless ones first."""
-    by_way = {way.name: [s for s in samples if s.way == way.name] for way in ways}
+    """Return a row for each way, lossless ones first, from the questions that all ways have answered (a cut run)."""
+    answered = Counter((s.index, s.repeat) for s in samples)
+    whole = [s for s in samples if answered[s.index, s.repeat] == len(ways)]
+    by_way = {way.name: [s for s in whole if s.way == way.name] for way in ways}
     plain = _rate(by_way[ways[0].name]) if by_way[ways[0].name] else None
     rows = [
         _row(way, own, plain)

@@ -13,11 +13,9 @@ from tests.unit.measure.bench.test_quality import LOSSY, PLAIN, sample
 
 WAYS = [PLAIN, Way("ngram", "speculative", {"strategy": "ngram"}), LOSSY]
 SAMPLES = [
-    *(
-        sample(way.name, kind=kind, is_right=None if kind == "text" else True)
-        for way in WAYS
-        for kind in ("text", "copy")
-    )
+    sample(way.name, kind=kind, index=index, is_right=None if kind == "text" else True)
+    for index, kind in enumerate(("text", "copy"))
+    for way in WAYS
 ]
 
 
@@ -31,7 +29,7 @@ def test_lossless_and_lossy_rows_stand_apart() -> None:
 
 
 def test_lines_say_what_is_lossy_and_what_is_wrong() -> None:
-    rows = summarise_quality([*SAMPLES, sample("ngram", equal=False)], WAYS)
+    rows = summarise_quality([*SAMPLES, *(sample(way.name, index=2, equal=way is PLAIN) for way in WAYS)], WAYS)
     none, ngram, fast = quality_lines(rows)
     assert none.startswith("none: lossless, 7.0 tokens/s (1.00 x plain), 1.00 passes per token, perplexity 4.00")
     assert ngram.endswith("1 texts were NOT plain decoding's")
