@@ -117,6 +117,7 @@ _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
         {"no_rope_layers": [0, 1], "attention_bias": True, "mlp_bias": True, "rope_scaling": YARN},
     ),
 }
+MASKED = ("Dream", "llada")  # fill masks: transformers has none of them, tests/parity/test_masked_diffusion_parity.py
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = _FEATURES | {
-    model_type: (model_type, {}) for model_type in architectures() if model_type not in _FEATURES
+    model_type: (model_type, {}) for model_type in architectures() if model_type not in (*_FEATURES, *MASKED)
 }

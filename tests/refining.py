@@ -26,9 +26,9 @@ def filling(**fields: Any) -> MaskFilling:
     return MaskFilling(**{"mask_token": MASK, "block": 4, **fields})
 
 
-def refiner(length: int | None = 4, rule: Rule | None = None, **fields: Any) -> Refiner:
+def refiner(length: int | None = 4, rule: Rule | None = None, *, slides: bool = False, **fields: Any) -> Refiner:
     """Return a refiner of blocks of that length."""
-    return Refiner("block_diffusion", filling(**fields), rule or ByConfidence(threshold=0.5), length)
+    return Refiner("block_diffusion", filling(**fields), rule or ByConfidence(threshold=0.5), length, slides=slides)
 
 
 def refine(

@@ -25,11 +25,11 @@ from outpace.models.to_gguf import gguf_network
 from outpace.ops.formats import dequantise
 from outpace.ops.reference import ReferenceOps
 from outpace.types import Segment
-from tests.networks import NETWORKS
+from tests.networks import MASKED, NETWORKS
 from tests.tiny import built, tiny_config, tiny_values
 from tests.unit.weights.tiny import write_gguf
 
-PAIRS = ("llama", "mistral", "granite", "smollm3")  # Q and K are permuted in their files
+PAIRS = ("llama", "mistral", "granite", "smollm3", "llada")  # Q and K are permuted in their files
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: NETWORKS[name] for name in NETWORKS if NETWORKS[name][0] in ("granite", "phi3")},
@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("olmo3", NETWORKS["olmo3"][1]),
     "qwen3_moe": NETWORKS["qwen3_moe"],
     "gpt_oss": NETWORKS["gpt_oss"],
+    **{model_type: (model_type, {}) for model_type in MASKED},
     "gemma3": ("gemma3_text", NETWORKS["gemma3_text"][1] | {"query_pre_attn_scalar": 16.0}),
     "gemma3, listed": (
         "gemma3_text",
@@ -185,6 +186,8 @@ def test_a_converted_file_is_the_network_of_the_folder(tmp_path: Path, name: str
     folder = built(ops, config, spread=1.0)
     tensors = converted(arch, config, tiny_values(config, spread=1.0))
     bare = {"tokenizer.ggml.tokens": None, "tokenizer.ggml.eos_token_id": None}
+    if model_type in MASKED:
+        bare["tokenizer.ggml.mask_token_id"] = config["mask_token_id"]
     checkpoint = open_checkpoint(write_gguf(tmp_path / "a.gguf", arch, metadata(arch, config) | bare, tensors))
     assert checkpoint.config["model_type"] == model_type
     file = models.build(checkpoint.config, checkpoint.tensors, ops, config.get("context"))

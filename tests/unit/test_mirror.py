@@ -19,7 +19,7 @@ COVERED_ELSEWHERE = {
     "models/tensors.py": "a table: tests/unit/models/test_select.py and tests/parity hold files against it",
     "version.py": "one constant",
     # Which parts a network has is what transformers says of it.
-    **{f"models/{model_type}.py": "tests/parity/test_models_parity.py" for model_type in architectures()},
+    **{f"models/{model_type.lower()}.py": "tests/parity/test_models_parity.py" for model_type in architectures()},
 }
 
 

@@ -11,8 +11,8 @@ from outpace.errors import UsageError
 from outpace.types import Options
 
 REFINERS = ("block_diffusion", "mask_predict")
-_OPTIONS = ("block", "passes", "threshold", "unmask", "remask", "predict_length", "verified")
-_ONLY_BLOCKS = ("threshold", "unmask", "remask")
+_OPTIONS = ("block", "passes", "threshold", "unmask", "remask", "slide", "predict_length", "verified")
+_ONLY_BLOCKS = ("threshold", "unmask", "remask", "slide")
 _THRESHOLDS = {"confidence": 0.9, "factor": 1.0, "entropy": 0.1}  # see `ByConfidence`; the first is Fast-dLLM's
 _DEFAULTS = Options()
 _PASSES = 10  # of mask-predict, as in its paper
@@ -23,7 +23,19 @@ _UNTRAINED = (
 
 
 def refiner_for(target: LoadedModel, options: Options, name: str) -> Refiner | None:
-    """Return the refiner that writes a call's text in place of the target; None where the target writes or verifies."""
+    """Return the refiner that writes a call's text in place of the target; None where the target writes or verifies.
+
+    A network that can only fill masks does so by itself ("auto"); raises UsageError where it is asked for anything
+    else.
+    """
+    if target.filling.sees_all and name not in REFINERS:
+        if name != "auto":
+            raise UsageError(
+                f"{target.name} fills masks and has no next token, so strategy {name!r} cannot work: use "
+                "block_diffusion or mask_predict (both lossy), or auto"
+            )
+        name = "block_diffusion"
+        _check_lossy(options, (name,))
     return None if name not in REFINERS or options.verified else _refiner(target, options, name)
 
 
@@ -55,7 +67,8 @@ def _refiner(target: LoadedModel, options: Options, name: str, passes: int | Non
     by_confidence = ByConfidence(
         options.unmask, threshold, passes, filling.schedule, options.remask, filling.by_entropy
     )
-    return Refiner(name, filling, by_confidence, options.block or filling.block)
+    length = options.block or filling.block or None
+    return Refiner(name, filling, by_confidence, length, slides=options.slide)
 
 
 def check_refining(options: Options, names: tuple[str, ...]) -> None:
@@ -68,6 +81,9 @@ def check_refining(options: Options, names: tuple[str, ...]) -> None:
         _refuse(options, _ONLY_BLOCKS, "belongs to block_diffusion: mask_predict fills everything in every pass")
     else:
         _refuse(options, ("predict_length",), "belongs to mask_predict: block_diffusion writes until the text ends")
+    if options.slide and (options.passes is not None or options.verified):
+        what = "verified=True, whose block is a draft" if options.verified else f"passes={options.passes}"
+        raise UsageError(f"slide=True cannot go with {what}: a block that moves on has no end to count passes to")
     if options.unmask == "confidence" and options.threshold is not None and options.threshold > 1:
         raise UsageError(f'threshold is a probability with unmask="confidence", so in [0, 1], got {options.threshold}')
     if not options.verified:

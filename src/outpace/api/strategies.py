@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from outpace.api.refining import REFINERS, check_refining, refined_draft
+from outpace.api.refining import REFINERS, check_refining, refined_draft, refiner_for
 from outpace.drafters.combined import Combined
 from outpace.drafters.draft_model import DraftModel
 from outpace.drafters.jacobi import Jacobi
@@ -127,9 +127,10 @@ def drafter_for(target: LoadedModel, options: Options, draft_model: LoadedModel 
     strategy = options.strategy
     names = names_of(strategy)
     check_strategy(options)
+    refiner = refiner_for(target, options, names[0])
     if not isinstance(strategy, str | Sequence):
         return cast(Drafter, strategy)
-    if names[0] in PLAIN or (names[0] in REFINERS and not options.verified):
+    if names[0] in PLAIN or refiner is not None:
         return None
     drafters = _Drafters(target, options, draft_model)
     return drafters.named(names[0]) if len(names) == 1 else drafters.combined(names)

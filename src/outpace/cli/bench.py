@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,17 @@ import typer
 
 from outpace.cli.fields import option_name, spelled_out
 from outpace.cli.loading import loading_fields, open_model
-from outpace.cli.measuring import DraftModel, Prompts, at_least, known, numbers, output_folder, prompts_from, words
+from outpace.cli.measuring import (
+    DraftModel,
+    Prompts,
+    at_least,
+    fractions,
+    known,
+    numbers,
+    output_folder,
+    prompts_from,
+    words,
+)
 from outpace.cli.progress import progress_on_stderr
 from outpace.cli.streams import put
 from outpace.errors import UsageError
@@ -56,14 +66,23 @@ def bench_strategies(
     num_tokens: Annotated[int, typer.Option("--num-tokens", "-n", help="Number of new tokens per text.")] = 128,
     repeats: Repeats = 3,
     draft_model: DraftModel = None,
+    quality: Annotated[
+        bool,
+        typer.Option("--quality", help="Measure quality beside speed: `outpace bench quality`, with its defaults."),
+    ] = False,
     output: Folder = Path("outpace-bench"),
 ) -> None:
     """Compare strategies with plain decoding on the same prompts; a row counts only if its texts are equal.
 
-    Ctrl-C keeps what there is. `outpace bench growth --help`: what the KV cache gains.
+    Ctrl-C keeps what there is. `outpace bench growth --help`: what the KV cache gains; `outpace bench quality --help`:
+    what lossy ways to decode gain and lose.
     """
     if context.invoked_subcommand is not None:
-        _refuse_ignored(context)
+        _refuse_ignored(context, context.invoked_subcommand)
+        return
+    if quality:
+        _refuse_ignored(context, "--quality", ("quality", "prompts", "output", *loading))
+        measured(loading, None, prompts, output)
         return
     from outpace.measure.bench import alternate, files, tables
     from outpace.measure.bench.adversarial import adversarial
@@ -138,16 +157,98 @@ def growth(
             _put_lines(files.save_growth(output, points, origin, complete), output)
 
 
-def _refuse_ignored(context: typer.Context) -> None:
-    """Refuse options in front of a command that would ignore them."""
+@bench.command()
+@spelled_out
+def quality(
+    loading: Annotated[Mapping[str, Any], loading_fields("context", "cache_tokens")],
+    strategies: Annotated[
+        str | None,
+        typer.Option(
+            "--strategies",
+            "-s",
+            help="Strategies, comma-separated; plain decoding is always included. (default: auto, that of the model's "
+            "trained drafter, and block_diffusion and mask_predict where the model was trained to fill masks)",
+        ),
+    ] = None,
+    students: Annotated[
+        list[str] | None,
+        typer.Option("--student", help="A smaller model: by itself, and as a draft model. May be repeated."),
+    ] = None,
+    thresholds: Annotated[
+        str, typer.Option(help="Thresholds of block_diffusion, comma-separated: the dial of its curve.")
+    ] = "0.5,0.7,0.8,0.9,0.95,0.99",
+    passes: Annotated[str, typer.Option(help="Numbers of passes of mask_predict, comma-separated.")] = "4,8,16",
+    prompts: Prompts = None,
+    per_category: Annotated[int, typer.Option(help="Maximum number of prompts per category.")] = 2,
+    num_tasks: Annotated[int, typer.Option("--tasks", help="Number of small tasks of each kind.")] = 8,
+    num_tokens: Annotated[int, typer.Option("--num-tokens", "-n", help="Maximum number of new tokens per text.")] = 96,
+    repeats: Repeats = 1,
+    output: Folder = Path("outpace-bench"),
+) -> None:
+    """Measure quality beside speed: plain, speculative, distilled and non-autoregressive decoding in one table.
+
+    Perplexity under the model, small tasks answered right, repetition. Exit 1 where a lossless way wrote another text.
+    """
+    design = {"per_category": per_category, "num_tasks": num_tasks, "num_tokens": num_tokens, "repeats": repeats}
+    dials = {"thresholds": fractions(thresholds, "--thresholds"), "passes": numbers(passes, "--passes", 1)}
+    named = None if strategies is None else words(strategies, "--strategies", "auto,block_diffusion")
+    measured(loading, named, prompts, output, students=students or (), dials=dials, **design)
+
+
+def measured(
+    loading: Mapping[str, Any],
+    strategies: Sequence[str] | None,
+    prompts: Path | None,
+    output: Path,
+    *,
+    students: Sequence[str] = (),
+    dials: Mapping[str, Any] | None = None,
+    per_category: int = 2,
+    num_tasks: int = 8,
+    num_tokens: int = 96,
+    repeats: int = 1,
+) -> None:
+    """Measure and write what `outpace bench quality` is asked for."""
+    from outpace.measure.bench.quality import Design, Sample, measure_quality, ways_of
+    from outpace.measure.bench.quality_report import quality_lines, save_quality
+    from outpace.measure.prompts import spread
+    from outpace.measure.provenance import provenance
+    from outpace.measure.quality.tasks import tasks
+
+    at_least(1, per_category=per_category, tasks=num_tasks, repeats=repeats)
+    at_least(2, num_tokens=num_tokens)
+    chosen = spread(prompts_from(prompts), per_category)
+    output_folder(output, "quality.json", "quality.md")
+    lm = open_model(**loading)
+    ways = ways_of(lm, strategies, {name: lm.companion(name) for name in students}, **(dials or {}))
+    design, origin = Design(num_tokens, num_tasks, repeats), provenance(lm)
+    samples: list[Sample] = []
+    complete = False
+    rows = []
+    try:
+        with progress_on_stderr() as progress:
+            samples.extend(measure_quality(lm, ways, chosen, tasks(num_tasks), design, progress))
+        complete = True
+    finally:
+        if samples:
+            rows = save_quality(output, samples, ways, design, origin, complete)
+            _put_lines(quality_lines(rows), output)
+    if any(row.unequal for row in rows):
+        raise typer.Exit(1)
+
+
+def _refuse_ignored(context: typer.Context, word: str, read: Collection[str] = ()) -> None:
+    """Refuse options in front of a command, or beside an option, that would ignore them; it reads those in `read`."""
     for parameter in context.command.params:
         assert parameter.name is not None
         source = context.get_parameter_source(parameter.name)
-        if source is not None and source.name != "DEFAULT":
+        if parameter.name not in read and source is not None and source.name != "DEFAULT":
             option = next(iter(parameter.opts), option_name(parameter.name))
-            raise UsageError(
-                f"{option} stands before {context.invoked_subcommand!r} and would be ignored: write it after that word"
-            )
+            if word.startswith("-"):
+                raise UsageError(
+                    f"{option} would be ignored with {word}: `outpace bench quality --help` has its options"
+                )
+            raise UsageError(f"{option} stands before {word!r} and would be ignored: write it after that word")
 
 
 def _put_lines(lines: Iterable[str], folder: Path) -> None:

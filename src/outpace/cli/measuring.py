@@ -57,6 +57,22 @@ def numbers(text: str, option: str, minimum: int) -> list[int]:
     return found
 
 
+def fractions(text: str, option: str) -> list[float]:
+    """Return the numbers between commas, all of them in [0, 1]. Raises UsageError."""
+    found = []
+    for word in words(text, option, "0.7,0.9"):
+        try:
+            number = float(word)
+        except ValueError:
+            number = -1.0
+        if not 0.0 <= number <= 1.0:
+            raise UsageError(
+                f"{option} takes numbers in [0, 1] separated by commas (for example 0.7,0.9); got {word!r}"
+            )
+        found.append(number)
+    return found
+
+
 def known(text: str, allowed: Iterable[str], option: str) -> list[str]:
     """Return the words between commas, all of them `allowed`. Raises UsageError."""
     names = tuple(allowed)

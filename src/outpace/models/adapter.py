@@ -143,9 +143,8 @@ def build(file: AdapterCheckpoint, model: Transformer) -> Adapter:
         changes = {}
         for name, place in _PLACES.items():
             if place in _MLP and block.parts.experts is not None:
-                continue
-            pair = [tensors.pop(f"model.layers.{index}.{name}.lora_{side}", None) for side in "ab"]
-            a, b = pair
+                continue  # whose tensors then change nothing that the layer has
+            a, b = (tensors.pop(f"model.layers.{index}.{name}.lora_{side}", None) for side in "ab")
             if a is None and b is None:
                 continue
             if a is None or b is None:

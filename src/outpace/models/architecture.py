@@ -16,6 +16,7 @@ from typing import Any
 from outpace import models
 from outpace.models.config import Config, ModelConfig
 from outpace.models.tensors import Places
+from outpace.types import MaskFilling
 from outpace.weights.gguf import GGUFFile
 from outpace.weights.values import Values, shown
 
@@ -35,6 +36,8 @@ class Architecture:
     pairs, gguf_pairs: whether rows 2i and 2i + 1 of a query's or key's head are a rotary pair in a folder, in a GGUF
     file; else rows i and i + half are, as in the network. norms_less_one: a folder's norm weights lack 1.
     usual_eos: the end token of a folder that is silent about it. quant_method: of quantised folders that config reads.
+    filling: of a checked config, how the network fills masks. folder_keys: what a folder's config.json calls our keys,
+    where it has names of its own; folder_names: what its tensors' names have in place of parts of ours.
     """
 
     model_type: str
@@ -52,6 +55,15 @@ class Architecture:
     norms_less_one: bool = False
     usual_eos: int | None = None
     quant_method: str | None = None
+    filling: Callable[[Config], MaskFilling] | None = None
+    folder_keys: Mapping[str, str] = field(default_factory=dict)
+    folder_names: Mapping[str, str] = field(default_factory=dict)
+
+    def folder_name(self, name: str) -> str:
+        """Return what a folder calls a tensor of ours."""
+        for ours, theirs in self.folder_names.items():
+            name = name.replace(ours, theirs)
+        return name
 
     def places(self, sizes: ModelConfig, index: int) -> Places:
         """Return the tensors of the layer with this index, by their place in it."""
@@ -81,6 +93,14 @@ def normalise(raw: Mapping[str, Any], where: str, names: Mapping[str, str] | Non
     if method is None or method != architecture.quant_method:
         source.only("quantization_config", None, null=True)
     return {"model_type": model_type} | architecture.config(source)
+
+
+def folder_config(raw: Mapping[str, Any], where: str) -> Config:
+    """Return the checked config of a folder, whose architecture may have names of its own for keys."""
+    model_type = raw.get("model_type")
+    own = architectures().get(model_type) if isinstance(model_type, str) else None
+    keys = own.folder_keys if own else {}
+    return normalise(dict(raw) | {ours: raw[theirs] for ours, theirs in keys.items() if theirs in raw}, where, keys)
 
 
 def architecture_of(config: Config) -> Architecture:

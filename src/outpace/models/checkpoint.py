@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from outpace.errors import WeightsError
-from outpace.models.architecture import architecture_of, normalise
+from outpace.models.architecture import architecture_of, folder_config, normalise
 from outpace.models.config import Config
 from outpace.models.gguf import ROPE_FACTORS, choose, raw_config
 from outpace.models.select import Selected, select
+from outpace.models.select import tensors as all_tensors
 from outpace.types import MaskFilling, RawTensor
 from outpace.types.mapped import release
 from outpace.weights.gguf import GGUFFile, means_none
@@ -64,10 +65,10 @@ def _from_gguf(file: GGUFFile) -> Checkpoint:
 
 
 def _from_folder(files: FolderFiles) -> Checkpoint:
-    config = normalise(files.config, str(files.path / "config.json"))
+    config = folder_config(files.config, str(files.path / "config.json"))
     found = {
         name: tensor
-        for name, tensor in files.tensors(indices="quantization_config" in config).items()
+        for name, tensor in _ours(files.tensors(indices="quantization_config" in config), config).items()
         if not name.endswith(".rotary_emb.inv_freq")  # old folders hold what theta says
     }
     if config["tie_word_embeddings"] and _HEAD in found:
@@ -75,8 +76,18 @@ def _from_folder(files: FolderFiles) -> Checkpoint:
         if config["tie_word_embeddings"]:
             release(found.pop(_HEAD).data)
     tensors = select(found, config, "folder", str(files.path))
-    filling = _filling(files.config.get("outpace_diffusion"), config["vocab_size"], files.path)
-    return replace(_checkpoint(files.path, config, tensors, None, _folder_ends(files, config)), filling=filling)
+    checkpoint = _checkpoint(files.path, config, tensors, None, _folder_ends(files, config))
+    stated = _filling(files.config.get("outpace_diffusion"), config["vocab_size"], files.path)
+    return checkpoint if stated is None else replace(checkpoint, filling=stated)
+
+
+def _ours(found: Mapping[str, RawTensor], config: Config) -> Mapping[str, RawTensor]:
+    """Return a folder's tensors by our names, where its architecture has names of its own; others keep theirs."""
+    architecture = architecture_of(config)
+    if not architecture.folder_names:
+        return found
+    names = {architecture.folder_name(tensor.name): tensor.name for tensor in all_tensors(config)}
+    return {names.get(name, name): tensor for name, tensor in found.items()}
 
 
 def _filling(stated: Any, vocab_size: int, path: Path) -> MaskFilling | None:
@@ -116,6 +127,7 @@ def _is_tied(found: Mapping[str, RawTensor], folder: Path) -> bool:
 def _checkpoint(
     path: Path, config: Config, tensors: Selected, gguf: Mapping[str, Any] | None, ends: Iterable[Any]
 ) -> Checkpoint:
+    filling = architecture_of(config).filling
     return Checkpoint(
         path,
         config,
@@ -124,6 +136,7 @@ def _checkpoint(
         _eos_ids(ends, config["vocab_size"], path),
         _fingerprint(config, tensors.stored),
         sum(tensor.data.nbytes for tensor in tensors.stored.values()),
+        filling(config) if filling is not None else None,
     )
 
 

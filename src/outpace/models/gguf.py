@@ -65,6 +65,14 @@ def bias_of_queries(file: GGUFFile, config: Config) -> Config:
     return {"attention_bias": "blk.0.attn_q.bias" in file.tensors}
 
 
+def mask_token(file: GGUFFile, config: Config) -> Config:
+    """Return the mask's token, which files keep among those of the tokenizer."""
+    key = "tokenizer.ggml.mask_token_id"
+    if key not in file.metadata:
+        raise WeightsError(f"{file.path}: {key} is missing: this network cannot write without a mask")
+    return bias_of_queries(file, config) | {"mask_token_id": file.metadata[key]}
+
+
 def choose(file: GGUFFile) -> Architecture:
     """Return the architecture of a file; WeightsError if there is no code for it."""
     name = file.metadata.get("general.architecture")

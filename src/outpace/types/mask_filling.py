@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class MaskFilling:
     """What a network was trained for that fills masked tokens: masked diffusion, or an adapted autoregressive model.
 
-    mask_token: the id that stands for a masked token. block: how many tokens are filled together. shift: 1 where the
-    row of position p predicts token p + 1, as in an autoregressive model; 0 where it predicts token p.
+    mask_token: the id that stands for a masked token. block: how many tokens are filled together; 0: all. shift: 1
+    where the row of position p predicts token p + 1, as in an autoregressive model; 0 where it predicts token p.
     sees_all: every token sees the whole text and the whole canvas, in both directions; so nothing can be cached.
-    schedule: how many tokens each of a fixed number of passes fills (see `Counts`). by_entropy: whether the published
-    sampler fills the positions of least entropy first, and not those of the largest probability.
+    schedule: how many tokens each of a fixed number of passes fills (see `ByConfidence`). by_entropy: whether the
+    published sampler fills the positions of least entropy first, and not those of the largest probability.
     is_trained: False for an autoregressive model that never saw a mask.
     """
 

@@ -249,6 +249,10 @@ class Options:
             _optional(_fraction),
         ),
     )
+    slide: bool = field(
+        default=False,
+        metadata=about("Let block_diffusion's block move on over its first tokens as soon as they are written.", flag),
+    )
     predict_length: bool = field(
         default=False, metadata=about("Cut mask_predict's canvas at the first end token of its first pass.", flag)
     )
@@ -326,6 +330,7 @@ class OptionKeywords(SamplingKeywords, total=False):
     threshold: float | None
     unmask: Literal["confidence", "factor", "entropy"] | None
     remask: float | None
+    slide: bool | None
     predict_length: bool | None
     verified: bool | None
     trace: bool | None

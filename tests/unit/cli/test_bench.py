@@ -113,3 +113,35 @@ def test_ctrl_c_keeps_what_was_measured(folder: str, tmp_path: Path) -> None:
     assert not saved["complete"]
     assert len(saved["samples"]) >= 6
     assert len(saved["samples"]) % 2 == 0
+
+
+def test_quality_writes_one_table_of_lossless_and_lossy_rows(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--prompts", prompts_file(tmp_path / "p.jsonl"), "--tasks", "1", "--thresholds", "0.5", "-o", str(tmp_path)]
+    model = ["-m", folder, "--ops", "reference", "--threads", "1", "-n", "8"]
+    assert run("bench", "quality", *model, *own, "-s", "suffix,block_diffusion", "--student", folder) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0].partition(folder)[0] for line in lines] == [
+        "none", "suffix", "block_diffusion, verified", "draft_model ", "block_diffusion, threshold 0.5",
+        "block_diffusion, sliding, threshold 0.5", "", "all numbers, tables and plots",
+    ]  # fmt: skip
+    assert "LOSSY" in lines[4]
+    assert json.loads((tmp_path / "quality.json").read_text())["complete"]
+    assert "## Lossy" in (tmp_path / "quality.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["bench", "quality", "--thresholds", "1.5"], "--thresholds takes numbers in [0, 1]"),
+        (["bench", "quality", "--thresholds", "high"], "got 'high'"),
+        (["bench", "-s", "block_diffusion"], "use `outpace bench quality`"),
+        (["bench", "--quality", "--batch", "2"], "--batch would be ignored with --quality"),
+    ],
+)
+def test_quality_refuses_what_it_cannot_use(
+    options: list[str], message: str, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*options, "-m", folder, "-o", str(tmp_path)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())

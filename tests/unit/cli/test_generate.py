@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -296,3 +297,19 @@ def test_an_error_names_the_option(
 ) -> None:
     assert run("generate", "hi", "-m", folder, "--ops", "reference", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_refined_text_is_lossy_in_json_and_verified_it_is_plain_decodings(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(*options: str) -> dict[str, Any]:
+        assert run("generate", "the cat", "--raw", "-m", folder, "-n", "8", "--json", *options, *SMALL) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    plain = answer("-s", "none")
+    refined = answer("-s", "block_diffusion", "--threshold", "0.5", "--block", "4", "--unmask", "confidence")
+    verified = answer("-s", "block_diffusion", "--verified")
+    assert (refined["lossless"], refined["verification"]) == (False, "none")
+    assert refined["stats"]["passes_per_token"] <= 1
+    assert (verified["tokens"], verified["lossless"]) == (plain["tokens"], True)

@@ -52,6 +52,21 @@ def test_the_summary_says_that_a_text_is_lossy(capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().err.strip().endswith(words)
 
 
+def test_the_summary_of_a_refined_text_has_its_passes_and_says_that_it_is_lossy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stats = Stats(steps=2, passes=5, tokens=20, decode_seconds=0.5)
+    summarise(
+        Result(
+            text="", tokens=[1], finish_reason="length", seed=0, lossless=False, stats=stats, sources=[],
+            verification="none",
+        )
+    )  # fmt: skip
+    assert capsys.readouterr().err == (
+        "[20 tokens in 5 passes, 0.25 passes per token, 40.0 tokens/s; length; lossy: refined, not verified]\n"
+    )
+
+
 def test_the_summary_tells_what_went_wrong_without_changing_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     stats = Stats(steps=2, tokens=3, decode_seconds=0.5, first_step_tokens=1, warnings=["drafter x failed"])
     summarise(Result(text="", tokens=[1, 2, 3], finish_reason="length", seed=0, lossless=True, stats=stats, sources=[]))

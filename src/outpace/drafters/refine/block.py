@@ -47,6 +47,18 @@ class Block:
         """Forget the places from `length` on."""
         del self.tokens[length:], self.confidence[length:]
 
+    def moved(self, count: int, length: int) -> Block:
+        """Return the block of `length` places that begins behind this one's first `count`: masks join at its end."""
+        tokens, confidence = self.tokens[count:], self.confidence[count:]
+        more = length - len(tokens)
+        return Block(
+            self.start + count,
+            (tokens + [NO_TOKEN] * more)[:length],
+            (confidence + [0.0] * more)[:length],
+            self.num_passes,
+            {place - count for place in self.remasked if place >= count},
+        )
+
     def text(self, ends: Collection[int], limit: int) -> list[int] | None:
         """Return the block's tokens once nothing of them can change the text; None while a mask stands before its end.
 
@@ -66,7 +78,8 @@ class Guesses:
 
     tokens: what would be written there. probability: the network's own of that token (temperature 1, no filters).
     kept: the same of the token that stands there (0 for a mask). entropy: of the network's distribution, in nats.
-    kept and entropy are empty where the rule does not look at them.
+    kept and entropy are empty where the rule does not look at them. Places before the first mask may be left out: the
+    token is NO_TOKEN there then.
     """
 
     tokens: Sequence[int]

@@ -26,15 +26,18 @@ class Refiner:
     whose keys and values the next pass computes as a chain, beside the next block's first. What a block's tokens see
     is a function of the text before and of the block alone, so batches, forks and preemption change nothing.
 
-    length: tokens of a block; None: all that may still be written. A block's passes end as soon as the text up to its
-    end stands. A canvas is as long whatever max_new_tokens says (unless length is None, or the network sees all), so
-    a shorter limit gives the beginning of the same text.
+    slides: whether tokens are text as soon as no mask stands before them; the block moves on, and masks join at its
+    end. length: tokens of a block; None: all that may still be written. A block's passes end as soon as the text up to
+    its end stands. A canvas is as long whatever max_new_tokens says (unless length is None, or the network sees all),
+    so a shorter limit gives the beginning of the same text.
     """
 
     is_lossless = False
 
-    def __init__(self, name: str, filling: MaskFilling, rule: Rule, length: int | None) -> None:
-        self.name, self.filling, self.rule, self.length = name, filling, rule, length
+    def __init__(
+        self, name: str, filling: MaskFilling, rule: Rule, length: int | None, *, slides: bool = False
+    ) -> None:
+        self.name, self.filling, self.rule, self.length, self.slides = name, filling, rule, length, slides
         self._blocks: dict[int, Block] = {}  # by sequence
 
     # What a pass is given.
@@ -76,8 +79,12 @@ class Refiner:
             tuple([filling.mask_token if token == NO_TOKEN else token for token in places]),
             tuple([token == NO_TOKEN for token in places]),
             num_known=block.start if filling.sees_all else filling.shift,
-            num_scored=len(places) + filling.shift,
+            num_scored=len(places) + filling.shift - self._first(block),
         )
+
+    def _first(self, block: Block) -> int:
+        """Return the first place that a pass is asked about: the first mask, unless the rule looks at tokens too."""
+        return 0 if self.rule.looks_at_kept else block.masks[0]
 
     # What it makes of the pass.
 
@@ -96,6 +103,10 @@ class Refiner:
             tokens = block.text(request.stop_tokens, limit)
             if tokens is not None:
                 del self._blocks[s.id]
+            elif self.slides and (count := block.masks[0]):
+                tokens = block.tokens[:count]
+                length = self._length(block.start + count, limit - count, runner.context)
+                self._blocks[s.id] = block.moved(count, length)
             verifications.append(Verification([], tokens or []))
         return verifications
 
@@ -106,7 +117,7 @@ class Refiner:
         rows = list[int]()
         first = 0
         for s, block in zip(batch, blocks, strict=True):
-            rows += range(first, first + len(block))
+            rows += range(first, first + len(block) - self._first(block))
             first += s.num_scored
         own = runner.ops.select(logits, rows)
         for s, block, guesses in zip(batch, blocks, self._guesses(runner, own, batch, blocks), strict=True):
@@ -118,23 +129,32 @@ class Refiner:
     ) -> list[Guesses]:
         """Return what the logits of all blocks' places say: tokens with the noise of their positions."""
         ops, sampling = runner.ops, SamplingRows()
+        standing: list[int] = []
         for s, block in zip(batch, blocks, strict=True):
-            places = range(block.start, block.start + len(block))
+            places = range(block.start + self._first(block), block.start + len(block))
             request = s.request
             sampling.add(unpenalised(request.options.sampling), request.seed, request.sample_index, places)
+            standing += block.tokens[self._first(block) :]
         tokens = ops.sample(logits, sampling.build())[:, 0].tolist()
         probability = np.exp(ops.logprobs(logits, tokens)).tolist()
         kept: list[float] = []
         if self.rule.looks_at_kept:
-            standing = [token for block in blocks for token in block.tokens]
             found = np.exp(ops.logprobs(logits, [max(token, 0) for token in standing])).tolist()
             kept = [0.0 if token == NO_TOKEN else p for token, p in zip(standing, found, strict=True)]
         entropy = entropies(ops.numpy(logits)) if self.rule.looks_at_entropy else []
         guesses, first = [], 0
         for block in blocks:
-            own = slice(first, first + len(block))
-            guesses.append(Guesses(tokens[own], probability[own], kept[own], entropy[own]))
-            first += len(block)
+            before = self._first(block)
+            own = slice(first, first + len(block) - before)
+            first = own.stop
+            guesses.append(
+                Guesses(
+                    [NO_TOKEN] * before + tokens[own],
+                    [1.0] * before + probability[own],
+                    kept[own],
+                    [0.0] * before + entropy[own] if entropy else (),
+                )
+            )
         return guesses
 
     def forget(self, request: int) -> None:
@@ -155,4 +175,4 @@ def entropies(logits: NDArray[np.float32]) -> list[float]:
     x -= x.max(axis=1, keepdims=True)
     weights = np.exp(x)
     total = weights.sum(axis=1)
-    return list((np.log(total) - (weights * x).sum(axis=1) / total).tolist())
+    return list((np.log(total) - np.where(weights > 0, weights * x, 0.0).sum(axis=1) / total).tolist())

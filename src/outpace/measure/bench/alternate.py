@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from outpace.api import LanguageModel
+from outpace.api.refining import REFINERS
+from outpace.api.strategies import names_of
 from outpace.errors import UsageError
 from outpace.measure.bench.sample import PLAIN, Condition, Sample, call, numbers
 from outpace.measure.bench.traffic import read_bandwidth, weight_bytes
@@ -57,6 +59,11 @@ def check(lm: LanguageModel, design: Design, draft_model: Any = None) -> None:
     if not design.strategies:
         raise UsageError("--strategies: no strategy to measure: name at least one beside plain decoding")
     for name in design.strategies:
+        if set(names_of(name)) & set(REFINERS):
+            raise UsageError(
+                f"--strategies: {name} writes another text than plain decoding, so speed alone says nothing: use "
+                "`outpace bench quality`"
+            )
         lm.check(strategy=name, **_extra(name, draft_model))
     for option, values, minimum in (
         ("--batch", design.batches, 1),

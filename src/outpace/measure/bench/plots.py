@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from outpace.errors import UsageError
 from outpace.measure.bench.growth import Growth
+from outpace.measure.bench.quality import Row as QualityRow
 from outpace.measure.bench.rows import ALL, Row
 from outpace.measure.bench.sample import PLAIN, Condition
 from outpace.measure.bench.tables import title
 from outpace.trace import PHASES
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _NAMES = dict(zip(PHASES, ("draft", "forward", "verify", "rest"), strict=True))
@@ -54,6 +54,33 @@ def plot_growth(curves: Sequence[Growth]) -> bytes:
     axes.set_title("What the n-th token costs")
     axes.legend()
     return _png(figure)
+
+
+def plot_quality(rows: Sequence[QualityRow]) -> bytes:
+    """Draw perplexity and the share of tasks answered right against speed; a dial's points make a curve. PNG file."""
+    figure, axes = _figure(8, 8, 2)
+    for own, value_of in zip(axes, (_perplexity, _right), strict=True):
+        for row in rows:
+            if row.way.dial is None and (value := value_of(row)) is not None:
+                own.plot(row.rate.median, value, "s" if row.way.is_lossless else "o", label=row.way.name)
+        for name in dict.fromkeys(row.way.curve for row in rows if row.way.dial is not None):
+            curve = [row for row in rows if row.way.dial is not None and row.way.curve == name]
+            points = [(row.rate.median, value, row.way.dial) for row in curve if (value := value_of(row)) is not None]
+            own.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o", label=f"{name} (lossy)")
+            for x, y, dial in points:
+                own.annotate(f"{dial:g}", (x, y), fontsize=7)
+    axes[0].set(yscale="log", ylabel="perplexity under the original model (lower is better)", title="Quality and speed")
+    axes[1].set(xlabel="tokens per second", ylabel="share of small tasks right")
+    axes[0].legend(fontsize=8)
+    return _png(figure)
+
+
+def _perplexity(row: QualityRow) -> float | None:
+    return row.perplexity
+
+
+def _right(row: QualityRow) -> float | None:
+    return sum(row.exact.values()) / len(row.exact) if row.exact else None
 
 
 def _speedups(rows: Sequence[Row], condition: Condition) -> Figure:
@@ -99,14 +126,14 @@ def _split(rows: Sequence[Row], condition: Condition) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return an empty picture that knows nothing of screens."""
+def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, Any]:
+    """Return an empty picture that knows nothing of screens, and its axes; of several panels a list."""
     if not available():
         raise UsageError("plots need matplotlib: pip install 'outpace[bench]'")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
+    return figure, figure.add_subplot() if panels == 1 else figure.subplots(panels, sharex=True)
 
 
 def _png(figure: Figure) -> bytes:

@@ -41,3 +41,12 @@ def test_a_block_can_be_cut() -> None:
 
 def test_guesses_need_no_more_than_tokens_and_probabilities() -> None:
     assert Guesses([1], [0.5]).kept == ()
+
+
+def test_a_block_moves_on_over_its_first_places() -> None:
+    block = filled(5, 6, -1, 7)
+    block.remasked = {0, 3}
+    moved = block.moved(2, 4)
+    assert (moved.start, moved.tokens, moved.confidence) == (12, [-1, 7, -1, -1], [0.0, 0.5, 0.0, 0.0])
+    assert moved.remasked == {1}
+    assert block.moved(2, 1).tokens == [-1], "near the end of the context a block is shorter"

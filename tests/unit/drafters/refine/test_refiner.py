@@ -2,16 +2,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from outpace.drafters.refine.rules import ByConfidence, MaskPredict
+from outpace.drafters.refine.block import Block, Guesses
+from outpace.drafters.refine.rules import ByConfidence, MaskPredict, Rule
 from outpace.engine.decode import Decoder
 from outpace.errors import CacheError, DrafterError
 from outpace.ops.protocol import Ops
 from outpace.types.tree import EMPTY
 from tests.decoding import decode, request, sequence_of, tiny_ops, tiny_runner
 from tests.implementations import MAKERS
-from tests.refining import Dense, by_threshold, refine, refiner
+from tests.refining import Dense, by_threshold, probabilities, refine, refiner
 
 PROMPT = [5, 6, 7, 8, 9]
 PROMPTS = [PROMPT, [i % 90 for i in range(70)], [3], [11, 12] * 20]
@@ -47,6 +49,72 @@ def test_a_refined_text_is_that_of_a_dense_network_and_a_loop_of_its_own(shift: 
     assert g.output.tokens == text
     assert g.stats.passes == passes
     assert g.sources == [("block_diffusion",)] * 30
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ByConfidence(threshold=0.5, remask=0.3),
+        ByConfidence("factor", 0.9),
+        ByConfidence("entropy", 1.5, passes=3),
+        ByConfidence(threshold=None, passes=2, by_entropy=True),
+        MaskPredict(passes=3),
+    ],
+)
+def test_every_rule_is_told_what_a_dense_network_says(ops: Ops, rule: Rule) -> None:
+    network, text, passes = Dense(), list(PROMPT), 0
+    while len(text) < len(PROMPT) + 24:
+        block = Block.masked_from(len(text), 6)
+        while block.masks:
+            p = probabilities(network.block_logits(text, block.tokens))
+            kept = [0.0 if token < 0 else float(p[place, token]) for place, token in enumerate(block.tokens)]
+            entropy = (-(p * np.log(p)).sum(axis=1)).tolist()
+            rule.refine(block, Guesses(p.argmax(axis=1).tolist(), p.max(axis=1).tolist(), kept, entropy), ())
+            block.num_passes += 1
+        text, passes = text + block.tokens, passes + block.num_passes
+    (g,) = refine(tiny_runner(ops=ops), [PROMPT], refiner(6, rule), max_new_tokens=24)
+    assert g.output.tokens == text[len(PROMPT) :]
+    assert g.stats.passes == passes
+
+
+@pytest.mark.parametrize("shift", [1, 0])
+def test_a_block_that_slides_writes_its_first_tokens_at_once(ops: Ops, shift: int) -> None:
+    network, text, passes, steps = Dense(), list(PROMPT), 0, 0
+    block = [-1] * 5
+    while len(text) < len(PROMPT) + 30:
+        p = probabilities(network.block_logits(text, block, shift))
+        passes += 1
+        open_ = [place for place in range(5) if block[place] < 0]
+        sure = [place for place in open_ if p[place].max() >= 0.4]
+        for place in sure or [max(open_, key=lambda place: p[place].max())]:
+            block[place] = int(p[place].argmax())
+        first = next((place for place in range(5) if block[place] < 0), 5)
+        steps += first > 0
+        text, block = text + block[:first], block[first:] + [-1] * first
+    runner = tiny_runner(ops=ops)
+    (g,) = refine(
+        runner,
+        [PROMPT],
+        refiner(5, ByConfidence(threshold=0.4), slides=True, shift=shift),
+        check=True,
+        max_new_tokens=30,
+    )
+    assert g.output.tokens == text[len(PROMPT) : len(PROMPT) + 30]
+    assert g.stats.passes == passes
+    assert g.stats.steps == steps
+    assert steps > 6, "it writes more often than once a block"
+
+
+def test_sliding_blocks_do_not_depend_on_neighbours_or_preemption() -> None:
+    ops, prompts = tiny_ops(), [[7 + i, *range(40)] for i in range(3)]
+    alone = [
+        refine(tiny_runner(ops=ops), [p], refiner(8, slides=True), max_new_tokens=60)[0].output.tokens for p in prompts
+    ]
+    found = refine(tiny_runner(ops=ops, capacity=7), prompts, refiner(8, slides=True), check=True, max_new_tokens=60)
+    assert [g.output.tokens for g in found] == alone
+    assert sum(g.stats.preemptions for g in found) > 0
+    (g,) = refine(tiny_runner(context=64), [PROMPT], refiner(8, slides=True), check=True, max_new_tokens=100)
+    assert (g.finish_reason, len(g.tokens)) == ("context", 64)
 
 
 def test_both_implementations_write_the_same_text() -> None:
