@@ -17,6 +17,7 @@ from typing import Any
 
 from outpace.errors import WeightsError
 from outpace.types import RawTensor
+from outpace.types.mapped import release
 from outpace.weights.integers import Integers, awq_integers, gptq_integers, packed_integers, plain_integers
 from outpace.weights.scaled import Floats8
 from outpace.weights.values import Values, shown
@@ -52,7 +53,7 @@ def convert(found: Mapping[str, RawTensor], config: Mapping[str, Any], where: st
     for name, (matrix, parts) in matrices.items():
         for part in parts:
             del left[part.name]
-        plain[name] = Converted(parts, matrix.format, matrix.shape, _reader(name, matrix))
+        plain[name] = Converted(parts, matrix.format, matrix.shape, _reader(name, matrix, parts))
     return {**left, **plain}
 
 
@@ -62,8 +63,14 @@ def is_converted(config: Mapping[str, Any]) -> bool:
     return isinstance(own, Mapping) and own.get("quant_method") in _METHODS
 
 
-def _reader(name: str, matrix: Matrix) -> Callable[[], RawTensor]:
-    return lambda: RawTensor(name, matrix.encode(), matrix.format, matrix.shape)
+def _reader(name: str, matrix: Matrix, parts: tuple[RawTensor, ...]) -> Callable[[], RawTensor]:
+    def read() -> RawTensor:
+        data = matrix.encode()
+        for part in parts:
+            release(part.data)
+        return RawTensor(name, data, matrix.format, matrix.shape)
+
+    return read
 
 
 Made = Iterator[tuple[str, tuple[Matrix, tuple[RawTensor, ...]]]]
