@@ -74,7 +74,7 @@ def load(
     path = resolve(os.fspath(model), progress)
     checkpoint = open_checkpoint(path)
     chosen = _ops(ops, threads)
-    tensors = checkpoint.tensors if quantize is None else Rounded(checkpoint, quantize, chosen)
+    rounded = None if quantize is None else Rounded(checkpoint, quantize, chosen)
     context = None if context is None else integer("context", context, 2)
     if drafter is not None:
         drafter = resolve_drafter(os.fspath(instance("drafter", drafter, str | os.PathLike, "a path or a hub id")))
@@ -84,9 +84,11 @@ def load(
     if cache_tokens is not None:
         cache_tokens = integer("cache_tokens", cache_tokens, 1)
     trained = shipped(checkpoint) if drafter is None else opened(drafter)
-    found = needs(checkpoint, chosen, kv=kv, context=context, cache_tokens=cache_tokens, drafter=trained)
+    found = needs(
+        checkpoint, chosen, kv=kv, context=context, cache_tokens=cache_tokens, drafter=trained, rounded=rounded
+    )
     check_room(found, path, kv)
-    network = models.build(checkpoint.config, tensors, chosen, context)
+    network = models.build(checkpoint.config, checkpoint.tensors if rounded is None else rounded, chosen, context)
     spec = network.spec(kv)
     capacity = _blocks(spec, cache_tokens, context or limit, chosen.memory_bytes)
     tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)

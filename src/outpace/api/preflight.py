@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from outpace.api.quantise import Rounded
 from outpace.api.trained import shipped
 from outpace.errors import UsageError
 from outpace.models import sizes
@@ -66,13 +67,15 @@ def needs(
     context: int | None = None,
     cache_tokens: int | None = None,
     drafter: DrafterCheckpoint | None = None,
+    rounded: Rounded | None = None,
 ) -> Needs:
-    """Return what a model takes with these options of `load`; reads no weights."""
+    """Return what a model takes with these options of `load` (rounded: its tensors by `quantize`); reads no weights."""
     config = sizes(checkpoint.config if context is None else checkpoint.config | {"context": context})
     spec = KVSpec(config.num_layers, config.num_kv_heads, config.head_width, kv)
-    tensors = checkpoint.tensors.stored.values()
+    tensors = checkpoint.tensors if rounded is None else rounded
+    outlines = [tensors.outline(name) for name in tensors]
     return Needs(
-        weights=sum(ops.packed_bytes(x) if len(x.shape) > 1 else 4 * x.shape[0] for x in tensors),
+        weights=sum(ops.packed_bytes(x) if len(x.shape) > 1 else 4 * x.shape[0] for x in outlines),
         drafter=0 if drafter is None else drafter.num_bytes,
         per_token=spec.bytes_per_token,
         tokens=cache_tokens or context or 2 * spec.block_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -16,7 +17,7 @@ from outpace.models.checkpoint import Checkpoint, open_checkpoint
 from outpace.models.mixture import FILE_TYPES, format_named, format_of
 from outpace.models.select import tensors
 from outpace.models.to_gguf import Stored, gguf_network
-from outpace.ops.formats import BLOCKS, dequantise
+from outpace.ops.formats import dequantise
 from outpace.ops.protocol import Ops
 from outpace.tokenizer.to_gguf import gguf_tokenizer
 from outpace.types import Quantization, RawTensor
@@ -145,12 +146,17 @@ class Rounded(Mapping[str, RawTensor]):
         self._num_layers = checkpoint.config["num_hidden_layers"]
         self._tied = checkpoint.config["tie_word_embeddings"]
 
+    def outline(self, name: str) -> RawTensor:
+        """Return a tensor without its bytes: its format and shape."""
+        now = self._tensors.outline(name)
+        if len(now.shape) == 1:
+            return now
+        kind = format_of(self._gguf[name], now.shape, now.format, self._wanted, self._num_layers, self._tied)
+        return replace(now, format=kind)
+
     def __getitem__(self, name: str) -> RawTensor:
         tensor = self._tensors[name]
-        if len(tensor.shape) == 1 or BLOCKS[tensor.format].size > 1:
-            return tensor
-        kind = format_of(self._gguf[name], tensor.shape, tensor.format, self._wanted, self._num_layers, self._tied)
-        return rounded(tensor, kind, self._ops)
+        return tensor if len(tensor.shape) == 1 else rounded(tensor, self.outline(name).format, self._ops)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

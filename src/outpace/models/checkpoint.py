@@ -16,10 +16,11 @@ from outpace.errors import WeightsError
 from outpace.models.architecture import architecture_of, folder_config, normalise
 from outpace.models.config import Config
 from outpace.models.gguf import ROPE_FACTORS, choose, raw_config
-from outpace.models.select import Selected, select
+from outpace.models.select import Selected, Stored, select
 from outpace.models.select import tensors as all_tensors
 from outpace.types import MaskFilling, RawTensor
 from outpace.types.mapped import release
+from outpace.weights.compressed import QUANTIZATION, convert, is_converted
 from outpace.weights.gguf import GGUFFile, means_none
 from outpace.weights.model_file import FolderFiles, read_model
 from outpace.weights.values import shown
@@ -65,23 +66,28 @@ def _from_gguf(file: GGUFFile) -> Checkpoint:
 
 
 def _from_folder(files: FolderFiles) -> Checkpoint:
-    config = folder_config(files.config, str(files.path / "config.json"))
+    where, given = str(files.path / "config.json"), files.config
+    is_other = is_converted(given)
+    config = folder_config({k: v for k, v in given.items() if k != QUANTIZATION} if is_other else given, where)
+    whole = files.tensors(indices=is_other or QUANTIZATION in config)
     found = {
         name: tensor
-        for name, tensor in _ours(files.tensors(indices="quantization_config" in config), config).items()
+        for name, tensor in _ours(convert(whole, given, where) if is_other else whole, config).items()
         if not name.endswith(".rotary_emb.inv_freq")  # old folders hold what theta says
     }
     if config["tie_word_embeddings"] and _HEAD in found:
         config["tie_word_embeddings"] = _is_tied(found, files.path)
         if config["tie_word_embeddings"]:
-            release(found.pop(_HEAD).data)
+            tied = found.pop(_HEAD)
+            if isinstance(tied, RawTensor):
+                release(tied.data)
     tensors = select(found, config, "folder", str(files.path))
     checkpoint = _checkpoint(files.path, config, tensors, None, _folder_ends(files, config))
     stated = _filling(files.config.get("outpace_diffusion"), config["vocab_size"], files.path)
     return checkpoint if stated is None else replace(checkpoint, filling=stated)
 
 
-def _ours(found: Mapping[str, RawTensor], config: Config) -> Mapping[str, RawTensor]:
+def _ours(found: Mapping[str, Stored], config: Config) -> Mapping[str, Stored]:
     """Return a folder's tensors by our names, where its architecture has names of its own; others keep theirs."""
     architecture = architecture_of(config)
     if not architecture.folder_names:
@@ -105,14 +111,18 @@ def _filling(stated: Any, vocab_size: int, path: Path) -> MaskFilling | None:
     return MaskFilling(stated["mask_token_id"], stated["block"], stated["shift"])
 
 
-def _is_tied(found: Mapping[str, RawTensor], folder: Path) -> bool:
+def _is_tied(found: Mapping[str, Stored], folder: Path) -> bool:
     """Whether the output matrix that the file holds repeats the embedding; warns if it is another one.
 
     The file counts then, and not the config (as in transformers 5 and in vLLM, PR 51665): a matrix that somebody
     trained is there to be used, and without it the text would be another one.
     """
     head, embedding = found[_HEAD], found.get(_EMBEDDING)
-    if embedding is not None and head.format == embedding.format and head.shape == embedding.shape:
+    if (
+        isinstance(head, RawTensor)
+        and isinstance(embedding, RawTensor)
+        and (head.format, head.shape) == (embedding.format, embedding.shape)
+    ):
         a, b = head.data.reshape(-1), embedding.data.reshape(-1)
         if all(np.array_equal(a[i : i + _CHUNK], b[i : i + _CHUNK]) for i in range(0, len(a), _CHUNK)):
             return True
@@ -134,10 +144,21 @@ def _checkpoint(
         tensors,
         gguf,
         _eos_ids(ends, config["vocab_size"], path),
-        _fingerprint(config, tensors.stored),
-        sum(tensor.data.nbytes for tensor in tensors.stored.values()),
+        _fingerprint(config, _in_files(tensors)),
+        sum(tensor.data.nbytes for tensor in _in_files(tensors).values()),
         filling(config) if filling is not None else None,
     )
+
+
+def _in_files(tensors: Selected) -> dict[str, RawTensor]:
+    """Return the tensors as files have them: of a converted one, its parts there."""
+    found: dict[str, RawTensor] = {}
+    for name, stored in tensors.stored.items():
+        if isinstance(stored, RawTensor):
+            found[name] = stored
+        else:
+            found |= {part.name: part for part in stored.sources}
+    return found
 
 
 def _gguf_ends(metadata: Mapping[str, Any], vocab_size: int) -> list[Any]:

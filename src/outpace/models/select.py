@@ -14,6 +14,7 @@ from outpace.models.tensors import Source, Tensor, embedding, final_norm, output
 from outpace.ops.formats import dequantise
 from outpace.types import RawTensor
 from outpace.types.mapped import release
+from outpace.weights.compressed import Converted
 
 _VECTOR_FORMATS = ("F32", "F16", "BF16")
 HEADS = {  # place -> whose channels it has; those of one head, where no name is
@@ -21,7 +22,10 @@ HEADS = {  # place -> whose channels it has; those of one head, where no name is
     **{"wk": "num_kv_heads", "bk": "num_kv_heads", "k_wide_norm": "num_kv_heads", "k_norm": None},
 }
 
+_NOTHING = np.empty((0, 0), np.uint8)
+
 Change = Callable[[RawTensor], RawTensor]
+Stored = RawTensor | Converted
 
 
 def tensors(config: Config) -> Iterator[Tensor]:
@@ -52,16 +56,27 @@ class Selected(Mapping[str, RawTensor]):
         self,
         wanted: Mapping[str, Tensor],
         source: Source,
-        stored: Mapping[str, RawTensor],
+        stored: Mapping[str, Stored],
         changes: Mapping[str, Change],
     ):
         self._wanted, self._source, self.stored, self._changes = wanted, source, stored, changes
 
+    def read(self, name: str) -> RawTensor:
+        """Return a stored tensor, converted if a folder has it in a form of its own."""
+        stored = self.stored[name]
+        return stored if isinstance(stored, RawTensor) else stored.read()
+
+    def outline(self, name: str) -> RawTensor:
+        """Return a tensor without its bytes: its format and shape."""
+        wanted = self._wanted[name]
+        whole, stored = wanted.whole(self._source), self.stored[wanted.kept_name(self._source)]
+        return RawTensor(name, _NOTHING, (whole and whole.format) or stored.format, wanted.shape)
+
     def __getitem__(self, name: str) -> RawTensor:
         wanted = self._wanted[name]
-        tensor = self.stored[wanted.kept_name(self._source)]
+        tensor = self.read(wanted.kept_name(self._source))
         if whole := wanted.whole(self._source):
-            stored = (tensor, self.stored[whole.scales]) if whole.scales else (tensor,)
+            stored = (tensor, self.read(whole.scales)) if whole.scales else (tensor,)
             tensor = RawTensor(name, whole.cut(*stored), whole.format or tensor.format, wanted.shape)
         if name not in self._changes:
             return tensor
@@ -76,7 +91,7 @@ class Selected(Mapping[str, RawTensor]):
         return len(self._wanted)
 
 
-def select(found: Mapping[str, RawTensor], config: Config, source: Source, where: str) -> Selected:
+def select(found: Mapping[str, Stored], config: Config, source: Source, where: str) -> Selected:
     """Return the tensors that the config calls for.
 
     Raises WeightsError for tensors that are missing, of another shape, or that would be ignored.
@@ -95,7 +110,7 @@ def select(found: Mapping[str, RawTensor], config: Config, source: Source, where
             raise WeightsError(f"{where}: tensor {name!r} has shape {tensor.shape}, the config says {shape}")
         if len(wanted.shape) == 1 and tensor.format not in _VECTOR_FORMATS:
             raise WeightsError(f"{where}: tensor {name!r} is {tensor.format}, must be {', '.join(_VECTOR_FORMATS)}")
-    stored = {(kept := wanted.kept_name(source)): replace(found[name], name=kept) for name, wanted in names.items()}
+    stored = {(kept := wanted.kept_name(source)): _named(found[name], kept) for name, wanted in names.items()}
     for name, shape in scales.items():
         if found[name].shape != shape:
             raise WeightsError(f"{where}: tensor {name!r} has shape {found[name].shape}, the config says {shape}")
@@ -103,6 +118,10 @@ def select(found: Mapping[str, RawTensor], config: Config, source: Source, where
     by_place = _changes(architecture, architecture.sizes(config), source)
     changes = {tensor.name: by_place[place] for place, tensor in of_network if place in by_place}
     return Selected({tensor.name: tensor for _, tensor in of_network}, source, stored, changes)
+
+
+def _named(tensor: Stored, name: str) -> Stored:
+    return replace(tensor, name=name) if isinstance(tensor, RawTensor) else tensor
 
 
 def _some(names: list[str]) -> str:

@@ -22,7 +22,7 @@ from outpace.models.config import Config, ModelConfig
 from outpace.models.gguf import KEYS, ROPE_FACTORS, raw_config
 from outpace.models.keys import SLIDING
 from outpace.models.rope import frequencies
-from outpace.models.select import HEADS, head_order, places
+from outpace.models.select import HEADS, Selected, head_order, places
 from outpace.ops.formats import dequantise
 from outpace.types import RawTensor
 from outpace.weights.gguf import GGUFFile
@@ -117,15 +117,16 @@ def _tensors(checkpoint: Checkpoint, architecture: Architecture) -> list[Stored]
         name = tensor.stored_name("gguf")
         if name in found:
             continue
-        whole = checkpoint.tensors.stored[tensor.kept_name("folder")]
+        kept = tensor.kept_name("folder")
+        whole = checkpoint.tensors.stored[kept]
         if whole.shape != tensor.stored_shape("gguf"):
             raise WeightsError(
-                f"{checkpoint.path}: {whole.name} is part of {name} in a GGUF file: experts are not put together here; "
+                f"{checkpoint.path}: {kept} is part of {name} in a GGUF file: experts are not put together here; "
                 "give a GGUF file of the model"
             )
         format = whole.format if len(whole.shape) > 1 else "F32"
         adds_one = architecture.norms_less_one and place.endswith("norm")
-        read = _Reading(whole, name, _rows(place, network, architecture), adds_one)
+        read = _Reading(checkpoint.tensors, kept, name, _rows(place, network, architecture), adds_one)
         found[name] = Stored(name, whole.shape, format, read)
     return list(found.values())
 
@@ -150,12 +151,18 @@ class _Reading:
     """Reads a folder's tensor and puts it into the form of a GGUF file."""
 
     def __init__(
-        self, stored: RawTensor, name: str, rows: np.ndarray[Any, np.dtype[np.int64]] | None, adds_one: bool
+        self,
+        tensors: Selected,
+        kept: str,
+        name: str,
+        rows: np.ndarray[Any, np.dtype[np.int64]] | None,
+        adds_one: bool,
     ) -> None:
-        self._stored, self._name, self._rows, self._adds_one = stored, name, rows, adds_one
+        self._tensors, self._kept, self._name = tensors, kept, name
+        self._rows, self._adds_one = rows, adds_one
 
     def __call__(self) -> RawTensor:
-        found = replace(self._stored, name=self._name)
+        found = replace(self._tensors.read(self._kept), name=self._name)
         if len(found.shape) > 1:
             return found if self._rows is None else replace(found, data=found.data[self._rows])
         numbers = dequantise(found) + np.float32(self._adds_one)

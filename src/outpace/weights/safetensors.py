@@ -24,7 +24,7 @@ from outpace.weights.values import shown
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _FORMATS = {format: BLOCKS[format].bytes for format in ("F32", "F16", "BF16")}  # called alike here and there
-_INDEX_FORMATS = {"I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+_INDEX_FORMATS = {"I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
 
 
 def read_folder(folder: Path, indices: bool = False) -> dict[str, RawTensor]:
@@ -68,7 +68,8 @@ def _shard(index: Path, name: Any) -> Path:
 def read_safetensors(path: Path, indices: bool = False) -> dict[str, RawTensor]:
     """Return the tensors of one file, as views of it.
 
-    indices: integers and booleans too, in the formats I64, I32, U8 and BOOL; no network is computed from those.
+    indices: integers, booleans and 8-bit floats too, in the formats I64, I32, I8, U8, BOOL and F8_E4M3, and single
+    numbers, as vectors of one; no network is computed from those.
     """
     buffer = map_file(path)
     if len(buffer) < 8:
@@ -116,6 +117,8 @@ def _kind(entry: Any, where: str, formats: Mapping[str, int]) -> tuple[str, tupl
     if not isinstance(entry, dict):
         raise WeightsError(f"{where}: must be an object with dtype, shape and data_offsets")
     format, shape = entry.get("dtype"), entry.get("shape")
+    if shape == [] and "I32" in formats:
+        shape = [1]
     if not isinstance(format, str) or format not in formats:
         raise WeightsError(f"{where}: dtype is {shown(format)}, supported are {', '.join(formats)}")
     if not isinstance(shape, list) or not shape or not all(type(n) is int and 0 < n < 1 << 48 for n in shape):

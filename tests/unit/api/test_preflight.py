@@ -8,6 +8,7 @@ import pytest
 
 import outpace
 from outpace.api.preflight import Needs, check_room, inspect_model, needs
+from outpace.api.quantise import Rounded
 from outpace.errors import UsageError
 from outpace.models.checkpoint import open_checkpoint
 from outpace.ops.protocol import Ops
@@ -44,6 +45,18 @@ def test_needs_are_the_bytes_of_weights_and_of_the_cache_that_was_asked_for(fold
     assert found(folder, context=500).tokens == 500
     assert found(folder, context=500, cache_tokens=3000).tokens == 3000
     assert found(folder, context=500).total - plain.total == (500 - 64) * plain.per_token
+
+
+def test_a_model_that_is_rounded_while_loading_needs_what_its_formats_take(tmp_path: Path) -> None:
+    native = pytest.importorskip("outpace.ops.native")
+    checkpoint = open_checkpoint(make_folder(tmp_path, hidden_size=64, intermediate_size=96))
+    ops = native.NativeOps(threads=1)
+    for format in ("q4_0", "q4_k"):
+        tensors = Rounded(checkpoint, format, ops)
+        packed = [ops.pack(x).num_bytes for x in tensors.values() if len(x.shape) > 1]
+        vectors = sum(4 * x.shape[0] for x in tensors.values() if len(x.shape) == 1)
+        assert needs(checkpoint, ops, kv="bf16", rounded=tensors).weights == sum(packed) + vectors
+        assert needs(checkpoint, ops, kv="bf16").weights > 3 * sum(packed)
 
 
 def test_no_more_is_available_than_is_free(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ UNSAYABLE: dict[str, tuple[str, dict[str, Any], str]] = {
         {"query_pre_attn_scalar": 24.0, "head_dim": 16, "hidden_activation": "gelu_pytorch_tanh"},
         "attention_scale",
     ),
+    "a network that fills masks": ("Dream", {"mask_token_id": 3}, "mask_token_id is missing"),
     "experts": ("qwen3_moe", {}, "experts are not put together"),
 }
 
