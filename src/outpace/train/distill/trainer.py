@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from outpace.errors import OutpaceError
+from outpace.errors import OutpaceError, UsageError
 from outpace.train.distill.labelled import Labelled, labelled
 from outpace.train.distill.measure import Closeness, closeness
 from outpace.train.distill.objectives import DIVERGENCES, hidden_distance
@@ -120,7 +120,9 @@ class _Run:
                 x.requires_grad_(False)
         self._optimisers = _optimisers(student, settings)
         self._batches = Batches(text, settings.tokens_per_batch, settings.seed)
-        top_k = settings.top_k
+        top_k, vocab_size = settings.top_k, target.config.vocab_size
+        if top_k is not None and top_k >= vocab_size:
+            raise UsageError(f"top_k must be below the {vocab_size} tokens of the vocabulary, is {top_k}")
         self._likely = None if top_k is None else LikelyTokens(folder / LIKELY, text, top_k)
         self._saved_at = clock()
         self._state: RunState

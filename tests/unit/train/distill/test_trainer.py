@@ -185,6 +185,13 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(
     assert (again.steps, steps) == (1, [])
 
 
+def test_the_likely_tokens_are_fewer_than_all(
+    lm: LanguageModel, target: EngineTarget, text: list[Conversation], held_out: list[Conversation], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=f"top_k must be below the {lm.config.vocab_size} tokens"):
+        run(lm, target, text[:8], held_out[:2], tmp_path, steps=1, top_k=lm.config.vocab_size)
+
+
 def test_a_loss_that_is_no_number_ends_the_run(
     lm: LanguageModel,
     target: EngineTarget,
