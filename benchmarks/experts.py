@@ -44,6 +44,11 @@ MODELS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 768,
         "norm_topk_prob": True,
     },
+    "tiny": {  # for the scripts' own tests
+        **{"model_type": "qwen3_moe", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2},
+        **{"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    },
 }
 CONTEXT = 64
 ROWS = (1, 2, 4, 8, 16)
