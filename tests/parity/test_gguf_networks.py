@@ -197,7 +197,7 @@ def test_a_converted_file_is_the_network_of_the_folder(tmp_path: Path, name: str
     assert file.config.windows == folder.config.windows
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "qwen3_moe"])  # experts are not put together
+@pytest.mark.parametrize("name", CASES)
 def test_what_outpace_writes_is_what_the_converter_writes(tmp_path: Path, name: str) -> None:
     model_type, overrides = CASES[name]
     config = tiny_config(model_type, **overrides)
