@@ -41,7 +41,7 @@ def format_of(name: str, shape: tuple[int, ...], stored: str, wanted: str, num_l
     name: in GGUF files. stored: its format now; one that is quantised keeps it. wanted: of FORMATS' values.
     tied: whether the embedding is the output matrix too.
     """
-    if len(shape) == 1:
+    if len(shape) == 1 or name.endswith(".bias"):
         return "F32"
     if BLOCKS[stored].size > 1 or name.endswith(_ROUTER):
         return stored

@@ -19,6 +19,7 @@ from outpace.errors import WeightsError
 from outpace.models.architecture import Architecture, architecture_of, normalise, sizes
 from outpace.models.checkpoint import Checkpoint
 from outpace.models.config import Config, ModelConfig
+from outpace.models.experts import EXPERTS
 from outpace.models.gguf import KEYS, ROPE_FACTORS, raw_config
 from outpace.models.keys import SLIDING
 from outpace.models.rope import frequencies
@@ -59,6 +60,7 @@ def _entries(config: Config, architecture: Architecture) -> dict[str, Any]:
     """Return the metadata behind the architecture's name."""
     keys = KEYS | dict(architecture.gguf_keys)
     found = {theirs: config[ours] for ours, theirs in keys.items() if config.get(ours) is not None}
+    found.setdefault("feed_forward_length", config["intermediate_size"])
     found["attention.value_length"] = config["head_dim"]
     found["rope.dimension_count"] = int(config["head_dim"] * config.get("partial_rotary_factor", 1.0))
     kinds = set(config["layer_types"])
@@ -112,11 +114,18 @@ def _vector(name: str, numbers: np.ndarray[Any, np.dtype[np.float32]]) -> RawTen
 
 def _tensors(checkpoint: Checkpoint, architecture: Architecture) -> list[Stored]:
     """Return the network's tensors, each as often as a file holds it: parts of one are one."""
-    network, found = sizes(checkpoint.config), dict[str, Stored]()
+    network, found, stacks = sizes(checkpoint.config), dict[str, Stored](), dict[str, list[str]]()
     for place, tensor in places(architecture, checkpoint.config):
-        name = tensor.stored_name("gguf")
+        name, shape = tensor.stored_name("gguf"), tensor.stored_shape("gguf")
+        if place.startswith(EXPERTS) and tensor.in_gguf:
+            stacks.setdefault(name, []).append(tensor.name)
+            if name not in found:
+                own = "F32" if len(tensor.shape) == 1 else checkpoint.tensors[tensor.name].format
+                found[name] = Stored(name, shape, own, _Stacking(checkpoint, name, shape, stacks[name]))
+            continue
         if name in found:
             continue
+<<<<<<< HEAD
         kept = tensor.kept_name("folder")
         whole = checkpoint.tensors.stored[kept]
         if whole.shape != tensor.stored_shape("gguf"):
@@ -124,6 +133,9 @@ def _tensors(checkpoint: Checkpoint, architecture: Architecture) -> list[Stored]
                 f"{checkpoint.path}: {kept} is part of {name} in a GGUF file: experts are not put together here; "
                 "give a GGUF file of the model"
             )
+=======
+        whole = checkpoint.tensors.stored[tensor.kept_name("folder")]
+>>>>>>> experts
         format = whole.format if len(whole.shape) > 1 else "F32"
         adds_one = architecture.norms_less_one and place.endswith("norm")
         read = _Reading(checkpoint.tensors, kept, name, _rows(place, network, architecture), adds_one)
@@ -145,6 +157,23 @@ def _rows(place: str, network: ModelConfig, architecture: Architecture) -> np.nd
     heads = HEADS[place]
     count = getattr(network, heads) if heads else 1
     return (np.arange(count)[:, None] * network.head_width + order).reshape(-1)
+
+
+class _Stacking:
+    """Puts the tensors of a layer's experts, one behind the other, into the one of a GGUF file; vectors as F32."""
+
+    def __init__(self, checkpoint: Checkpoint, name: str, shape: tuple[int, ...], parts: list[str]) -> None:
+        self._checkpoint, self._name, self._shape, self._parts = checkpoint, name, shape, parts
+
+    def __call__(self) -> RawTensor:
+        tensors = [self._checkpoint.tensors[part] for part in self._parts]
+        if len({tensor.format for tensor in tensors}) > 1:
+            raise WeightsError(f"{self._checkpoint.path}: the experts of {self._name} are stored in several formats")
+        if len(tensors[0].shape) == 1:
+            numbers = np.stack([dequantise(tensor) for tensor in tensors]).astype("<f4")
+            return RawTensor(self._name, numbers.view(np.uint8), "F32", self._shape)
+        data = np.concatenate([tensor.data for tensor in tensors])
+        return RawTensor(self._name, data, tensors[0].format, self._shape)
 
 
 class _Reading:
@@ -180,7 +209,8 @@ def _check(
         read = asdict(sizes(normalise(raw_config(file, architecture)[0], "the file")))
     except WeightsError as error:
         raise WeightsError(f"{checkpoint.path}: cannot be said in a GGUF file: {error}") from error
-    for name, wanted in asdict(sizes(checkpoint.config)).items():
+    stored = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
+    for name, wanted in asdict(sizes(stored)).items():
         if name not in _NOT_COMPARED and not _same(wanted, read[name]):
             raise WeightsError(
                 f"{checkpoint.path}: cannot be said in a GGUF file of architecture {architecture.gguf}: {name} is "

@@ -44,3 +44,7 @@ def test_rows_that_blocks_do_not_fill_get_another_format() -> None:
     narrow = {wanted: chosen("blk.3.attn_q.weight", wanted, width=96) for wanted in ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS")}
     assert narrow == {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
     assert chosen("blk.3.attn_q.weight", width=80) == "F16"
+
+
+def test_biases_of_experts_are_not_rounded_although_they_are_many() -> None:
+    assert format_of("blk.0.ffn_up_exps.bias", (32, 2880), "F32", "Q8_0", 2, False) == "F32"
