@@ -197,14 +197,10 @@ def test_a_converted_file_is_the_network_of_the_folder(tmp_path: Path, name: str
     assert file.config.windows == folder.config.windows
 
 
-<<<<<<< HEAD
-NOT_WRITTEN = ("qwen3_moe", "gpt_oss", "Dream", "llada")  # experts, and networks that fill masks
+NOT_WRITTEN = ("Dream", "llada")  # networks that fill masks
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name][0] not in NOT_WRITTEN])
-=======
-@pytest.mark.parametrize("name", CASES)
->>>>>>> experts
 def test_what_outpace_writes_is_what_the_converter_writes(tmp_path: Path, name: str) -> None:
     model_type, overrides = CASES[name]
     config = tiny_config(model_type, **overrides)

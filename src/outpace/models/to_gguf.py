@@ -125,17 +125,8 @@ def _tensors(checkpoint: Checkpoint, architecture: Architecture) -> list[Stored]
             continue
         if name in found:
             continue
-<<<<<<< HEAD
         kept = tensor.kept_name("folder")
         whole = checkpoint.tensors.stored[kept]
-        if whole.shape != tensor.stored_shape("gguf"):
-            raise WeightsError(
-                f"{checkpoint.path}: {kept} is part of {name} in a GGUF file: experts are not put together here; "
-                "give a GGUF file of the model"
-            )
-=======
-        whole = checkpoint.tensors.stored[tensor.kept_name("folder")]
->>>>>>> experts
         format = whole.format if len(whole.shape) > 1 else "F32"
         adds_one = architecture.norms_less_one and place.endswith("norm")
         read = _Reading(checkpoint.tensors, kept, name, _rows(place, network, architecture), adds_one)

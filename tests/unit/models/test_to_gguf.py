@@ -24,13 +24,9 @@ UNSAYABLE: dict[str, tuple[str, dict[str, Any], str]] = {
         {"query_pre_attn_scalar": 24.0, "head_dim": 16, "hidden_activation": "gelu_pytorch_tanh"},
         "attention_scale",
     ),
-<<<<<<< HEAD
     "a network that fills masks": ("Dream", {"mask_token_id": 3}, "mask_token_id is missing"),
-    "experts": ("qwen3_moe", {}, "experts are not put together"),
-=======
     "weights of experts that do not add up to 1": ("qwen3_moe", {"norm_topk_prob": False}, "experts is"),
     "experts in every other layer": ("qwen3_moe", {"norm_topk_prob": True, "decoder_sparse_step": 2}, "experts is"),
->>>>>>> experts
 }
 
 
