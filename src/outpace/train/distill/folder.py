@@ -35,7 +35,6 @@ TOKENIZER_FILES = (
     *("merges.txt", "tokenizer.model", "chat_template.json", "chat_template.jinja", "generation_config.json"),
 )
 _MORE_TEMPLATES = "additional_chat_templates"
-_CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "phi3": "Phi3"}
 
 Arrays = dict[str, NDArray[Any]]
 Rows = NDArray[np.int64]
@@ -59,7 +58,8 @@ def student_config(teacher: Checkpoint, shape: Shape) -> Config:
             raw[name] = [value[i] for i in shape.layers]
     if "layer_types" not in raw and raw.get("use_sliding_window") and "max_window_layers" in raw:
         raw["max_window_layers"] = sum(i < raw["max_window_layers"] for i in shape.layers)
-    return raw | {"torch_dtype": "float16", "architectures": [f"{_CLASSES[raw['model_type']]}ForCausalLM"]}
+    named = raw.get("architectures") or [f"{raw['model_type'].capitalize()}ForCausalLM"]  # transformers' class
+    return raw | {"torch_dtype": "float16", "architectures": named}
 
 
 def _raw_config(teacher: Checkpoint) -> Config:
@@ -72,8 +72,6 @@ def _raw_config(teacher: Checkpoint) -> Config:
             f"{teacher.path}: its rope is stored as factors (rope_freqs), which no config.json can state: give the "
             "model's Hugging Face folder as teacher"
         )
-    if config["model_type"] == "llama":
-        config["mlp_bias"] = config.get("mlp_bias", False)
     if config["sliding_window"] is not None and config["model_type"].startswith("qwen"):
         config["use_sliding_window"] = True
     ends = sorted(teacher.eos_ids)

@@ -40,7 +40,6 @@ def test_words_are_those_of_the_trainer() -> None:
         {"layers": "8", "on_policy_tokens": 0},
         {"layers": "8", "hidden": -1.0},
         {"layers": "8", "budget": "soon"},
-        {"layers": "8", "start": Path("x")},
         {"layers": ""},
         {"layers": "1,"},
         {"layers": "8", "format": "q2"},
