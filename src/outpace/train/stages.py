@@ -105,7 +105,11 @@ class TextStages:
 
     def _given(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
         """Return the user's text, and what the target makes of the beginnings of its held-out part."""
-        corpus = self._tokenised() if self.given.corpus is None else self.given.corpus
+        corpus = self.given.corpus
+        if corpus is None:
+            corpus = self._tokenised()
+        elif not self.ledger.is_done("prompts"):
+            self.ledger.finish("prompts", sequences=len(corpus))
         # Another seed than that of prompts: the responses of a run are those whose prompts that one does not hold out.
         train, aside = corpus.split(self.options.held_out, self.options.seed + 1)
         limit = self.options.max_prompt_tokens
