@@ -90,7 +90,7 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write(tmp_path, stored | {blocks: stored[blocks].astype(np.float32)}))
     with pytest.raises(WeightsError, match=f"'{blocks}' is F32, must be U8"):
         checkpoint.tensors["model.layers.0.mlp.experts.1.down_proj.weight"]
-    with pytest.raises(WeightsError, match="quantization_config: .* no matrix is quantised"):
+    with pytest.raises(WeightsError, match=r"quantization_config: .* no matrix is quantised"):
         open_checkpoint(write(tmp_path, stored, method="awq"))
     with pytest.raises(WeightsError, match="quantization_config is mxfp4, but hidden_size"):
         open_checkpoint(write(tmp_path, stored, hidden_size=48))

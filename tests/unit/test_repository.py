@@ -12,6 +12,7 @@ MAX_BYTES = 100_000
 MAX_SUMMARY_BYTES = 40_000
 LARGER: dict[str, str] = {  # path -> why a tracked file may be larger: weights and fixtures only
     "src/outpace/drafters/weights/smollm2-135m.gguf": "the default model's trained drafter, package data",
+    "examples/block-diffusion.gguf": "an adapter of the default model, outside the package",
 }
 
 
