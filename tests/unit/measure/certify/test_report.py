@@ -43,7 +43,7 @@ def test_a_format_that_loses_too_much_is_named_and_others_are_measured(certifica
     assert "divergence 0.00001" in lines[0]
     assert "LOSES MORE" not in lines[0]
     assert "int8 keys and values against f32 keys and values: divergence 0.02000" in lines[1]
-    assert "LOSES MORE than 0.005 nats" in lines[1]
+    assert "LOSES MORE than 0.01 nats" in lines[1]
     assert "**int8 keys and values**: LOSES MORE" in markdown(found)
     assert found.as_dict()["losses"][1]["large"]
     assert found.verdict == certificate.verdict
