@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from outpace.cache.group import TARGET
@@ -46,6 +47,11 @@ class Cache:
         is_tapped: the network reads the target's hidden states, so what the target has computed it cannot catch up.
         """
         self._pool.add_group(name, ops, spec, max_window, is_tapped)
+
+    def unused_name(self, kind: str) -> str:
+        """Return a name that no group has: `kind`, "`kind` 2", ..."""
+        names = itertools.chain([kind], (f"{kind} {number}" for number in itertools.count(2)))
+        return next(name for name in names if name not in self.groups)
 
     def kv(self, group: str = TARGET) -> KV:
         """Return the storage of a group, as its ops handle it."""

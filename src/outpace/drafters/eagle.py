@@ -20,7 +20,6 @@ from outpace.trace import Step
 from outpace.types import Request, Segment
 from outpace.types.tree import EMPTY, DraftTree
 
-GROUP = "eagle"
 _HELD_ROWS = (
     8  # of a sequence, before their keys and values are written though nobody asks: a late question stays cheap
 )
@@ -60,7 +59,7 @@ class EagleDrafter:
     likely than `min_expanded` not continued: all confidences on the way to a node, multiplied. expectation: for the
     router, before the drafter was ever asked.
 
-    runner: the target's. The network's keys and values are the group `GROUP` of the target's cache: those of prompts
+    runner: the target's. The network's keys and values are a group of the target's cache, its own: those of prompts
     are written as the target computes them, those of the guesses are written again, from the target's states, once
     they came true.
     """
@@ -91,9 +90,8 @@ class EagleDrafter:
         self.taps = network.config.taps
         self._ops = runner.ops
         self._cache = runner.cache
-        if GROUP not in self._cache.groups:
-            spec = self._cache.spec
-            self._cache.add_group(GROUP, self._ops, network.spec(spec.format, spec.block_size), is_tapped=True)
+        self.group, spec = self._cache.unused_name(self.name), self._cache.spec
+        self._cache.add_group(self.group, self._ops, network.spec(spec.format, spec.block_size), is_tapped=True)
         self._sequences: dict[int, _Sequence] = {}
         self._states = HiddenStates(self._ops, self._cache, self.taps)
         self._head = Head(network.config.head_tokens, network.config.num_fixed, network.pack_rows)
@@ -118,8 +116,8 @@ class EagleDrafter:
         state = self._sequence(sequence.id)
         held = state.held
         self._states.begin(held, table, table.length)
-        begin = max(table.computed(GROUP), 1)
-        if not (held.first < begin and length <= held.end + 1 and table.can_hold(GROUP)):
+        begin = max(table.computed(self.group), 1)
+        if not (held.first < begin and length <= held.end + 1 and table.can_hold(self.group)):
             return None
         if state.request is None:
             options = replace(sequence.request.options, constraint=None, logits_processors=(), logprobs=None)
@@ -131,8 +129,8 @@ class EagleDrafter:
         """Compute every sequence's slots up to its last token; guess behind that."""
         guesses = self._compute([(d.state, d.table, d.begin, d.text) for d in drafts], self._batch(drafts))
         for draft in drafts:
-            start = draft.table.computed(GROUP)
-            draft.table.advance(GROUP, start, draft.text[start:])
+            start = draft.table.computed(self.group)
+            draft.table.advance(self.group, start, draft.text[start:])
         return guesses
 
     def _next_level(self, drafts: Sequence[_Draft], features: Array) -> Guesses:
@@ -141,7 +139,7 @@ class EagleDrafter:
         segments = [draft.tree.segment(draft.table.blocks, len(draft.text)) for draft in drafts]
         plan = self._ops.plan(segments, self._cache.block_size)
         further = [self._head.head_rows(self._ops, draft.state.own) for draft in drafts]
-        return self.network.guess(features, self._cache.kv(GROUP), plan, further, batch, self._look)
+        return self.network.guess(features, self._cache.kv(self.group), plan, further, batch, self._look)
 
     def _grow(self, drafts: Sequence[_Draft], guesses: Guesses) -> tuple[list[_Draft], Array]:
         """Add a level to every tree; return those that go on, with the features of their fronts."""
@@ -201,22 +199,22 @@ class EagleDrafter:
                 due.append((state, part.table, part.tokens))
         self._follow(due)
         for part in passed.batch:
-            self._states.of(part.id).drop(part.table.computed(GROUP) - 1)
+            self._states.of(part.id).drop(part.table.computed(self.group) - 1)
 
     def _follow(self, due: Sequence[tuple[_Sequence, BlockTable, Sequence[int]]]) -> None:
         """Compute all committed slots of some sequences, where the hidden states for it are there."""
         spans = []
         for state, table, tokens in due:
-            begin = max(table.computed(GROUP), 1)
-            if state.held.first < begin < table.length <= state.held.end + 1 and table.can_hold(GROUP):
+            begin = max(table.computed(self.group), 1)
+            if state.held.first < begin < table.length <= state.held.end + 1 and table.can_hold(self.group):
                 spans.append((state, table, begin, tokens[: table.length]))
             elif state.held.first >= begin:
                 state.held.drop(state.held.end - 1)  # there is a gap that nobody can fill
         if spans:
             self._compute(spans, SamplingBatch.greedy(0))
             for _, table, _, tokens in spans:
-                start = table.computed(GROUP)
-                table.advance(GROUP, start, tokens[start:])
+                start = table.computed(self.group)
+                table.advance(self.group, start, tokens[start:])
 
     def _compute(
         self, spans: Sequence[tuple[_Sequence, BlockTable, int, Sequence[int]]], batch: SamplingBatch
@@ -230,7 +228,7 @@ class EagleDrafter:
             further.append(self._head.head_rows(self._ops, state.own) if scored else None)
         features = self.network.fuse(runs_of(rows))
         plan = self._ops.plan(segments, self._cache.block_size)
-        return self.network.guess(features, self._cache.kv(GROUP), plan, further, batch, self._look)
+        return self.network.guess(features, self._cache.kv(self.group), plan, further, batch, self._look)
 
     def _sequence(self, sequence: int) -> _Sequence:
         state = self._sequences.get(sequence)

@@ -38,6 +38,14 @@ def test_a_group_of_layers_added_later_starts_from_nothing_and_grows_with_the_po
     assert table.computed("drafter") == 6
 
 
+def test_a_second_group_of_a_kind_gets_a_name_of_its_own() -> None:
+    cache, _ = make_cache()
+    assert cache.unused_name("drafter") == "drafter"
+    for expected in ("drafter", "drafter 2", "drafter 3"):
+        assert cache.unused_name("drafter") == expected
+        add_group(cache, expected)
+
+
 @pytest.mark.parametrize(
     ("windows", "largest"),
     [([6], 6), ([None], None), ([6, 9], 9), ([6, 4, 5], 6), ([6, None], None), ([None, 6], None)],

@@ -33,8 +33,8 @@ def prompts(count: int) -> list[list[int]]:
 class Checked(EagleDrafter):
     """Compare each draft with one computed from nothing: a pass over all tokens, then the network over all slots."""
 
-    def __init__(self, runner: Runner, width: int = 2) -> None:
-        network = tiny_eagle(runner.model)
+    def __init__(self, runner: Runner, width: int = 2, seed: int = 0) -> None:
+        network = tiny_eagle(runner.model, seed)
         super().__init__(network, runner, width=width, min_confidence=0.0, min_expanded=0.0)
         self.drafts = self.branchings = self.empty = 0
 
@@ -266,3 +266,24 @@ def test_nothing_is_left_of_a_request_that_ended() -> None:
     drafter = tiny_drafter(target)
     decode(target, prompts(3), drafter=drafter, max_new_tokens=8)
     assert not drafter._sequences
+
+
+def test_two_drafters_of_one_model_have_keys_and_values_of_their_own() -> None:
+    """Side by side in one pass, and then each on what the other has drafted for: blocks are found again."""
+    target = runner()
+    drafters = [Checked(target), Checked(target, seed=1)]
+    assert [drafter.group for drafter in drafters] == ["eagle", "eagle 2"]
+    texts = [[*range(1, 70)], [*range(7, 77)]]
+    expected = [plain(text) for text in texts]
+    for turn in (drafters, drafters[::-1]):
+        loop = Decoder(target)
+        group = []
+        for drafter, text in zip(turn, texts, strict=True):
+            group.append(sequence_of(request(text, max_new_tokens=LENGTH), target, drafter=drafter))
+            loop.add([group[-1]])
+        for _ in loop.run():
+            loop.scheduler.check()
+        assert [sequence.output.tokens for sequence in group] == expected
+        assert not any(sequence.stats.warnings for sequence in group)
+    assert all(drafter.drafts > 70 for drafter in drafters)
+    assert [drafter.empty for drafter in drafters] == [2, 2]  # before a turn's first pass there is no hidden state
