@@ -18,6 +18,7 @@ COVERED_ELSEWHERE = {
     "train/networks/network.py": "an interface: every kind's own test runs its network through it",
     "models/tensors.py": "a table: tests/unit/models/test_select.py and tests/parity hold files against it",
     "version.py": "one constant",
+    "cli/exit_codes.py": "two constants: tests/unit/cli/test_entry.py sees a process end with them",
     # Which parts a network has is what transformers says of it.
     **{f"models/{model_type.lower()}.py": "tests/parity/test_models_parity.py" for model_type in architectures()},
 }

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from outpace.cli.exit_codes import INTERRUPTED, READER_GONE
+
 TYPE_CHECKING = False  # as in the package: until `main` runs, Ctrl-C would end in a traceback
 if TYPE_CHECKING:
     from typing import NoReturn
-
-INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
-READER_GONE = 141  # as a shell reports a process that SIGPIPE ended
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from outpace.cli.colors import Painter
-from outpace.cli.entry import INTERRUPTED
+from outpace.cli.exit_codes import INTERRUPTED
 from outpace.cli.fields import spelled_out
 from outpace.cli.loading import loading_fields, open_model
 from outpace.cli.streams import Failures, note, put

@@ -13,7 +13,6 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from outpace import models
 from outpace.models.config import Config, ModelConfig
 from outpace.models.tensors import Places
 from outpace.types import MaskFilling
@@ -74,7 +73,8 @@ class Architecture:
 @cache
 def architectures() -> dict[str, Architecture]:
     """Return all architectures by their model_type: one for each file here that holds an `ARCHITECTURE`."""
-    modules = [import_module(f"{models.__name__}.{info.name}") for info in iter_modules(models.__path__)]
+    package = import_module(__package__)
+    modules = [import_module(f"{package.__name__}.{info.name}") for info in iter_modules(package.__path__)]
     found = [module.ARCHITECTURE for module in modules if hasattr(module, "ARCHITECTURE")]
     return {architecture.model_type: architecture for architecture in found}
 
