@@ -60,11 +60,11 @@ def test_blocks_are_taken_as_they_are_needed_and_not_for_the_longest_output() ->
     assert loop.runner.cache.num_available == 5
 
 
-@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("share_prefixes", [True, False])
 @pytest.mark.parametrize("drafter", [None, NGram(min_ngram=1)])
-def test_preemption_changes_no_token_and_spares_the_oldest(share: bool, drafter: Any) -> None:
+def test_preemption_changes_no_token_and_spares_the_oldest(share_prefixes: bool, drafter: Any) -> None:
     options: dict[str, Any] = {"max_new_tokens": 150, "temperature": 0.7, "seed": 3}
-    runner = tiny_runner(ops=tiny_ops(), capacity=8, share=share)  # one sequence alone needs 6
+    runner = tiny_runner(ops=tiny_ops(), capacity=8, share_prefixes=share_prefixes)  # one sequence alone needs 6
     loop = Decoder(runner)
     prompts = [[(7 * i + j) % VOCAB for j in range(10)] for i in range(5)]
     group = [add(loop, prompt, drafter=drafter, **options)[0] for prompt in prompts]
@@ -138,7 +138,7 @@ def test_a_prompt_advances_though_decoding_fills_the_budget() -> None:
 
 
 def test_when_the_leader_ends_the_next_sample_takes_its_place_and_its_prefill() -> None:
-    loop = Decoder(tiny_runner(ops=tiny_ops(), share=False), token_budget=30)
+    loop = Decoder(tiny_runner(ops=tiny_ops(), share_prefixes=False), token_budget=30)
     group = add(loop, [1] * 100, n=3, temperature=1.0, max_new_tokens=5)
     (later,) = add(loop, PROMPT, max_new_tokens=5)
     loop.step()
