@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from outpace.errors import UsageError
-from outpace.ops.compose import compose_choice, compose_fuse, compose_states, compose_store
+from outpace.ops.compose import compose_best, compose_fuse, compose_states, compose_store
 from outpace.ops.protocol import DecoderLayer, FusionParts, Guesses, GuessLayer, HeadPart, Ops
 from outpace.ops.sampling import SamplingBatch, SamplingRows
 from outpace.types import KVSpec, SamplingParams, Segment
@@ -96,7 +96,7 @@ class Lab:
         queries = compose_store(ops, features, self.layer, kv, plan)
         states = compose_states(ops, queries, features, self.layer, kv, plan)
         counts = [segment.num_scored for segment in segments]
-        best = compose_choice(ops, states, self.layer, [self.more[i] for i in more], counts, VOCAB, batch, k)
+        best = compose_best(ops, states, self.layer, [self.more[i] for i in more], counts, VOCAB, batch, k)
         if self.layer.output_is_normed:
             states = ops.rms_norm(states, self.layer.head_norm, self.layer.layer.eps)
         return Guesses(states, *best)
@@ -264,7 +264,7 @@ PARAMS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("given", PARAMS, ids=str)
 @pytest.mark.parametrize("k", [1, 4])
-def test_a_choice_among_columns_is_that_of_the_wide_row(ops: Ops, given: dict[str, Any], k: int) -> None:
+def test_the_best_of_columns_are_those_of_the_wide_row(ops: Ops, given: dict[str, Any], k: int) -> None:
     vocab, columns, rows = 1000, 130, 12
     rng = np.random.default_rng(1)
     logits = (2 * rng.standard_normal((rows, columns))).astype(np.float32)
@@ -291,7 +291,7 @@ def test_a_choice_among_columns_is_that_of_the_wide_row(ops: Ops, given: dict[st
         assert scores[row] == sorted(scores[row], reverse=True)
 
 
-def test_a_row_without_a_possible_token_has_no_choice(ops: Ops) -> None:
+def test_a_row_without_a_possible_token_has_no_best_one(ops: Ops) -> None:
     logits = np.zeros((3, 4), np.float32)
     logits[1, 2] = np.nan
     tokens = np.arange(12, dtype=np.int32).reshape(3, 4)

@@ -10,7 +10,7 @@ import pytest
 
 from outpace.drafters import Prediction, Suffix
 from outpace.drafters.block import BlockDrafter
-from outpace.drafters.marginals import Chooser, Guess, best_tree, drafted
+from outpace.drafters.marginals import Guess, LevelSampler, best_tree, drafted
 from outpace.drafters.medusa import MedusaDrafter
 from outpace.drafters.router import Auto, Experience
 from outpace.engine.decode import Decoder
@@ -92,8 +92,8 @@ class Checked:
         logits = self.logits(drafter, [hidden[tap] for tap in self.taps], text, rows)[:budget]
         tokens = np.array(config.head_tokens)[rows]
         guess = Guess(part.table, drafted(sequence.request), text, logits, tokens)
-        chooser: Chooser = drafter._chooser
-        (levels,) = chooser.choose([guess])
+        sampler: LevelSampler = drafter._sampler
+        (levels,) = sampler.levels([guess])
         if isinstance(drafter, MedusaDrafter):
             levels = [drafter._measured(k, level) for k, level in enumerate(levels)]
         return best_tree(levels, budget, 0.0, self.name)

@@ -1,4 +1,4 @@
-"""The rejection rule keeps the target's law: exactly on small vocabularies, by chi-square on larger ones."""
+"""Rejection sampling keeps the target's distribution: exactly on small vocabularies, by chi-square on larger ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from outpace.runner import Runner
 from outpace.types.tree import DraftTree, merge
 from tests.decoding import decode, request, tiny_runner
 
-Laws = NDArray[np.float64]
+Probs = NDArray[np.float64]
 
 
 class Script:
@@ -31,7 +31,7 @@ class Script:
         self.answers = iter(answers)
         self.probability = 1.0
         self.asked = 0
-        self.law: NDArray[np.float64] | None = None
+        self.probs: NDArray[np.float64] | None = None
 
     def accepts(self, probability: float, depth: int, token: int) -> bool:
         self.asked += 1
@@ -39,19 +39,19 @@ class Script:
         self.probability *= probability if answer else 1.0 - probability
         return answer
 
-    def draw(self, law: NDArray[np.float64], depth: int) -> int:
-        self.law = law
+    def draw(self, probs: NDArray[np.float64], depth: int) -> int:
+        self.probs = probs
         return 0
 
 
-def all_drafts(context_law: dict[tuple[int, ...], NDArray[np.float64]], shape: tuple[int, ...]) -> Iterator:
+def all_drafts(q_of: dict[tuple[int, ...], NDArray[np.float64]], shape: tuple[int, ...]) -> Iterator:
     """Yield (probability, tree) over every draft of this shape: level d has shape[d] siblings, the first goes on."""
 
     def grow(path: tuple[int, ...], level: int) -> Iterator[tuple[float, list[tuple[tuple[int, ...], int]]]]:
         if level == len(shape):
             yield 1.0, []
             return
-        q = context_law[path]
+        q = q_of[path]
         support = [t for t in range(len(q)) if q[t] > 0]
         for siblings in itertools.permutations(support, min(shape[level], len(support))):
             probability, left = 1.0, support.copy()
@@ -68,31 +68,31 @@ def all_drafts(context_law: dict[tuple[int, ...], NDArray[np.float64]], shape: t
         tokens = tuple(token for _, token in nodes)
         parents = tuple(index[path] for path, _ in nodes)
         n = len(tokens)
-        q = np.zeros((n + 1, len(context_law[()])))
+        q = np.zeros((n + 1, len(q_of[()])))
         for path, node in index.items():
-            if path in context_law:
-                q[node + 1] = context_law[path]
+            if path in q_of:
+                q[node + 1] = q_of[path]
         yield probability, DraftTree(tokens, parents, (("d",),) * n, (0.5,) * n, q)
 
 
-def law_of_texts(
+def distribution_of_outputs(
     p: dict[tuple[int, ...], NDArray[np.float64]], q: dict, shape: tuple[int, ...], depth: int, rule=reject
 ) -> dict[tuple[int, ...], float]:
-    """Return the exact law of the first `depth` tokens that the rule writes, going on from p where it stopped."""
+    """Return the exact distribution of the first `depth` tokens that the rule writes, then of p."""
     vocab = len(p[()])
     total: Counter[tuple[int, ...]] = Counter()
     for draft_probability, tree in all_drafts(q, shape):
         paths = [()] + [tuple(tree.tokens[i] for i in tree.path(node)) for node in range(len(tree))]
-        laws = np.stack([p[path] for path in paths])
+        probs = np.stack([p[path] for path in paths])
         for answers in itertools.product([False, True], repeat=len(tree)):
             script = Script(answers)
-            path, _ = rule(tree, laws, script)
+            path, _ = rule(tree, probs, script)
             if any(answers[script.asked :]):
                 continue  # the same run as with "no" there
             accepted = tuple(tree.tokens[node] for node in path)
             for token in range(vocab):
                 text = (*accepted, token)
-                rest = draft_probability * script.probability * script.law[token]
+                rest = draft_probability * script.probability * script.probs[token]
                 if rest:
                     _spread(total, p, text, rest, depth)
     return total
@@ -106,19 +106,21 @@ def _spread(total: Counter, p: dict, text: tuple[int, ...], mass: float, depth: 
         _spread(total, p, (*text, token), mass * probability, depth)
 
 
-def random_laws(rng: np.random.Generator, vocab: int, depth: int, sparse: bool) -> dict[tuple[int, ...], Laws]:
-    laws = {}
+def random_distributions(
+    rng: np.random.Generator, vocab: int, depth: int, sparse: bool
+) -> dict[tuple[int, ...], Probs]:
+    probs = {}
     for length in range(depth + 1):
         for path in itertools.product(range(vocab), repeat=length):
             mass = rng.gamma(0.5, size=vocab) + 1e-9
             if sparse:
                 mass[rng.random(vocab) < 0.3] = 0.0
                 mass[rng.integers(vocab)] += 1.0
-            laws[path] = mass / mass.sum()
-    return laws
+            probs[path] = mass / mass.sum()
+    return probs
 
 
-def plain_law(p: dict, depth: int) -> dict[tuple[int, ...], float]:
+def plain_distribution(p: dict, depth: int) -> dict[tuple[int, ...], float]:
     total: Counter[tuple[int, ...]] = Counter()
     _spread(total, p, (), 1.0, depth)
     return total
@@ -133,14 +135,14 @@ SHAPES = [(3, (1,)), (3, (1, 1)), (4, (2,)), (4, (3,)), (6, (4,)), (3, (2, 2)), 
 
 @pytest.mark.parametrize(("vocab", "shape"), SHAPES)
 @pytest.mark.parametrize("sparse", [False, True])
-def test_the_text_has_exactly_the_targets_law(vocab: int, shape: tuple[int, ...], sparse: bool) -> None:
+def test_the_output_has_exactly_the_targets_distribution(vocab: int, shape: tuple[int, ...], sparse: bool) -> None:
     rng = np.random.default_rng(vocab * 100 + len(shape))
     depth = len(shape) + 1
-    p, q = random_laws(rng, vocab, depth, sparse), random_laws(rng, vocab, depth, sparse)
-    assert distance(law_of_texts(p, q, shape, depth), plain_law(p, depth)) < 1e-12
+    p, q = random_distributions(rng, vocab, depth, sparse), random_distributions(rng, vocab, depth, sparse)
+    assert distance(distribution_of_outputs(p, q, shape, depth), plain_distribution(p, depth)) < 1e-12
 
 
-def greedy_for_the_draft(tree: DraftTree, p: Laws, chance: Script) -> tuple[list[int], int]:
+def greedy_for_the_draft(tree: DraftTree, p: Probs, chance: Script) -> tuple[list[int], int]:
     """A biased rule: the residual is drawn from p itself, not from what p has beyond q."""
     path, node = [], -1
     for child in tree.children(node)[:1]:
@@ -151,21 +153,21 @@ def greedy_for_the_draft(tree: DraftTree, p: Laws, chance: Script) -> tuple[list
     return path, chance.draw(p[node + 1], len(path))
 
 
-def test_a_biased_rule_is_caught_by_the_exact_law() -> None:
+def test_a_biased_rule_is_caught_by_the_exact_distribution() -> None:
     rng = np.random.default_rng(7)
-    p, q = random_laws(rng, 4, 2, False), random_laws(rng, 4, 2, False)
-    assert distance(law_of_texts(p, q, (1,), 2, rule=greedy_for_the_draft), plain_law(p, 2)) > 1e-3
+    p, q = random_distributions(rng, 4, 2, False), random_distributions(rng, 4, 2, False)
+    assert distance(distribution_of_outputs(p, q, (1,), 2, rule=greedy_for_the_draft), plain_distribution(p, 2)) > 1e-3
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([(3, (2,)), (5, (2,)), (3, (1, 2))]))
 @example(1980, (3, (1, 2)))  # its q has one token of probability 0.99998
-def test_any_two_laws_give_the_targets_law(seed: int, case: tuple[int, tuple[int, ...]]) -> None:
+def test_any_p_and_q_give_the_targets_distribution(seed: int, case: tuple[int, tuple[int, ...]]) -> None:
     vocab, shape = case
     rng = np.random.default_rng(seed)
     depth = len(shape) + 1
-    p, q = random_laws(rng, vocab, depth, True), random_laws(rng, vocab, depth, True)
-    assert distance(law_of_texts(p, q, shape, depth), plain_law(p, depth)) < 1e-12
+    p, q = random_distributions(rng, vocab, depth, True), random_distributions(rng, vocab, depth, True)
+    assert distance(distribution_of_outputs(p, q, shape, depth), plain_distribution(p, depth)) < 1e-12
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -177,14 +179,14 @@ def test_chi_square_on_a_vocabulary_of_500_passes_and_catches_a_biased_control(b
     runner = tiny_runner()
     counts = np.zeros(vocab, np.int64)
     for seed in range(draws):
-        share = _share(runner, seed)
+        scheduled = _scheduled(runner, seed)
         token = int(np.argmax(np.log(q) + _noise(seed, vocab)))
         tree = DraftTree((token,), (-1,), (("d",),), (0.5,), np.stack([q, q]))
-        laws = np.stack([p, p])
+        probs = np.stack([p, p])
         if biased:
-            path, last = greedy_for_the_draft(tree, laws, PhiloxChance(share))
+            path, last = greedy_for_the_draft(tree, probs, PhiloxChance(scheduled))
         else:
-            path, last = reject(tree, laws, PhiloxChance(share))
+            path, last = reject(tree, probs, PhiloxChance(scheduled))
         counts[token if path else last] += 1
     assert chi_square(counts, p, false_alarm=1e-6).passed != biased
 
@@ -195,7 +197,7 @@ def _noise(seed: int, vocab: int) -> NDArray[np.float32]:
     return philox.gumbel(seed, 5, vocab, 0, 0)
 
 
-def _share(runner: Runner, seed: int):
+def _scheduled(runner: Runner, seed: int):
     from outpace.runner import ScheduledSequence
 
     asked = request((1, 2, 3, 4, 5), max_new_tokens=4, seed=seed)
@@ -206,16 +208,16 @@ def test_it_is_refused_for_a_merged_tree() -> None:
     tree = DraftTree.chain([1, 2], "d")
     q = np.full((3, 4), 0.25)
     own = DraftTree(tree.tokens, tree.parents, tree.sources, tree.confidence, q)
-    reject(own, q, PhiloxChance(_share(tiny_runner(), 1)))  # its own tree is fine
+    reject(own, q, PhiloxChance(_scheduled(tiny_runner(), 1)))  # its own tree is fine
     with pytest.raises(DrafterError, match="merged, pruned or has no q"):
-        reject(merge([own, own], 8), q, PhiloxChance(_share(tiny_runner(), 1)))
+        reject(merge([own, own], 8), q, PhiloxChance(_scheduled(tiny_runner(), 1)))
 
 
 def test_it_is_refused_for_a_pruned_tree() -> None:
     q = np.full((3, 4), 0.25)
     own = DraftTree((1, 2), (-1, 0), (("d",),) * 2, (0.5, 0.5), q)
     with pytest.raises(DrafterError, match="merged, pruned or has no q"):
-        reject(merge([own], 1), q[:2], PhiloxChance(_share(tiny_runner(), 1)))
+        reject(merge([own], 1), q[:2], PhiloxChance(_scheduled(tiny_runner(), 1)))
 
 
 def test_a_drafter_without_q_is_switched_off_and_the_text_goes_on() -> None:
@@ -251,19 +253,19 @@ def test_a_draft_model_keeps_the_targets_distribution(branches: int, vocab_size:
                 temperature=1.5, max_new_tokens=3, seed=seed, max_draft=4,
             )  # fmt: skip
             tally[g.output.tokens[0]] += 1
-    law = _law_of_first(target, (5, 6, 7), 1.5)
+    probs = _probs_of_first(target, (5, 6, 7), 1.5)
     for tally in (counts, plain):
-        assert chi_square(tally, law, false_alarm=1e-6).passed
+        assert chi_square(tally, probs, false_alarm=1e-6).passed
 
 
-def _law_of_first(runner: Runner, prompt: tuple[int, ...], temperature: float) -> Laws:
+def _probs_of_first(runner: Runner, prompt: tuple[int, ...], temperature: float) -> Probs:
     from outpace.runner import ScheduledSequence
 
     asked = request(prompt, max_new_tokens=1, temperature=temperature)
-    share = ScheduledSequence(runner.cache.open(()), asked, list(prompt), len(prompt))
-    law = runner.probs(runner.forward([share]).logits, [share])[0][0]
-    share.table.close()
-    return law
+    scheduled = ScheduledSequence(runner.cache.open(()), asked, list(prompt), len(prompt))
+    probs = runner.probs(runner.forward([scheduled]).logits, [scheduled])[0][0]
+    scheduled.table.close()
+    return probs
 
 
 def test_greedy_requests_write_plain_decodings_text_under_it() -> None:

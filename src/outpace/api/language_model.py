@@ -55,10 +55,10 @@ def load(
     Q4_K_M, Q4_K_S, Q4_1, ...); "owner/name:Q8_0" and "owner/name:file.gguf" name one.
 
     threads: of the arithmetic (None: the cores available). ops: "native" (C++), "reference" (NumPy), an instance,
-    or None for the best there is. kv: storage of keys and values. context: most tokens of a text (None: the
+    or None for the best there is. kv: storage of keys and values. context: maximum tokens of a sequence (None: the
     model's own limit; of a model with "longrope", such as Phi-3: the limit up to which it computes as for short texts).
-    cache_tokens: most tokens that the KV cache may hold, over all texts and the shared prefixes it remembers (None: a
-    quarter of the machine's memory; taken as needed). quantize: round F32, F16 and BF16 weights as
+    cache_tokens: maximum tokens that the KV cache may hold, over all sequences and the shared prefixes it remembers
+    (None: a quarter of the machine's memory; taken as needed). quantize: round F32, F16 and BF16 weights as
     `outpace.quantize` does, to "q8_0", "q4_k", ... (native ops; another, smaller model as it were). drafter: one that
     was trained for this model, for the strategy of its kind and auto: its file, folder or hub id (None: the one that
     the package brings for the default model).

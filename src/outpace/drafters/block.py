@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from outpace.cache import BlockTable
 from outpace.drafters.features import HeldRows, HiddenStates
 from outpace.drafters.head import Head, OwnRows
-from outpace.drafters.marginals import Chooser, Guess, best_tree, drafted
+from outpace.drafters.marginals import Guess, LevelSampler, best_tree, drafted
 from outpace.drafters.protocol import SequenceView
 from outpace.errors import CacheError, UsageError
 from outpace.models.block import Block
@@ -18,9 +18,8 @@ from outpace.trace import Step
 from outpace.types import Request, Segment
 from outpace.types.tree import EMPTY, DraftTree
 
-GROUP = "block"
 _HELD_ROWS = 8  # of a sequence, before their keys and values are written though nobody asks
-WIDTH = 8  # choices a position
+WIDTH = 8  # branches a position
 NUM_NOISY = 2  # positions that are drafted with the target's noise
 
 
@@ -56,7 +55,7 @@ class BlockDrafter:
     Each position is guessed for itself; a path's chance is the product of its tokens', and nodes where it is below
     `min_confidence` are left out. Asking for more nodes costs hardly more.
 
-    runner: the target's. The network's keys and values are the group `GROUP` of the target's cache. Those of the
+    runner: the target's. The network's keys and values are a group of the target's cache, its own. Those of the
     context are computed from the target's hidden states, and written as the target advances. The block's own lie in
     the slots behind, and are never claimed: the next block overwrites them.
     """
@@ -71,12 +70,11 @@ class BlockDrafter:
         self.taps = network.config.taps
         self._ops = runner.ops
         self._cache = runner.cache
-        if GROUP not in self._cache.groups:
-            spec = self._cache.spec
-            self._cache.add_group(GROUP, self._ops, network.spec(spec.format, spec.block_size), is_tapped=True)
+        self.group, spec = self._cache.unused_name(self.name), self._cache.spec
+        self._cache.add_group(self.group, self._ops, network.spec(spec.format, spec.block_size), is_tapped=True)
         self._states = HiddenStates(self._ops, self._cache, self.taps)
         self._head = Head(network.config.head_tokens, network.config.num_fixed, network.head.pack)
-        self._chooser = Chooser(runner, WIDTH, NUM_NOISY)
+        self._sampler = LevelSampler(runner, WIDTH, NUM_NOISY)
         self._sequences: dict[int, _Sequence] = {}
 
     # Guesses.
@@ -91,7 +89,7 @@ class BlockDrafter:
             blocks = [stack.enter_context(self._room(draft)) for draft in found]
             roomy = [at for at, table in enumerate(blocks) if table is not None]
             guesses = self._fill([found[at] for at in roomy], [blocks[at] or [] for at in roomy])
-        for at, levels in zip(roomy, self._chooser.choose(guesses), strict=True):
+        for at, levels in zip(roomy, self._sampler.levels(guesses), strict=True):
             trees[due[at]] = best_tree(levels, found[at].budget, self.min_confidence, self.name)
         return trees
 
@@ -104,8 +102,8 @@ class BlockDrafter:
         held = state.held
         self._states.begin(held, table, table.length)
         num_masks = min(self.network.config.num_masks, self.runner.model.config.context - 1 - start)
-        has_context = held.first <= min(table.computed(GROUP), start - 1) and held.end == start
-        if num_masks < 1 or not (has_context and table.can_hold(GROUP)):
+        has_context = held.first <= min(table.computed(self.group), start - 1) and held.end == start
+        if num_masks < 1 or not (has_context and table.can_hold(self.group)):
             return None
         self._head.look_at(state.own, sequence.tokens)
         if state.request is None:
@@ -147,7 +145,9 @@ class BlockDrafter:
             segments.append(Segment(table, draft.start, filled, kind="full"))
             before += draft.state.held.of(draft.start - 1, draft.start)
         taps = self._states.gather(before)
-        states = network.fill(ops.plan(anchors, size), ops.plan(segments, size), masks, taps, self._cache.kv(GROUP))
+        states = network.fill(
+            ops.plan(anchors, size), ops.plan(segments, size), masks, taps, self._cache.kv(self.group)
+        )
         first, rows = 0, list[int]()
         for num_masks, depth in zip(masks, depths, strict=True):
             rows += range(first, first + depth)
@@ -171,24 +171,24 @@ class BlockDrafter:
         self._follow(due)
         for part in passed.batch:
             held, table = self._states.of(part.id), part.table
-            held.drop(min(table.computed(GROUP), held.end - 1))  # the last one goes into the next block's masks
+            held.drop(min(table.computed(self.group), held.end - 1))  # the last one goes into the next block's masks
 
     def _follow(self, due: Sequence[tuple[_Sequence, BlockTable, Sequence[int]]]) -> None:
         """Write the context's slots of these tokens, where they are missing and the hidden states for it are there."""
         segments, rows, spans = [], [], []
         for state, table, tokens in due:
-            begin, end, held = table.computed(GROUP), len(tokens), state.held
-            if held.first <= begin < end <= held.end and table.can_hold(GROUP):
+            begin, end, held = table.computed(self.group), len(tokens), state.held
+            if held.first <= begin < end <= held.end and table.can_hold(self.group):
                 segments.append(Segment(table.blocks, begin, tokens[begin:]))
                 rows += held.of(begin, end)
                 spans.append((table, begin, tokens[begin:]))
-            elif held.first > begin or not table.can_hold(GROUP):
+            elif held.first > begin or not table.can_hold(self.group):
                 held.drop(held.end - 1)  # there is a gap that nobody can fill, or no place to write
         if spans:
             plan = self._ops.plan(segments, self._cache.block_size)
-            self.network.store(plan, self._states.gather(rows), len(rows), self._cache.kv(GROUP))
+            self.network.store(plan, self._states.gather(rows), len(rows), self._cache.kv(self.group))
             for table, begin, tokens in spans:
-                table.advance(GROUP, begin, tokens)
+                table.advance(self.group, begin, tokens)
 
     def _sequence(self, sequence: int) -> _Sequence:
         state = self._sequences.get(sequence)

@@ -1,4 +1,4 @@
-"""Drafts of drafters that guess each of the next positions for itself: logits become choices, choices a tree.
+"""Drafts of drafters that guess each of the next positions for itself: logits become branches, branches a tree.
 
 What a position's guess does not know is what the other positions take. So the chance of a path is taken to be the
 product of its tokens' chances, and the best tree of n nodes is found one node after another, the likeliest next
@@ -27,13 +27,13 @@ from outpace.types.tree import DraftTree, TreeBuilder
 # `block` on the default model at temperature 0.8, top-p 0.95, for ranks 0 to 4 (4,656 guesses).
 _AGREED, _BELIEVED, _NEXT = 0.1, 0.8, 0.6
 
-Choice = tuple[int, float]  # a token, and the chance that it comes given that the position is reached
+Branch = tuple[int, float]  # a token, and the chance that it comes given that the position is reached
 
 
-def best_tree(levels: Sequence[Sequence[Choice]], budget: int, minimum: float, source: str) -> DraftTree:
+def best_tree(levels: Sequence[Sequence[Branch]], budget: int, minimum: float, source: str) -> DraftTree:
     """Return the `budget` nodes with the largest products of chances, none below `minimum`.
 
-    levels: by position, its choices; their chances never rise.
+    levels: by position, its branches; their chances never rise.
     """
     tree = TreeBuilder()
     # A node's first child and its next sibling are never likelier than itself: what is not in the heap comes later.
@@ -75,19 +75,19 @@ def drafted(request: Request) -> Request:
     return dataclasses.replace(request, options=options)
 
 
-class Chooser:
-    """Choose each position's likeliest tokens by the request's own sampling.
+class LevelSampler:
+    """Sample each position's likeliest tokens by the request's own sampling.
 
-    width: choices a position. A sampled request's first `num_noisy` positions take the noise that the target will add
+    width: branches a position. A sampled request's first `num_noisy` positions take the noise that the target will add
     there; behind them the guess is too vague for one token's noise to say anything.
     """
 
     def __init__(self, runner: Runner, width: int, num_noisy: int) -> None:
         self._runner, self._width, self._num_noisy = runner, width, num_noisy
 
-    def choose(self, guesses: Sequence[Guess]) -> list[list[list[Choice]]]:
-        """Return each guess's levels, as `best_tree` takes them; they end before a position without a choice."""
-        levels: list[list[list[Choice]]] = [[] for _ in guesses]
+    def levels(self, guesses: Sequence[Guess]) -> list[list[list[Branch]]]:
+        """Return each guess's levels, as `best_tree` takes them; they end before a position without a branch."""
+        levels: list[list[list[Branch]]] = [[] for _ in guesses]
         open_ = list(range(len(guesses)))
         for depth in range(max((len(guess.logits) for guess in guesses), default=0)):
             open_ = [i for i in open_ if depth < len(guesses[i].logits)]
@@ -98,7 +98,7 @@ class Chooser:
                 guess = guesses[i]
                 best = found[i] if i in found else _largest(guess.logits[depth], self._width)
                 temperature, has_noise = guess.request.options.sampling.temperature, i in found
-                levels[i].append(choices_of(guess.logits[depth], guess.tokens, best, temperature, has_noise=has_noise))
+                levels[i].append(branches_of(guess.logits[depth], guess.tokens, best, temperature, has_noise=has_noise))
             open_ = [i for i in open_ if levels[i][-1]]
         return levels
 
@@ -108,7 +108,7 @@ class Chooser:
         return not sampling.is_argmax and (sampling.greedy or depth < self._num_noisy)
 
     def _sampled(
-        self, guesses: Sequence[Guess], levels: Sequence[Sequence[Sequence[Choice]]], at: Sequence[int], depth: int
+        self, guesses: Sequence[Guess], levels: Sequence[Sequence[Sequence[Branch]]], at: Sequence[int], depth: int
     ) -> list[list[int]]:
         """Return the columns that the requests' sampling likes best at a depth, the best first; none where it fails."""
         if not guesses:
@@ -140,10 +140,10 @@ class Chooser:
             return answers
 
 
-def choices_of(
+def branches_of(
     row: NDArray[np.float32], tokens: NDArray[np.int64], columns: Sequence[int], temperature: float, *, has_noise: bool
-) -> list[Choice]:
-    """Return columns of a position's logits as choices; their order is kept, so chances never rise.
+) -> list[Branch]:
+    """Return columns of a position's logits as branches; their order is kept, so chances never rise.
 
     tokens: of all columns. has_noise: the order is that of scores with the target's noise.
     """

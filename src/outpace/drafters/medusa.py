@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from outpace.drafters.features import HiddenStates
 from outpace.drafters.head import Head, OwnRows
-from outpace.drafters.marginals import Choice, Chooser, Guess, best_tree, drafted
+from outpace.drafters.marginals import Branch, Guess, LevelSampler, best_tree, drafted
 from outpace.drafters.protocol import SequenceView
 from outpace.errors import UsageError
 from outpace.models.medusa import Medusa
@@ -21,7 +21,7 @@ NUM_NOISY = 1  # positions that are drafted with the target's noise
 class MedusaDrafter:
     """Put together what the heads guess: the tree whose tokens were likeliest on text of the target.
 
-    A head's j-th choice is as likely as it was when its accuracies were measured (they are in the checkpoint). So which
+    A head's j-th branch is as likely as it was when its accuracies were measured (they are in the checkpoint). So which
     ranks a tree of n nodes has is known beforehand, and only its tokens depend on the text. Nodes whose product of
     accuracies is below `min_confidence` are left out.
 
@@ -39,7 +39,7 @@ class MedusaDrafter:
         config = network.config
         self._states = HiddenStates(runner.ops, runner.cache, self.taps)
         self._head = Head(config.head_tokens, config.num_fixed, network.pack_rows)
-        self._chooser = Chooser(runner, len(config.accuracies[0]), NUM_NOISY)
+        self._sampler = LevelSampler(runner, len(config.accuracies[0]), NUM_NOISY)
         self._owns: dict[int, OwnRows] = {}
         self._requests: dict[int, Request] = {}
 
@@ -48,7 +48,7 @@ class MedusaDrafter:
         due = [i for i, sequence in enumerate(sequences) if budgets[i] and self._is_ready(sequence)]
         if due:
             guesses = self._guesses([sequences[i] for i in due], max(budgets[i] for i in due))
-            for i, levels in zip(due, self._chooser.choose(guesses), strict=True):
+            for i, levels in zip(due, self._sampler.levels(guesses), strict=True):
                 ranked = [self._measured(k, level) for k, level in enumerate(levels[: budgets[i]])]
                 trees[i] = best_tree(ranked, budgets[i], self.min_confidence, self.name)
         return trees
@@ -85,8 +85,8 @@ class MedusaDrafter:
         self._head.look_at(own, sequence.tokens)
         return own
 
-    def _measured(self, head: int, level: Sequence[Choice]) -> list[Choice]:
-        """Return a head's choices with the accuracies of their ranks."""
+    def _measured(self, head: int, level: Sequence[Branch]) -> list[Branch]:
+        """Return a head's branches with the accuracies of their ranks."""
         return [
             (token, chance) for (token, _), chance in zip(level, self.network.config.accuracies[head], strict=False)
         ]

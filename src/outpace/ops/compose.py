@@ -102,7 +102,7 @@ def compose_states(ops: Ops, queries: Array, features: Array, layer: GuessLayer,
     return ops.add(x, ops.gated_mlp(ops.rms_norm(x, own.mlp_norm, own.eps), handle))
 
 
-def compose_choice(
+def compose_best(
     ops: Ops,
     states: Array,
     layer: GuessLayer,

@@ -348,7 +348,7 @@ class Ops(Protocol):
 
         features: of the position before each token, [T, D]. further: for each segment, rows of the head that only it
         looks at beside the layer's. batch: of the scored rows; the tokens are those of `best_of_columns`.
-        Bitwise equal to `compose_store`, `compose_states` and `compose_choice` on the same ops. Raises UsageError for
+        Bitwise equal to `compose_store`, `compose_states` and `compose_best` on the same ops. Raises UsageError for
         a token outside the embedding.
         """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from outpace.drafters.block import NUM_NOISY as BLOCK_NOISY
 from outpace.drafters.block import WIDTH, BlockDrafter
-from outpace.drafters.marginals import Choice, best_tree, choices_of
+from outpace.drafters.marginals import Branch, best_tree, branches_of
 from outpace.drafters.medusa import NUM_NOISY as MEDUSA_NOISY
 from outpace.drafters.medusa import MedusaDrafter
 from outpace.train.growing import grow
@@ -72,14 +72,14 @@ def _one_pass(
     num_noisy, drafter = (BLOCK_NOISY, BlockDrafter) if accuracies is None else (MEDUSA_NOISY, MedusaDrafter)
     default = inspect.signature(drafter).parameters["min_confidence"].default
     minimum = default if min_confidence is None else min_confidence
-    levels: list[list[list[Choice]]] = [[] for _ in view.anchors]
+    levels: list[list[list[Branch]]] = [[] for _ in view.anchors]
     for k in range(states.shape[1]):
         logits = view.logits(states[:, k], view.anchors)
         best = view.best(logits, view.anchors + k + 1, width, has_noise=k < num_noisy)
         has_noise = view.noise is not None and k < num_noisy
         for level, row, columns, scores in zip(levels, logits, best.columns, best.scores, strict=True):
             chosen = columns[np.isfinite(scores)].tolist()
-            choices = choices_of(row.astype(np.float32), view.columns, chosen, view.temperature, has_noise=has_noise)
+            choices = branches_of(row.astype(np.float32), view.columns, chosen, view.temperature, has_noise=has_noise)
             if accuracies is not None:
                 choices = [(token, chance) for (token, _), chance in zip(choices, accuracies[k].tolist(), strict=False)]
             level.append(choices)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from outpace.drafters.block import GROUP, BlockDrafter
+from outpace.drafters.block import BlockDrafter
 from outpace.errors import UsageError
 from outpace.runner import Runner
 from outpace.types.tree import DraftTree
@@ -90,7 +90,13 @@ def test_a_target_whose_every_layer_slides_is_drafted_for_and_little_is_held() -
     (g,) = decode(target, [[1, 2, 3]], drafter=drafter, max_new_tokens=100)
     assert g.stats.proposed["block"] > 200
     assert max(held) < 20
-    assert GROUP in target.cache.groups
+    assert drafter.group in target.cache.groups
+
+
+def test_a_second_drafter_has_keys_and_values_of_its_own() -> None:
+    target = runner()
+    first, second = tiny_block_drafter(target), tiny_block_drafter(target, seed=1)
+    assert (first.group, second.group) == ("block", "block 2")
 
 
 def test_a_minimum_that_is_no_chance_is_refused() -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from outpace.drafters.marginals import Choice, Chooser, Guess, best_tree, drafted
+from outpace.drafters.marginals import Branch, Guess, LevelSampler, best_tree, drafted
 from outpace.runner import Runner, ScheduledSequence
 from outpace.types.tree import EMPTY, DraftTree
 from tests.decoding import request, tiny_ops, tiny_runner
 
 VOCAB = 97
-LEVELS: list[list[Choice]] = [[(1, 0.6), (2, 0.3), (3, 0.05)], [(4, 0.5), (5, 0.4)], [(6, 0.9)]]
+LEVELS: list[list[Branch]] = [[(1, 0.6), (2, 0.3), (3, 0.05)], [(4, 0.5), (5, 0.4)], [(6, 0.9)]]
 
 
 def chances(tree: DraftTree) -> list[float]:
@@ -23,7 +23,7 @@ def chances(tree: DraftTree) -> list[float]:
     return found
 
 
-def every_path(levels: list[list[Choice]]) -> list[float]:
+def every_path(levels: list[list[Branch]]) -> list[float]:
     """Return the chance of every path from the root, by enumeration."""
     paths = []
     for depth in range(1, len(levels) + 1):
@@ -77,7 +77,7 @@ def guess(target: Runner, logits: Any, tokens: Any = None, text: list[int] | Non
 def test_a_greedy_request_takes_the_largest_logits_with_their_probabilities() -> None:
     target = runner()
     logits = np.random.default_rng(0).standard_normal((3, 30))
-    (levels,) = Chooser(target, 4, 2).choose([guess(target, logits)])
+    (levels,) = LevelSampler(target, 4, 2).levels([guess(target, logits)])
     assert len(levels) == 3
     for row, level in zip(logits, levels, strict=True):
         order = np.argsort(-row)[:4]
@@ -88,7 +88,7 @@ def test_a_greedy_request_takes_the_largest_logits_with_their_probabilities() ->
 
 def test_there_are_no_more_choices_than_columns() -> None:
     target = runner()
-    (levels,) = Chooser(target, 4, 2).choose([guess(target, [[1.0, 2.0]])])
+    (levels,) = LevelSampler(target, 4, 2).levels([guess(target, [[1.0, 2.0]])])
     assert [token for token, _ in levels[0]] == [11, 10]
 
 
@@ -98,7 +98,7 @@ def test_noisy_positions_take_what_the_target_would_take_of_the_same_logits() ->
     hot: dict[str, Any] = {"temperature": 5.0, "seed": 7}
     logits = rng.standard_normal((3, VOCAB))
     one = guess(target, logits, np.arange(VOCAB), text=[3, 4, 5], **hot)
-    (levels,) = Chooser(target, 5, 2).choose([one])
+    (levels,) = LevelSampler(target, 5, 2).levels([one])
     text = [3, 4, 5]
     for depth in range(2):
         part = ScheduledSequence(one.table, one.request, text, len(text))
@@ -117,7 +117,7 @@ def test_a_greedy_request_with_penalties_is_drafted_with_them_at_every_position(
     target = runner()
     logits = [[0.0, 5.0, 4.9], [0.0, 5.0, 4.9], [0.0, 5.0, 4.9]]
     one = guess(target, logits, [10, 11, 12], text=[1, 2], repetition_penalty=2.0)
-    (levels,) = Chooser(target, 2, 1).choose([one])
+    (levels,) = LevelSampler(target, 2, 1).levels([one])
     assert [level[0][0] for level in levels] == [11, 12, 11]  # each guess is history for the next
 
 
@@ -126,10 +126,10 @@ def test_guesses_are_the_same_alone_and_in_a_batch() -> None:
     rng = np.random.default_rng(2)
     kinds: list[dict[str, Any]] = [{}, {"temperature": 0.7, "seed": 1}, {"repetition_penalty": 1.3}, {"seed": 4}]
     guesses = [guess(target, rng.standard_normal((2 + i, 20 + i)), **kind) for i, kind in enumerate(kinds)]
-    chooser = Chooser(target, 3, 2)
-    together = chooser.choose(guesses)
-    assert together == [chooser.choose([one])[0] for one in guesses]
-    assert chooser.choose([]) == []
+    sampler = LevelSampler(target, 3, 2)
+    together = sampler.levels(guesses)
+    assert together == [sampler.levels([one])[0] for one in guesses]
+    assert sampler.levels([]) == []
 
 
 def test_where_nothing_can_be_sampled_the_levels_end_and_others_go_on() -> None:
@@ -140,7 +140,7 @@ def test_where_nothing_can_be_sampled_the_levels_end_and_others_go_on() -> None:
         guess(target, logits, temperature=0.5, seed=1, logit_bias=banned),
         guess(target, logits, temperature=0.5, seed=1),
     ]
-    none, some = Chooser(target, 2, 2).choose(both)
+    none, some = LevelSampler(target, 2, 2).levels(both)
     assert none == [[]]
     assert [len(level) for level in some] == [2, 2]
 
@@ -155,5 +155,5 @@ def test_what_only_the_target_may_do_is_no_part_of_a_draft() -> None:
 @pytest.mark.parametrize("width", [1, 3])
 def test_equal_logits_are_taken_in_the_order_of_columns(width: int) -> None:
     target = runner()
-    (levels,) = Chooser(target, width, 0).choose([guess(target, [[1.0, 1.0, 1.0]])])
+    (levels,) = LevelSampler(target, width, 0).levels([guess(target, [[1.0, 1.0, 1.0]])])
     assert [token for token, _ in levels[0]] == [10, 11, 12][:width]

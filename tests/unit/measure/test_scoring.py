@@ -32,8 +32,8 @@ def test_softmax_is_the_law_that_the_sampler_draws_from() -> None:
     (logits,) = score(runner, PROMPT, [1, 2, 3])
     rows = SamplingRows()
     rows.add(SamplingParams(temperature=0.7, top_k=5), 0, 0, [9] * 3)
-    law = runner.ops.probs(runner.ops.array(logits), rows.build())
-    np.testing.assert_allclose(softmax(logits, 0.7, 5), law, atol=1e-6)
+    probs = runner.ops.probs(runner.ops.array(logits), rows.build())
+    np.testing.assert_allclose(softmax(logits, 0.7, 5), probs, atol=1e-6)
 
 
 def test_ties_at_the_edge_of_top_k_go_to_the_lowest_ids() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from outpace.drafters.marginals import Chooser, Guess, best_tree, drafted
+from outpace.drafters.marginals import Guess, LevelSampler, best_tree, drafted
 from outpace.drafters.protocol import SequenceView
 from outpace.drafters.refine.block import Block
 from outpace.drafters.refine.refiner import Refiner
@@ -15,8 +15,8 @@ from outpace.runner import Pass, Runner, ScheduledSequence
 from outpace.trace import Step
 from outpace.types.tree import EMPTY, NO_TOKEN, DraftTree, TreeBuilder
 
-WIDTH = 8  # choices a position
-NUM_NOISY = 2  # positions whose choices are drafted with the target's noise
+WIDTH = 8  # branches a position
+NUM_NOISY = 2  # positions whose branches are drafted with the target's noise
 
 
 class RefinedDraft:
@@ -38,7 +38,7 @@ class RefinedDraft:
         self.name = refiner.name
         self._refiner, self._runner, self._passes = refiner, runner, passes
         self._min_confidence = min_confidence
-        self._chooser = Chooser(runner, WIDTH, NUM_NOISY)
+        self._sampler = LevelSampler(runner, WIDTH, NUM_NOISY)
 
     def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
         """Return a tree, or a chain, for each sequence: its block, as long as the budget allows."""
@@ -68,7 +68,7 @@ class RefinedDraft:
             own = logits[first : first + len(block)]
             guesses.append(Guess(part.table, drafted(part.request), list(s.tokens), own, tokens))
             first += part.num_scored
-        for (i, _, _), levels in zip(due, self._chooser.choose(guesses), strict=True):
+        for (i, _, _), levels in zip(due, self._sampler.levels(guesses), strict=True):
             trees[i] = best_tree(levels, budgets[i], self._min_confidence, self.name)
         return trees
 

@@ -129,18 +129,18 @@ class Refiner:
     ) -> list[Guesses]:
         """Return what the logits of all blocks' places say: tokens with the noise of their positions."""
         ops, sampling = runner.ops, SamplingRows()
-        standing: list[int] = []
+        current: list[int] = []
         for s, block in zip(batch, blocks, strict=True):
             places = range(block.start + self._first(block), block.start + len(block))
             request = s.request
             sampling.add(unpenalised(request.options.sampling), request.seed, request.sample_index, places)
-            standing += block.tokens[self._first(block) :]
+            current += block.tokens[self._first(block) :]
         tokens = ops.sample(logits, sampling.build())[:, 0].tolist()
         probability = np.exp(ops.logprobs(logits, tokens)).tolist()
         kept: list[float] = []
         if self.rule.looks_at_kept:
-            found = np.exp(ops.logprobs(logits, [max(token, 0) for token in standing])).tolist()
-            kept = [0.0 if token == NO_TOKEN else p for token, p in zip(standing, found, strict=True)]
+            found = np.exp(ops.logprobs(logits, [max(token, 0) for token in current])).tolist()
+            kept = [0.0 if token == NO_TOKEN else p for token, p in zip(current, found, strict=True)]
         entropy = entropies(ops.numpy(logits)) if self.rule.looks_at_entropy else []
         guesses, first = [], 0
         for block in blocks:

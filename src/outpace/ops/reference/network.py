@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import UsageError, WeightsError
-from outpace.ops.compose import compose_choice, compose_decoder_layer, compose_fuse, compose_states, compose_store
+from outpace.ops.compose import compose_best, compose_decoder_layer, compose_fuse, compose_states, compose_store
 from outpace.ops.formats import dequantise
 from outpace.ops.machine import check_threads, memory_bytes
 from outpace.ops.protocol import (
@@ -248,7 +248,7 @@ class ReferenceOps:
         counts = np.diff([*edges, len(own.scored)]).tolist()
         parts = [cast("HeadPart | None", rows) for rows in further]
         vocab_size = len(_floats(layer.embedding))
-        best = compose_choice(self, states, layer, parts, counts, vocab_size, batch, k)
+        best = compose_best(self, states, layer, parts, counts, vocab_size, batch, k)
         return Guesses(
             self.rms_norm(states, layer.head_norm, layer.layer.eps) if layer.output_is_normed else states, *best
         )

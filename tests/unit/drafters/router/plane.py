@@ -45,7 +45,7 @@ def cheap_rows(rows: int) -> float:
     return 1.0 + (rows - 1) / 31
 
 
-def dear_rows(rows: int) -> float:
+def expensive_rows(rows: int) -> float:
     """8 rows take two."""
     return 1.0 + (rows - 1) / 7
 
@@ -222,7 +222,7 @@ COSTS = (  # plain passes of a question, and of a node
     (0.0, 0.02), (0.0, 0.05), (0.0, 0.1), (0.0, 0.2), (0.0, 0.35), (0.0, 0.5),
 )  # fmt: skip
 ACCEPTANCE = (0.05, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
-CURVES = {"cheap rows": cheap_rows, "dear rows": dear_rows}
+CURVES = {"cheap rows": cheap_rows, "expensive rows": expensive_rows}
 CONFIDENCES = ("flat", "true", "boastful")
 
 

@@ -155,7 +155,7 @@ def test_a_batch_verifies_the_requests_whose_guesses_are_good() -> None:
     assert outcome.seconds <= best_fixed(machine, [COPY, PROSE, BAIT, COPY]) / 0.95
 
 
-def test_in_a_large_batch_dear_rows_are_left_to_the_texts() -> None:
+def test_in_a_large_batch_expensive_rows_are_left_to_the_texts() -> None:
     """Where a pass has many rows already, a further row costs more than it may bring."""
     machine = Machine(slope=0.0)
     machine.pass_seconds = lambda parts: PLAIN * (1 + 0.9 * max(0, sum(r for r, _ in parts) - 8))  # type: ignore[method-assign]

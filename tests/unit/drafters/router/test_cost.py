@@ -61,7 +61,7 @@ def test_the_cost_of_rows_adds_up_to_the_pass() -> None:
     assert seconds == pytest.approx(cost.seconds([(12, 700), (1, 40)]), rel=1e-6)
 
 
-def test_a_busy_neighbour_makes_passes_slower_and_rows_no_dearer() -> None:
+def test_a_busy_neighbour_makes_passes_slower_and_rows_no_more_expensive() -> None:
     cost = probed()
     row, plain = cost.more(1, 1, 0) / cost.plain, cost.plain
     for _ in range(30):

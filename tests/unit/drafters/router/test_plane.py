@@ -16,7 +16,7 @@ from tests.unit.drafters.router.plane import (
     Simulated,
     cheap_rows,
     constant,
-    dear_rows,
+    expensive_rows,
     judge,
     switching,
 )
@@ -37,7 +37,7 @@ def point(
         point(0.0, 0.2, GOOD, GOOD, confidence="true"),
         point(0.2, 0.0, GOOD, GOOD),
         point(0.5, 0.0, constant(0.95), constant(0.95)),
-        point(0.05, 0.0, GOOD, GOOD, rows=dear_rows, confidence="true"),
+        point(0.05, 0.0, GOOD, GOOD, rows=expensive_rows, confidence="true"),
     ],
     ids=["a fifth of a pass a node", "a fifth of a pass a question", "half a pass a question", "costly rows"],
 )
@@ -47,7 +47,7 @@ def test_from_token_64_of_a_first_request_auto_is_near_the_best_fixed_strategy(p
         assert verdict.best > 0.92
 
 
-@pytest.mark.parametrize("rows", [cheap_rows, dear_rows])
+@pytest.mark.parametrize("rows", [cheap_rows, expensive_rows])
 @pytest.mark.parametrize(("question", "node"), [(0.02, 0.002), (0.2, 0.0), (0.0, 0.2), (0.0, 0.5)])
 def test_where_no_drafter_pays_auto_stays_within_a_fiftieth_of_plain(question: float, node: float, rows) -> None:
     for verdict in judge(point(question, node, BAD, BAD, rows=rows), range(2)):

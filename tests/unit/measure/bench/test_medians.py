@@ -21,7 +21,7 @@ def test_five_values_are_too_few_for_an_interval_and_six_give_their_ends() -> No
 
 @pytest.mark.parametrize("n", [6, 9, 20, 61])
 def test_the_interval_holds_the_median_as_often_as_promised(n: int) -> None:
-    """1,000 samples of a skewed law: fewer than 925 hits have odds below 10^-3 at a coverage of 95 %."""
+    """1,000 samples of a skewed distribution: fewer than 925 hits have odds below 10^-3 at a coverage of 95 %."""
     rng = np.random.default_rng(n)
     hits = 0
     for _ in range(1000):

@@ -213,7 +213,7 @@ void guess(int threads, Workspace& w, const GuessInput& in, const GuessOutput& o
       const HeadRows* own = (*in.further)[sub.rows[r].segment];
       const Columns columns{g.head.tokens, own == nullptr ? Tokens{} : Tokens{own->tokens}, g.embedding->out};
       const Best best{out.tokens + r * in.k, out.logprobs + r * in.k, out.scores + r * in.k};
-      choose(w.samplers[m.index], logits + r * stride, columns, *in.batch, r, in.k, best);
+      sample_columns(w.samplers[m.index], logits + r * stride, columns, *in.batch, r, in.k, best);
       if (!g.output_is_normed) continue;
       float* row = out.states + r * width;
       kernels.rms_norm(row, g.head_norm->data(), row, width, layer.eps);

@@ -42,7 +42,7 @@ struct GuessInput {
 };
 
 // For the S scored rows of the plan: the layer's output [S, D] (normed by the head's norm, if so), and the k best tokens
-// [S, k] as `choose` tells them.
+// [S, k] as `sample_columns` tells them.
 struct GuessOutput {
   float* states;
   int64_t* tokens;

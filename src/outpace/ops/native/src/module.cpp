@@ -576,7 +576,7 @@ nb::tuple best_of_columns(Context& context, const Array& logits, const ColumnTok
     Pool::get().run(logits.rows() <= 1 ? 1 : threads, [&](const Member& m) {
       const auto [first, last] = m.share(logits.rows());
       for (int64_t r = first; r < last; ++r) {
-        choose(w.samplers[m.index], logits.row(r), rows[r], batch, r, k, best.of(r));
+        sample_columns(w.samplers[m.index], logits.row(r), rows[r], batch, r, k, best.of(r));
       }
     });
   });

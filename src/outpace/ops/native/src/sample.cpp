@@ -89,7 +89,7 @@ class Sampler {
     return {};
   }
 
-  void choose(const float* logits, const SamplingBatch& batch, int64_t r, int64_t k, const Best& best) {
+  void sample_columns(const float* logits, const SamplingBatch& batch, int64_t r, int64_t k, const Best& best) {
     const SamplingRow row = batch.is_argmax() ? SamplingRow{} : batch.row(r);
     const bool greedy = batch.is_argmax() || row.params.greedy();
     const Reason reason = batch.is_argmax() ? take(logits) : process(logits, row);
@@ -516,9 +516,9 @@ void sample(int threads, SamplerMemories& memories, const float* logits, int64_t
   });
 }
 
-void choose(SamplerMemory& memory, const float* logits, const Columns& columns, const SamplingBatch& batch, int64_t r,
-            int64_t k, const Best& best) {
-  Sampler(columns.size(), memory, &columns).choose(logits, batch, r, k, best);
+void sample_columns(SamplerMemory& memory, const float* logits, const Columns& columns, const SamplingBatch& batch,
+                    int64_t r, int64_t k, const Best& best) {
+  Sampler(columns.size(), memory, &columns).sample_columns(logits, batch, r, k, best);
 }
 
 void probs(int threads, SamplerMemories& memories, const float* logits, int64_t vocabulary, const SamplingBatch& batch,

@@ -115,8 +115,8 @@ struct Best {
 };
 
 // Finds them for row r of a batch, on the calling thread. Reference: reference/sample.py, best_of_columns.
-void choose(SamplerMemory& memory, const float* logits, const Columns& columns, const SamplingBatch& batch, int64_t r,
-            int64_t k, const Best& best);
+void sample_columns(SamplerMemory& memory, const float* logits, const Columns& columns, const SamplingBatch& batch,
+                    int64_t r, int64_t k, const Best& best);
 
 // Raw log-softmax of one token per row [R].
 void logprobs(int threads, const float* logits, int64_t vocabulary, Tokens tokens, float* values);
