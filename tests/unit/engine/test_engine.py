@@ -23,6 +23,7 @@ from tests.folder import make_folder
 
 PROMPTS = ["the cat", "a dog", "def f(x)", "1, 2, 3", "the cat sat on the mat, the cat sat on"]
 SECONDS = 60  # after which a test calls a wait a hang
+SMALL = 224  # tokens of a cache that has room for one or two texts
 
 
 @pytest.fixture(scope="module")
@@ -117,16 +118,24 @@ class Failing:
         raise RuntimeError("this drafter is broken")
 
 
-def _stress(lm: LanguageModel, num_threads: int, per_thread: int) -> None:
-    """Random calls from many threads, some cancelled, some failing; every text that survives equals its single run."""
+def _stress(lm: LanguageModel, num_threads: int, per_thread: int) -> int:
+    """Random calls from many threads, some cancelled, some failing; every text that survives equals its single run.
+
+    Returns how often one of their sequences was preempted.
+    """
     cases = [
         {"max_new_tokens": length, "temperature": temperature, "seed": seed, "strategy": strategy, "ignore_eos": True}
-        for length in (3, 30, 70)
+        for length in (3, 60, 130)
         for temperature in (0.0, 0.9)
         for seed in (1, 2)
         for strategy in ("none", "ngram", "suffix", "auto")
     ]
+    for i, options in enumerate(cases):  # each option meets each strategy in some case
+        if options["temperature"]:
+            options |= ({}, {"top_p": 0.9}, {"typical_p": 0.8, "logprobs": 2}, {"top_n_sigma": 1.5})[(i + i // 4) % 4]
+        options |= ({}, {"repetition_penalty": 1.2}, {"logit_bias": {5: -2.0}})[i % 3]
     texts: dict[tuple[int, int], list[int]] = {}
+    preemptions: list[int] = []
     lock = threading.Lock()
 
     def text(p: int, c: int) -> list[int]:
@@ -159,6 +168,7 @@ def _stress(lm: LanguageModel, num_threads: int, per_thread: int) -> None:
             elif kind == 4:
                 results = lm.generate([PROMPTS[p]] * 2, **options)
                 assert [result.tokens for result in results] == [expected] * 2
+                preemptions.extend(result.stats.preemptions for result in results)
             elif kind == 5:
                 with lm.stream(PROMPTS[p], **options) as stream:
                     assert [token for chunk in stream for token in chunk.tokens] == expected
@@ -166,12 +176,14 @@ def _stress(lm: LanguageModel, num_threads: int, per_thread: int) -> None:
                 result = lm.generate(PROMPTS[p], **options)
                 assert result.tokens == expected
                 assert not result.stats.warnings
+                preemptions.append(result.stats.preemptions)
 
     in_threads(num_threads, work)
+    return sum(preemptions)
 
 
 def test_random_calls_of_many_threads_over_a_small_pool(folder: Path) -> None:
-    lm = outpace.load(folder, ops=tiny_ops(), cache_tokens=320)
+    lm = outpace.load(folder, ops=tiny_ops(), cache_tokens=SMALL)
     _stress(lm, 8, 6)
     assert_all_free(lm)
     assert lm.engine._thread is None
@@ -179,8 +191,8 @@ def test_random_calls_of_many_threads_over_a_small_pool(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_hundred_random_calls_of_sixteen_threads_over_a_small_pool(folder: Path) -> None:
-    lm = outpace.load(folder, ops=tiny_ops(), cache_tokens=320)
-    _stress(lm, 16, 13)
+    lm = outpace.load(folder, ops=tiny_ops(), cache_tokens=SMALL)
+    assert _stress(lm, 16, 13) > 0, "the pool is small"
     assert_all_free(lm)
     assert lm.engine._thread is None
 

@@ -92,6 +92,20 @@ def test_preemption_changes_no_token_even_if_every_request_is_preempted_at_least
     assert min(g.stats.preemptions for g in group) >= 2
 
 
+def test_a_pool_for_one_preempts_the_younger_again_and_again_and_changes_no_token() -> None:
+    """Each is preempted once by every older one that grows; the oldest never is, and the second only by the oldest."""
+    options: dict[str, Any] = {"max_new_tokens": 100, "temperature": 0.7, "seed": 3}
+    runner = tiny_runner(ops=tiny_ops(), capacity=6)  # one sequence alone needs 6, with the copy of a shared block
+    loop = Decoder(runner)
+    prompts = [[(7 * i + j) % VOCAB for j in range(31)] for i in range(5)]
+    group = [add(loop, prompt, **options)[0] for prompt in prompts]
+    run(loop)
+    assert [g.output.tokens for g in group] == [alone(prompt, **options) for prompt in prompts]
+    assert group[0].stats.preemptions == 0
+    assert min(g.stats.preemptions for g in group[2:]) >= 2
+    assert runner.cache.num_available == runner.cache.capacity
+
+
 def test_samples_of_one_prompt_are_preempted_like_others() -> None:
     options: dict[str, Any] = {"max_new_tokens": 120, "temperature": 1.0, "seed": 1}
     loop = Decoder(tiny_runner(ops=tiny_ops(), capacity=8))
