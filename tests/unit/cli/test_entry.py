@@ -36,7 +36,7 @@ def test_the_entry_point_imports_nothing_heavy() -> None:
     )
     done = outcome(before=f"{code}; sys.exit()")
     ours = {name for name in done.stderr.decode().split() if name.startswith("outpace")}
-    assert ours == {"outpace", "outpace.version", "outpace.cli", "outpace.cli.entry"}
+    assert ours == {"outpace", "outpace.version", "outpace.cli", "outpace.cli.entry", "outpace.cli.exit_codes"}
     assert not {"numpy", "typer", "rich", "tokenizers"} & set(done.stderr.decode().split())
 
 
