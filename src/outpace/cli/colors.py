@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import IO, TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from outpace.api import Chunk, LanguageModel
 
 DIM, BOLD_GREEN, BOLD_RED = "2", "1;32", "1;31"
+_FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE")  # environment variables by which rich takes any stream for a terminal
 _DRAFTERS = ("32", "36", "35", "33", "34", "31")  # green, cyan, magenta, yellow, blue, red
 
 
@@ -20,7 +22,9 @@ def painted(text: str, code: str, stream: IO[str]) -> str:
 
 
 def shows_colors(stream: IO[str]) -> bool:
-    """Whether the stream is a terminal with colours (NO_COLOR and TERM=dumb switch them off)."""
+    """Whether the stream is a terminal with colours, or counts as one (NO_COLOR and TERM=dumb switch them off)."""
+    if not stream.isatty() and not any(map(os.environ.get, _FORCED)):
+        return False  # as rich would find, whose import takes longer than many an answer
     from rich.console import Console
 
     console = Console(file=stream)

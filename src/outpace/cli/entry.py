@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # as in the package: until `main` runs, Ctrl-C would end 
 if TYPE_CHECKING:
     from typing import NoReturn
 
+_COLLECTED = 100_000  # objects between two looks for garbage: a vocabulary has as many, and they all stay
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line, and leave with an exit code.
@@ -19,6 +20,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     `arguments`, those of this process are taken, and its standard streams are made safe.
     """
     owns_process = arguments is None
+    if owns_process:
+        import gc
+
+        gc.set_threshold(_COLLECTED)
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments, owns_process)
     except KeyboardInterrupt:
@@ -70,10 +75,10 @@ def _invoke(arguments: list[str]) -> int:
     """Run the command; what the arguments get wrong is an error like any other."""
     import typer
 
-    from outpace.cli.app import app
+    from outpace.cli.app import command_line
     from outpace.errors import UsageError
 
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(command_line(arguments[0] if arguments else None))
     try:
         with command.make_context("outpace", arguments) as context:
             command.invoke(context)

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import typer
 
-from outpace.cli.app import app
+from outpace.cli.app import command_line
 from tests.unit.cli.running import run
 
 
 def commands(group: Any = None, path: str = "outpace") -> dict[str, Any]:
     """Return every command by its path."""
-    group = group or typer.main.get_command(app)
+    group = group or typer.main.get_command(command_line())
     found = {path: group}
     for name, command in getattr(group, "commands", {}).items():
         found |= commands(command, f"{path} {name}")

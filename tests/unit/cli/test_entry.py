@@ -40,6 +40,20 @@ def test_the_entry_point_imports_nothing_heavy() -> None:
     assert not {"numpy", "typer", "rich", "tokenizers"} & set(done.stderr.decode().split())
 
 
+def test_generate_imports_what_it_uses_and_no_other_command(folder: str) -> None:
+    """Cold start is mostly imports. Told by name: a time would depend on the machine."""
+    before = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.__stderr__))"
+    done = outcome("generate", "hi", "--raw", "-m", folder, "-n", "1", *SMALL, before=before)
+    assert done.returncode == 0
+    found = set(done.stderr.decode().split())
+    assert {"outpace.cli.generate", "outpace.api"} <= found
+    commands = {"bench", "certify", "chat", "distill", "drafter", "explain", "models", "quantize", "train", "measuring"}
+    unused = {f"outpace.cli.{name}" for name in commands} | {"outpace.train", "outpace.measure.bench"}
+    unused |= {"outpace.measure.certify", "outpace.measure.explain", "outpace.server", "outpace.drafters.layouts"}
+    unused |= {"rich.console", "torch", "transformers", "huggingface_hub", "matplotlib", "safetensors", "asyncio"}
+    assert found & unused == set()
+
+
 def test_debug_shows_the_traceback_wherever_it_stands(folder: str) -> None:
     arguments = ["generate", "hi", "-m", folder, "-s", "ngrm", *SMALL]
     for debugged in ([*arguments, "--debug"], ["--debug", *arguments]):

@@ -5,6 +5,7 @@ Kernels are chosen by the instruction set, so the last test runs all others once
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -284,6 +285,21 @@ def test_an_unknown_format_is_refused() -> None:
 def run_with_isa(isa: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {ISA_VARIABLE: isa, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def print_packed() -> None:
+    """Print the packed bytes of every format and shape, as one hash each."""
+    for format, out, width in ALL_SHAPES:
+        print(format, out, width, hashlib.sha256(pack(random_tensor(format, out, width)).tiles).hexdigest())
+
+
+def test_every_instruction_set_packs_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    """The baseline moves dword by dword; the others transpose whole tiles in vectors."""
+    print_packed()
+    code = f"from {__name__} import print_packed; print_packed()"
+    plain = run_with_isa("baseline", "-c", code)
+    assert plain.stdout == capsys.readouterr().out, plain.stderr
+    assert len(plain.stdout.splitlines()) == len(ALL_SHAPES)
 
 
 def ask_isa(isa: str) -> subprocess.CompletedProcess[str]:

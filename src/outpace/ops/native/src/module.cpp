@@ -676,7 +676,10 @@ NB_MODULE(_native, m) {
   });
   nb::class_<Matrix>(m, "Weight", "A packed matrix [out, in].")
       .def_prop_ro("shape", [](const Matrix& w) { return nb::make_tuple(w.out, w.in); })
-      .def_prop_ro("num_bytes", [](const Matrix& w) { return w.num_tiles() * w.tile_bytes; });
+      .def_prop_ro("num_bytes", [](const Matrix& w) { return w.num_tiles() * w.tile_bytes; })
+      .def_prop_ro(
+          "tiles", [](const Matrix& w) { return nb::bytes(w.data.data(), static_cast<size_t>(w.num_tiles() * w.tile_bytes)); },
+          "A copy of the packed bytes.");
   nb::class_<FloatVector>(m, "Vector", "A float vector: a norm weight or a bias.");
   nb::class_<Rope>(m, "Rope", "A rotary table.");
   nb::class_<KvStore>(m, "KV", "Storage of a paged cache, all layers.");

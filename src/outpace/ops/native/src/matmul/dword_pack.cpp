@@ -1,9 +1,9 @@
-#include "dword_pack.h"
-
 #include <cstring>
 
 #include "half.h"
+#include "isa.h"
 #include "layout.h"
+#include "pack.h"
 
 namespace outpace {
 namespace {
@@ -156,6 +156,15 @@ void pack_float_tile(const Matrix& m, const uint8_t* rows, int64_t stride, int64
   }
 }
 
+// What packs a whole tile with this process's instruction set; null: nothing does.
+TilePacker tile_packer() {
+#if defined(__x86_64__)
+  if (active_isa() == Isa::Avx512) return pack_tile_avx512;
+  if (active_isa() == Isa::Avx2) return pack_tile_avx2;
+#endif
+  return nullptr;
+}
+
 }  // namespace
 
 bool pack_by_dwords(const Matrix& matrix, const uint8_t* rows, int64_t columns, uint8_t* tile) {
@@ -164,6 +173,11 @@ bool pack_by_dwords(const Matrix& matrix, const uint8_t* rows, int64_t columns, 
   const int64_t stride = row_bytes(f, matrix.in);
   if (layout::is_float(f)) {
     pack_float_tile(matrix, rows, stride, columns, tile);
+    return true;
+  }
+  static const TilePacker whole = tile_packer();
+  if (whole != nullptr && columns == kColumns) {
+    whole(matrix, rows, tile);
     return true;
   }
   const int64_t groups = layout::has_super_blocks(f) ? layout::kSuperGroups : 1;

@@ -5,10 +5,10 @@
 #include <string>
 
 #include "blocks.h"
-#include "dword_pack.h"
 #include "half.h"
 #include "kernels.h"
 #include "layout.h"
+#include "pack.h"
 #include "rounding.h"
 
 namespace outpace {
