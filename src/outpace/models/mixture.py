@@ -2,7 +2,8 @@
 
     vectors, routers of experts     F32; routers as they are
     the output matrix               Q6_K, in a model of Q8_0 that; so the embedding where it is the output too
-    values and down projections     Q6_K in a part of the layers of Q4_K and Q5_K models (llama.cpp's "M" mixtures)
+    values and down projections,    Q6_K in a part of the layers of Q4_K and Q5_K models (llama.cpp's "M" mixtures)
+    those of experts too
     all others                      what was asked for
 
 A row that blocks of 256 do not fill gets the format of 32 that comes next in size, one that those do not fill F16.
@@ -26,6 +27,7 @@ _NARROW = {  # what takes the place of a format of 256
     **{"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"},
 }
 _MIXED = ("Q4_K", "Q5_K")
+_WITH_MORE = ("attn_v.weight", "ffn_down.weight", "ffn_down_exps.weight")
 _ROUTER = "ffn_gate_inp.weight"
 
 
@@ -48,7 +50,7 @@ def format_of(name: str, shape: tuple[int, ...], stored: str, wanted: str, num_l
     chosen = wanted
     if wanted != "Q8_0" and (name == "output.weight" or (tied and name == "token_embd.weight")):
         chosen = "Q6_K"
-    elif wanted in _MIXED and name.endswith(("attn_v.weight", "ffn_down.weight")):
+    elif wanted in _MIXED and name.endswith(_WITH_MORE):
         chosen = "Q6_K" if _has_more(int(name.split(".")[1]), num_layers) else wanted
     if shape[-1] % BLOCKS[chosen].size:
         chosen = _NARROW.get(chosen, chosen)

@@ -35,6 +35,9 @@ def test_the_output_matrix_keeps_more_bits_and_so_does_an_embedding_that_is_one(
 def test_values_and_down_projections_of_some_layers_keep_more_bits() -> None:
     more = [chosen(f"blk.{i}.ffn_down.weight") == "Q6_K" for i in range(24)]
     assert [i for i in range(24) if more[i]] == [0, 1, 2, 5, 8, 11, 14, 17, 20, 21, 22, 23]
+    experts = [format_of(f"blk.{i}.ffn_down_exps.weight", (8, 64, 512), "BF16", "Q4_K", 24, False) for i in range(24)]
+    assert [format == "Q6_K" for format in experts] == more
+    assert chosen("blk.0.ffn_up_exps.weight") == "Q4_K"
     assert chosen("blk.0.attn_v.weight", "Q5_K") == "Q6_K"
     assert chosen("blk.0.ffn_up.weight") == "Q4_K"
     assert chosen("blk.0.attn_v.weight", "Q4_1") == "Q4_1"
