@@ -31,7 +31,7 @@ def is_supported(config: ModelConfig) -> bool:
     scales = (config.embedding_scale, config.residual_scale, config.logit_scale)
     has_one_rope = not config.rotations and config.rotary_width == config.head_width
     has_numbers = (
-        scales == (1.0, 1.0, 1.0) and config.logit_cap is config.attention_scale is config.query_growth is None
+        scales == (1.0, 1.0, 1.0) and config.logit_cap is config.attention_scale is None and config.query_growth is None
     )
     has_parts = {"attn_norm", "mlp_norm"} | _MATRICES <= places <= _MATRICES | _VECTORS
     is_dense = config.experts is None
