@@ -33,6 +33,9 @@ LONGROPE = {
         "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0],
     }
 }
+MINISTRAL = {
+    "rope_parameters": YARN | {"rope_theta": 10000.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.4}
+}
 SLIDING = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
 
 _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -83,6 +86,17 @@ _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "granite": ("granite", GRANITE),
     "granite, biases": ("granite", GRANITE | {"attention_bias": True, "mlp_bias": True, "rope_scaling": LLAMA3}),
+    "ministral3": ("ministral3", MINISTRAL),
+    "ministral3, plain rope, window, tied": (
+        "ministral3",
+        {
+            **{"sliding_window": 24, "tie_word_embeddings": True},
+            "rope_parameters": {
+                **{"rope_type": "default", "rope_theta": 5000.0},
+                **{"original_max_position_embeddings": 50, "llama_4_scaling_beta": 1.5},
+            },
+        },
+    ),
     "olmo2": ("olmo2", {}),
     "olmo2, biases": ("olmo2", {"attention_bias": True, "rope_scaling": {"type": "linear", "factor": 2.5}}),
     "olmo3": ("olmo3", {"sliding_window": 24, "num_hidden_layers": 4, "rope_scaling": YARN}),

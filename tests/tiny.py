@@ -19,6 +19,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 24},
     "qwen3": {"head_dim": 16},
     "glm4": {"head_dim": 12},
+    "ministral3": {"head_dim": 12},
     "gpt_oss": {"head_dim": 16, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 24},
     "llada": {"mask_token_id": 96},
     "Dream": {"mask_token_id": 96},

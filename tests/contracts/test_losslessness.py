@@ -121,7 +121,12 @@ PRODUCT = list(itertools.product(DRAFTERS, SAMPLING, CACHES, BATCHES))
 
 
 # Every other kind of network, with every format of the cache.
-OTHERS = [name for name in NETWORKS if NETWORKS[name][0] not in ("llama", "mistral", "qwen2") and "long" not in name]
+OTHERS = [
+    name
+    for name in NETWORKS
+    if NETWORKS[name][0] not in ("llama", "mistral", "qwen2")
+    and not any(part in name for part in ("long", "plain rope"))
+]
 UNTIED = {"tie_word_embeddings": False}  # a tiny network that is tied says its last token for ever
 NETWORK_CACHES = {
     f"{name}, {kv}": {"model_type": NETWORKS[name][0], "kv": kv, **NETWORKS[name][1], **UNTIED}

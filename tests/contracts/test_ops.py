@@ -20,7 +20,7 @@ from outpace.errors import UsageError, WeightsError
 from outpace.models import Transformer
 from outpace.ops.compose import compose_decoder_layer
 from outpace.ops.formats import dequantise
-from outpace.ops.protocol import DecoderLayer, Ops
+from outpace.ops.protocol import DecoderLayer, Ops, QueryGrowth
 from outpace.types import KVFormat, KVSpec, RawTensor, Segment
 from tests.implementations import MAKERS
 from tests.networks import NETWORKS
@@ -624,6 +624,26 @@ def test_products_of_queries_and_keys_have_the_layer_s_scale(ops: Ops) -> None:
         turned = ops.rope_store(ops.scale(q, factor), k, v, layer, storage, plan)
         results.append(ops.numpy(ops.attend(turned, layer, storage, plan)))
     assert same(*results)
+
+
+@pytest.mark.parametrize("start", [0, 90])
+def test_queries_grow_with_their_position_alone_and_in_a_batch(ops: Ops, start: int) -> None:
+    rng, spec, heads, length = np.random.default_rng(0), KVSpec(2, 2, 16, "f32", BLOCK), 6, 40
+    plain = one_layer(ops, spec, heads)
+    growing = replace(plain, query_growth=QueryGrowth(0.3, 25), key_scale=ops.vector(raw_tensor("s", np.full(32, 2.0))))
+    q, k, v = (rng.standard_normal((length, n), np.float32) for n in (heads * 16, 32, 32))
+
+    def turned(parts: DecoderLayer, first: int, end: int) -> NDArray[np.float32]:
+        segment = Segment((3, 1, 4, 0, 2), start + first, [0] * (end - first))
+        arrays = (ops.array(x[first:end]) for x in (q, k, v))
+        own, storage = ops.layer(parts), ops.kv_alloc(spec, 5)
+        return ops.numpy(ops.rope_store(*arrays, own, storage, ops.plan([segment], BLOCK)))
+
+    whole = turned(growing, 0, length)
+    growth = 1 + 0.3 * np.log(1 + (start + np.arange(length)) // 25)
+    assert growth.max() > 1.2
+    assert close(whole, turned(plain, 0, length).astype(np.float64) * 2 * growth[:, None], 1e-6)
+    assert same(whole, np.concatenate([turned(growing, i, i + 1) for i in range(length)]))
 
 
 def test_a_pair_of_frequency_0_neither_turns_nor_is_scaled(ops: Ops) -> None:

@@ -29,7 +29,7 @@ from tests.networks import MASKED, NETWORKS
 from tests.tiny import built, tiny_config, tiny_values
 from tests.unit.weights.tiny import write_gguf
 
-PAIRS = ("llama", "mistral", "granite", "smollm3", "llada")  # Q and K are permuted in their files
+PAIRS = ("llama", "mistral", "ministral3", "granite", "smollm3", "llada")  # Q and K are permuted in their files
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: NETWORKS[name] for name in NETWORKS if NETWORKS[name][0] in ("granite", "phi3")},
@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("olmo3", NETWORKS["olmo3"][1]),
     "qwen3_moe": NETWORKS["qwen3_moe"],
     "gpt_oss": NETWORKS["gpt_oss"],
+    "ministral3": NETWORKS["ministral3"],
     **{model_type: (model_type, {}) for model_type in MASKED},
     "gemma3": ("gemma3_text", NETWORKS["gemma3_text"][1] | {"query_pre_attn_scalar": 16.0}),
     "gemma3, listed": (
@@ -66,7 +67,7 @@ def metadata(arch: str, config: dict[str, Any]) -> dict[str, Any]:
         "rope.freq_base": config["rope_theta"],
         "rope.dimension_count": rotary,
     }
-    scaling = config.get("rope_scaling") or {}
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind in ("linear", "yarn"):
         entries |= {"rope.scaling.type": kind, "rope.scaling.factor": scaling["factor"]}
@@ -110,6 +111,10 @@ OWN = {
     "gemma3": gemma3,
     "olmo2": olmo2,
     "llama": lambda c: {"attention.sliding_window": c["sliding_window"]} if "sliding_window" in c else {},
+    "mistral3": lambda c: {
+        "attention.temperature_scale": c["rope_parameters"]["llama_4_scaling_beta"],
+        "rope.scaling.yarn_log_multiplier": c["rope_parameters"]["mscale_all_dim"],
+    },
     "gpt-oss": lambda c: {
         "expert_count": c["num_local_experts"],
         "expert_used_count": c["num_experts_per_tok"],
@@ -216,6 +221,8 @@ def test_what_outpace_writes_is_what_the_converter_writes(tmp_path: Path, name: 
     for tensor in tensors:
         if tensor.name != "rope_freqs.weight":
             assert np.array_equal(dequantise(tensor.read()), expected[tensor.name]), tensor.name
+    if arch == "mistral3":  # llama.cpp would multiply by it once more
+        assert "mistral3.rope.scaling.attn_factor" not in found
     for key, value in metadata(arch, config).items():
         if value not in (0, None):
             assert found[key] == pytest.approx(value), key

@@ -19,7 +19,8 @@ from outpace.ops.protocol import Ops
 from outpace.ops.reference import ReferenceOps
 from outpace.types import Segment
 from tests.implementations import MAKERS
-from tests.parity.test_models_parity import ours, theirs
+from tests.parity.oracle import theirs
+from tests.parity.test_models_parity import ours
 from tests.tiny import tiny_config, tiny_values
 from tests.unit.weights.tiny import write_safetensors
 

@@ -26,6 +26,7 @@ class Needs:
 
     weights: packed. per_token: of keys and values. tokens: the cache that was asked for: `cache_tokens`, or a whole
     `context`; where neither is, a few, because memory of a cache is taken as texts grow. context: the model's own.
+    is_part: whether it is the text network of a multimodal folder.
     """
 
     weights: int
@@ -34,6 +35,7 @@ class Needs:
     tokens: int
     context: int
     available: int
+    is_part: bool = False
 
     @property
     def total(self) -> int:
@@ -52,7 +54,9 @@ class Needs:
     def lines(self) -> list[str]:
         """Return what people are told of it."""
         whole = _amount(self.per_token * self.context)
+        part = ["text part of a multimodal folder: what reads images is left out"] if self.is_part else []
         return [
+            *part,
             f"weights: {_amount(self.weights)} in memory" + (f", drafter {_amount(self.drafter)}" * bool(self.drafter)),
             f"keys and values: {_amount(self.per_token)} a token, {whole} for all its {self.context:,} positions",
             f"free here: {_amount(self.available)}, room for {self.fitting_tokens:,} tokens beside the weights",
@@ -81,6 +85,7 @@ def needs(
         tokens=cache_tokens or context or 2 * spec.block_size,
         context=config.context,
         available=min(ops.memory_bytes, available_bytes()),
+        is_part=checkpoint.is_part,
     )
 
 

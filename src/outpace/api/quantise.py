@@ -84,9 +84,9 @@ def quantize(
 
 def _folder(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Stored]]:
     metadata, stored = gguf_network(checkpoint)
-    name = {"general.type": "model", "general.name": checkpoint.path.resolve().name}
-    tokenizer = gguf_tokenizer(checkpoint.path, checkpoint.config["vocab_size"])
-    return metadata | name | tokenizer, stored
+    name = checkpoint.path.resolve().name
+    tokenizer = gguf_tokenizer(checkpoint.path, checkpoint.config["vocab_size"], name)
+    return metadata | {"general.type": "model", "general.name": name} | tokenizer, stored
 
 
 def _file(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Stored]]:

@@ -37,6 +37,7 @@ class Architecture:
     usual_eos: the end token of a folder that is silent about it. quant_method: of quantised folders that config reads.
     filling: of a checked config, how the network fills masks. folder_keys: what a folder's config.json calls our keys,
     where it has names of its own; folder_names: what its tensors' names have in place of parts of ours.
+    usual: what keys of sizes mean that are absent from the `text_config` of a multimodal folder.
     """
 
     model_type: str
@@ -57,6 +58,7 @@ class Architecture:
     filling: Callable[[Config], MaskFilling] | None = None
     folder_keys: Mapping[str, str] = field(default_factory=dict)
     folder_names: Mapping[str, str] = field(default_factory=dict)
+    usual: Mapping[str, Any] = field(default_factory=dict)
 
     def folder_name(self, name: str) -> str:
         """Return what a folder calls a tensor of ours."""

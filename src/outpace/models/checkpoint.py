@@ -16,6 +16,7 @@ from outpace.errors import WeightsError
 from outpace.models.architecture import architecture_of, folder_config, normalise
 from outpace.models.config import Config
 from outpace.models.gguf import ROPE_FACTORS, choose, raw_config
+from outpace.models.multimodal import is_tied, text_config, text_name, text_tensors
 from outpace.models.select import Selected, Stored, select
 from outpace.models.select import tensors as all_tensors
 from outpace.types import MaskFilling, RawTensor
@@ -42,6 +43,7 @@ class Checkpoint:
     fingerprint: bytes  # see `_fingerprint`
     num_bytes: int  # of all tensors, as stored
     filling: MaskFilling | None = None  # how it fills masks, where it was trained to
+    is_part: bool = False  # the text network of a multimodal folder, whose tensors of images are not read
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -66,15 +68,21 @@ def _from_gguf(file: GGUFFile) -> Checkpoint:
 
 
 def _from_folder(files: FolderFiles) -> Checkpoint:
-    where, given = str(files.path / "config.json"), files.config
+    where = str(files.path / "config.json")
+    text = text_config(files.config, where)
+    given = files.config if text is None else text
     is_other = is_converted(given)
     config = folder_config({k: v for k, v in given.items() if k != QUANTIZATION} if is_other else given, where)
     whole = files.tensors(indices=is_other or QUANTIZATION in config)
+    if text is not None:
+        whole = text_tensors(whole, str(files.path))
     found = {
-        name: tensor
+        name if text is None else text_name(name): tensor
         for name, tensor in _ours(convert(whole, given, where) if is_other else whole, config).items()
         if not name.endswith(".rotary_emb.inv_freq")  # old folders hold what theta says
     }
+    if text is not None:
+        config["tie_word_embeddings"] = is_tied(files.config, config, _HEAD in found)
     if config["tie_word_embeddings"] and _HEAD in found:
         config["tie_word_embeddings"] = _is_tied(found, files.path)
         if config["tie_word_embeddings"]:
@@ -82,7 +90,8 @@ def _from_folder(files: FolderFiles) -> Checkpoint:
             if isinstance(tied, RawTensor):
                 release(tied.data)
     tensors = select(found, config, "folder", str(files.path))
-    checkpoint = _checkpoint(files.path, config, tensors, None, _folder_ends(files, config))
+    checkpoint = _checkpoint(files.path, config, tensors, None, _folder_ends(given, files.generation, config))
+    checkpoint = replace(checkpoint, is_part=text is not None)
     stated = _filling(files.config.get("outpace_diffusion"), config["vocab_size"], files.path)
     return checkpoint if stated is None else replace(checkpoint, filling=stated)
 
@@ -170,15 +179,15 @@ def _gguf_ends(metadata: Mapping[str, Any], vocab_size: int) -> list[Any]:
     return [value for value in stated if not any(means_none(value, size) for size in sizes)]
 
 
-def _folder_ends(files: FolderFiles, config: Config) -> list[Any]:
+def _folder_ends(given: Mapping[str, Any], generation: Mapping[str, Any] | None, config: Config) -> list[Any]:
     """Return what config.json and generation_config.json name as end tokens.
 
     Where there is no generation config and the config has no such key, null included, the architecture's usual one.
     """
-    if files.generation is not None:
-        return [files.config.get("eos_token_id"), files.generation.get("eos_token_id")]
+    if generation is not None:
+        return [given.get("eos_token_id"), generation.get("eos_token_id")]
     usual = architecture_of(config).usual_eos
-    return [files.config.get("eos_token_id", usual if usual is None or usual < config["vocab_size"] else None)]
+    return [given.get("eos_token_id", usual if usual is None or usual < config["vocab_size"] else None)]
 
 
 def _eos_ids(stated: Iterable[Any], vocab_size: int, path: Path) -> frozenset[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from outpace.models.rope import frequencies
-from outpace.ops.protocol import Activation
+from outpace.ops.protocol import Activation, QueryGrowth
 
 Config = dict[str, Any]  # a checked config, in Hugging Face's words (`outpace.models.keys`)
 
@@ -55,6 +55,7 @@ class ModelConfig:
     rotations: tuple[Rotation, ...] = ()  # of each layer, where they differ; else inv_freq and rope_scale are all's
     activation: Activation = "silu"  # of the gated MLP
     attention_scale: float | None = None  # of the products of queries and keys; None: 1 / sqrt(K)
+    query_growth: QueryGrowth | None = None
     embedding_scale: float = 1.0
     residual_scale: float = 1.0  # of what each half of a layer adds
     logit_scale: float = 1.0

@@ -8,7 +8,7 @@ from dataclasses import replace
 from outpace.models.architecture import Architecture
 from outpace.models.config import Config, ModelConfig
 from outpace.models.gguf import layer_types
-from outpace.models.keys import biases, decoder, windows_by_pattern
+from outpace.models.keys import SIZE_KEYS, biases, decoder, windows_by_pattern
 from outpace.models.tensors import Places, attention, gated_mlp, head_norms, norms
 from outpace.weights.gguf import GGUFFile
 from outpace.weights.values import Values
@@ -66,5 +66,9 @@ def from_gguf(file: GGUFFile, config: Config) -> Config:
 
 
 ARCHITECTURE = Architecture(
-    "gemma3_text", "gemma3", config, layer, sizes, gguf_keys=KEYS, gguf_config=from_gguf, norms_less_one=True
+    *("gemma3_text", "gemma3", config, layer, sizes),
+    gguf_keys=KEYS,
+    gguf_config=from_gguf,
+    norms_less_one=True,
+    usual=dict(zip(SIZE_KEYS, (262208, 2304, 9216, 26, 8), strict=True)),
 )

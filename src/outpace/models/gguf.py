@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from outpace.errors import WeightsError
@@ -100,7 +100,7 @@ def raw_config(file: GGUFFile, architecture: Architecture) -> tuple[Config, dict
     raw |= {
         "model_type": architecture.model_type,
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        "rope_scaling": _rope_scaling(file, arch),
+        "rope_scaling": _rope_scaling(file, arch, set(keys.values())),
     }
     _refuse_unsupported(file, arch, keys, raw)
     if _ROTARY_WIDTH in raw:
@@ -138,9 +138,10 @@ def _rotary_factor(file: GGUFFile, name: str, raw: Config) -> float:
     return count / width
 
 
-def _rope_scaling(file: GGUFFile, arch: str) -> Config | None:
+def _rope_scaling(file: GGUFFile, arch: str, read: Collection[str]) -> Config | None:
     prefix = f"{arch}.{_SCALING}"
-    given = {key.removeprefix(prefix): v for key, v in file.metadata.items() if key.startswith(prefix)}
+    own = {key: value for key, value in file.metadata.items() if key.removeprefix(f"{arch}.") not in read}
+    given = {key.removeprefix(prefix): value for key, value in own.items() if key.startswith(prefix)}
     kind = given.get("type", "none")
     if extra := sorted(given.keys() - _SCALING_KEYS):
         raise WeightsError(f"{file.path}: metadata {prefix}{extra[0]} is not supported")

@@ -46,6 +46,7 @@ _RAMPS = {  # type -> the two bounds of its ramp with their defaults, the lower 
 }
 _PARTIAL = "partial_rotary_factor"
 _MOST_EXPERTS = 1 << 10  # of a layer
+SIZE_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from outpace.models.architecture import Architecture
 from outpace.models.config import Config, ModelConfig
-from outpace.models.keys import biases, decoder, one_window
+from outpace.models.keys import SIZE_KEYS, biases, decoder, one_window
 from outpace.models.tensors import Places, attention, gated_mlp, pre_norms
 from outpace.weights.values import Values
 
@@ -31,4 +31,5 @@ ARCHITECTURE = Architecture(
     gguf_keys={"sliding_window": _WINDOW},
     gguf_pairs=True,
     usual_eos=2,
+    usual=dict(zip(SIZE_KEYS, (32000, 4096, 14336, 32, 32), strict=True)),
 )

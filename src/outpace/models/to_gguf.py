@@ -88,7 +88,9 @@ def _scaling(config: Config) -> dict[str, Any]:
     found |= {
         f"rope.scaling.yarn_{name}": float(scaling[name]) for name in ("beta_fast", "beta_slow") if name in scaling
     }
-    extra = sizes(config).rope_scale / (0.1 * math.log(scaling["factor"]) + 1.0)
+    stretch = 0.1 * math.log(scaling["factor"])
+    usual = (stretch + 1.0) / (stretch * (config.get("mscale_all_dim") or 0.0) + 1.0)
+    extra = sizes(config).rope_scale / usual
     return found if math.isclose(extra, 1.0, rel_tol=1e-6) else found | {"rope.scaling.attn_factor": extra}
 
 

@@ -141,6 +141,7 @@ def _parts(shelf: _Shelf, places: Places, sizes: ModelConfig, rope: Rope, index:
         eps=sizes.eps,
         window=sizes.windows[index],
         scale=sizes.attention_scale,
+        query_growth=sizes.query_growth,
         activation=sizes.activation,
         residual_scale=sizes.residual_scale,
         key_scale=_key_scale(shelf, places, sizes, index),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NewType, Protocol
+from typing import Literal, NamedTuple, NewType, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,16 @@ HeadRows = NewType("HeadRows", object)  # rows of a head, with their tokens
 
 
 Activation = Literal["silu", "gelu_tanh", "clamped_swiglu"]
+
+
+class QueryGrowth(NamedTuple):
+    """How queries grow with their position, after rope: by 1 + rate * ln(1 + floor(position / length)).
+
+    Attention over many tokens stays sharp by it (Llama 4, Ministral 3).
+    """
+
+    rate: float
+    length: int  # positions without growth, at minimum 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +96,7 @@ class DecoderLayer:
     window: int | None = None  # a token sees itself and window - 1 earlier positions
     first: int = 0  # and none before this one: a token before it cannot be run
     scale: float | None = None  # of the products of queries and keys; None: 1 / sqrt(K)
+    query_growth: QueryGrowth | None = None
     activation: Activation = "silu"
     attn_norm: Vector | None = None  # before attention
     mlp_norm: Vector | None = None  # before the MLP
@@ -285,7 +296,8 @@ class Ops(Protocol):
         """Rotate q and k by the plan's positions, write k and v into their slots; return the rotated q.
 
         q: [T, H * K]; k, v: [T, G * K]. Applies the layer's q_norm and k_norm first, if it has them. With a
-        key_scale s, k / s is stored, and the q of each head that reads it is multiplied by s.
+        key_scale s, k / s is stored, and the q of each head that reads it is multiplied by s. With a query_growth,
+        each q is multiplied by what it is at its position (float64, rounded to the working precision).
         """
 
     def attend(self, q: Array, layer: Layer, kv: KV, plan: Plan) -> Array:

@@ -54,6 +54,9 @@ _ENDS = {
     *("<end_of_utterance>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<｜end▁of▁sentence｜>"),
 }
 _MARKED_ENDS = {"</s>", "<eos>", "[EOS]", "[EOT]", "<EOT>", "_<EOT>", "[e~["}
+# What llama.cpp knows by the model's name (llama_vocab::impl::load): in files of
+# Phi-3 the white space behind a special token goes, but for these. Folders say it token by token (`rstrip`).
+_STRIPPING_NAMES, _NOT_STRIPPING = ("phi-3", "phi3"), {"<unk>", "<s>", "<|endoftext|>"}
 # In these formats <|end|> ends a message of several.
 _INNER_END, _OUTER_ENDS = "<|end|>", ({"<|return|>", "<|call|>"}, {"<|calls|>", "<|flush|>"})
 
@@ -139,6 +142,13 @@ class _Fields:
             found.pop(_INNER_END, None)
         return sorted(found.values())
 
+    def added(self, i: int, is_special: bool) -> AddedToken:
+        """Return a token that is found in a text before the text is cut, with what the model's name says of it."""
+        name, token = self._metadata.get("general.name"), self.tokens[i]
+        is_of_phi = isinstance(name, str) and any(part in name.lower() for part in _STRIPPING_NAMES)
+        strips = is_of_phi and token not in _NOT_STRIPPING
+        return AddedToken(token, rstrip=strips, normalized=False, special=is_special)
+
     def templates(self) -> dict[str, str]:
         """Return the chat templates by name."""
         start = "tokenizer.chat_template"
@@ -208,8 +218,8 @@ def _parts(fields: _Fields, backend: tokenizers.Tokenizer, adds_bos: bool, ids: 
     # Some conversions forget to mark the tokens that they name.
     control = {*fields.of_type(CONTROL, UNKNOWN), *ends, *(() if bos is None else (bos,))}
     defined = [i for i in fields.of_type(USER_DEFINED) if i not in control]
-    backend.add_special_tokens([AddedToken(fields.tokens[i], normalized=False) for i in sorted(control)])
-    backend.add_tokens([AddedToken(fields.tokens[i], normalized=False, special=False) for i in defined])
+    backend.add_special_tokens([fields.added(i, True) for i in sorted(control)])
+    backend.add_tokens([fields.added(i, False) for i in defined])
     return Parts(
         backend=backend,
         size=len(fields.tokens),

@@ -31,10 +31,11 @@ TRAPS = (
 )
 
 
-def gguf_tokenizer(folder: Path, vocab_size: int) -> dict[str, Any]:
+def gguf_tokenizer(folder: Path, vocab_size: int, name: str) -> dict[str, Any]:
     """Return the metadata that describe a folder's tokenizer; raises TokenizerError where none can.
 
-    vocab_size: the model's number of tokens; ids that stand for nothing become unused tokens.
+    vocab_size: the model's number of tokens; ids that stand for nothing become unused tokens. name: the file's
+    `general.name`, by which readers know what tokens of Phi-3 do.
     """
     parts = folder_parts(folder)
     described = json.loads(parts.backend.to_str())
@@ -47,7 +48,7 @@ def gguf_tokenizer(folder: Path, vocab_size: int) -> dict[str, Any]:
     expected = parts.backend.encode(TRAPS, add_special_tokens=False).ids
     for own in choices:
         entries = {f"tokenizer.ggml.{name}": value for name, value in (own | common).items()} | _templates(parts)
-        if gguf_parts(entries).backend.encode(TRAPS, add_special_tokens=False).ids == expected:
+        if gguf_parts(entries | {"general.name": name}).backend.encode(TRAPS, add_special_tokens=False).ids == expected:
             return entries
     raise _unsayable(folder, "read back, it would cut text in another way")
 

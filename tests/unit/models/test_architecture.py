@@ -31,7 +31,7 @@ def test_a_network_has_the_parts_of_its_type(model_type: str, own: set[str]) -> 
 
 @pytest.mark.parametrize("model_type", ["gpt2", None, ["llama"], "architecture"])
 def test_an_unknown_network_is_refused_with_those_that_are_known(model_type: object) -> None:
-    with pytest.raises(WeightsError, match=r"^a: model_type is .*supported are .*llama, mistral"):
+    with pytest.raises(WeightsError, match=r"^a: model_type is .*supported are .*llama, ministral3, mistral"):
         normalise({"model_type": model_type}, "a")
     with pytest.raises(WeightsError, match=r"^a: model_type is None"):
         normalise({}, "a")

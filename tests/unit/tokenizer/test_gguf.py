@@ -174,6 +174,19 @@ def test_user_defined_tokens_are_found_in_text_but_are_no_control_tokens() -> No
     assert tokenizer.decode([4]) == "[INST]"
 
 
+@pytest.mark.parametrize(
+    ("name", "strips"), [("Phi-3 Mini 4k", True), ("my.PHI3", True), ("Phi 3.5", False), (7, False)]
+)
+def test_white_space_behind_special_tokens_goes_in_files_of_that_name(name: object, strips: bool) -> None:
+    """As in llama.cpp, and as rstrip in Phi-3's own tokenizer.json."""
+    plain = Tokenizer.from_gguf(byte_level_metadata())
+    found = Tokenizer.from_gguf(byte_level_metadata() | {"general.name": name})
+    user, end, usual = (plain.encode(token)[-1] for token in ("<|user|>", "<|im_end|>", "<|endoftext|>"))
+    expected = [user, *plain.encode_text("the fox"), end] if strips else plain.encode("<|user|>\n the fox<|im_end|>\n")
+    assert found.encode("<|user|>\n the fox<|im_end|>\n") == expected
+    assert found.encode("<|endoftext|> the") == [usual, *plain.encode_text(" the")]
+
+
 def test_arrays_may_come_as_numpy_arrays() -> None:
     metadata = sentencepiece_metadata()
     expected = Tokenizer.from_gguf(metadata).encode("the fox")

@@ -174,6 +174,10 @@ class ReferenceOps:
             factors = _floats(own.key_scale).reshape(own.num_kv_heads, own.head_width)
             heads_k = heads_k / factors
             heads_q = heads_q * np.repeat(factors, own.num_heads // own.num_kv_heads, axis=0)
+        if own.query_growth is not None:
+            rate, length = own.query_growth
+            growth = 1 + rate * np.log(1 + p.positions // length)
+            heads_q = heads_q * growth.astype(self.dtype)[:, None, None]
         cast(Storage, kv).write(own.index, p.slots, heads_k, heads_v)
         return Array(heads_q.reshape(len(heads_q), -1))
 

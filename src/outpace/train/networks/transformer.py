@@ -30,7 +30,9 @@ def is_supported(config: ModelConfig) -> bool:
     places = set(architectures()[config.model_type].layer(config))
     scales = (config.embedding_scale, config.residual_scale, config.logit_scale)
     has_one_rope = not config.rotations and config.rotary_width == config.head_width
-    has_numbers = scales == (1.0, 1.0, 1.0) and config.logit_cap is config.attention_scale is None
+    has_numbers = (
+        scales == (1.0, 1.0, 1.0) and config.logit_cap is config.attention_scale is None and config.query_growth is None
+    )
     has_parts = {"attn_norm", "mlp_norm"} | _MATRICES <= places <= _MATRICES | _VECTORS
     is_dense = config.experts is None
     return has_one_rope and has_numbers and has_parts and is_dense and config.activation == "silu"

@@ -201,6 +201,10 @@ std::shared_ptr<const Layer> read_layer(nb::handle layer) {
   l->key_scale = handle_of<FloatVector>(layer, "key_scale");
   if (l->key_scale != nullptr) l->key_shrink = reciprocals(*l->key_scale);
   l->rope = needed<Rope>(layer, "rope");
+  if (const nb::object growth = nb::getattr(layer, "query_growth"); !growth.is_none()) {
+    l->growth_rate = nb::cast<double>(nb::getattr(growth, "rate"));
+    l->growth_length = nb::cast<int64_t>(nb::getattr(growth, "length"));
+  }
   check_heads(*l);
   return l;
 }

@@ -1,6 +1,7 @@
 #include "network.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -29,7 +30,11 @@ void rope_store_share(const Member& m, float* q, float* k, const float* v, const
     const float* query_factors = layer.key_scale == nullptr ? nullptr : layer.key_scale->data() + g * h.width;
     const float* key_factors = layer.key_scale == nullptr ? nullptr : layer.key_shrink->data() + g * h.width;
     for (int64_t head = g * h.group(); head < (g + 1) * h.group(); ++head) {
-      turn(q + (r * h.num_heads + head) * h.width, layer.q_norm.get(), row.position, query_factors);
+      float* query = q + (r * h.num_heads + head) * h.width;
+      turn(query, layer.q_norm.get(), row.position, query_factors);
+      if (layer.growth_rate == 0) continue;
+      const float growth = layer.query_growth(row.position);
+      for (int64_t c = 0; c < h.width; ++c) query[c] *= growth;
     }
     float* key = k + i * h.width;
     turn(key, layer.k_norm.get(), row.position, key_factors);
@@ -96,6 +101,8 @@ void check_heads(const Layer& layer) {
          "q_norm and k_norm must be [head_width]");
   expect(has_length(layer.key_scale, h.num_kv_heads * h.width), "key_scale must be [num_kv_heads * head_width]");
   expect(has_length(layer.sinks, h.num_heads), "sinks must be [num_heads]");
+  expect(std::isfinite(layer.growth_rate) && layer.growth_length >= 1,
+         "query_growth must be a finite rate and a length of at least 1");
   expect(layer.rope->half() * 2 == h.width, "the rotary table must have head_width / 2 frequencies");
 }
 

@@ -2,6 +2,7 @@
 // Specification: outpace/ops/protocol.py (compose_decoder_layer) over outpace/ops/reference/network.py.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -41,7 +42,12 @@ struct Layer {
   // Powers of two by which queries are multiplied after rope, and their reciprocals, for the keys; or both null.
   std::shared_ptr<const FloatVector> key_scale, key_shrink;
   std::shared_ptr<Rope> rope;
+  double growth_rate = 0;  // of queries with their position: QueryGrowth in ops/protocol.py; 0: they do not grow
+  int64_t growth_length = 1;
 
+  float query_growth(int64_t position) const {
+    return static_cast<float>(1 + growth_rate * std::log(1.0 + static_cast<double>(position / growth_length)));
+  }
   int64_t width() const { return experts == nullptr ? gate->in : experts->width(); }
 };
 
