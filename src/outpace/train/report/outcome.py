@@ -9,7 +9,8 @@ from pathlib import Path
 from outpace.api import LanguageModel
 from outpace.measure.output_file import save
 from outpace.measure.provenance import provenance
-from outpace.train.given import DRAFTER
+from outpace.train.given import ADAPTER, DRAFTER
+from outpace.train.joint.files import beside
 from outpace.train.report.card import card
 from outpace.train.report.forecast import Check
 from outpace.train.report.log import Log
@@ -21,10 +22,14 @@ CARD, PLOT = "card.md", "plot.png"
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A finished run: its drafter, and how the forecast of it compares with decoding."""
+    """A finished run: its drafter, and how the forecast of it compares with decoding.
+
+    adapter: of the target, where that was tuned beside the drafter.
+    """
 
     drafter: Path
     check: Check
+    adapter: Path | None = None
 
 
 def finish(run: Run, opened: Callable[[Path], LanguageModel], command: str) -> Finished:
@@ -32,11 +37,14 @@ def finish(run: Run, opened: Callable[[Path], LanguageModel], command: str) -> F
     text, held_out = run.conversations()
     trained = run.train(text, held_out)
     check = run.check(trained, held_out, opened)
-    drafter = run.folder / DRAFTER
+    drafter, adapter = run.folder / DRAFTER, None
     data = trained.path.read_bytes()
     save(drafter, data)
+    if run.options.joint:
+        adapter = run.folder / ADAPTER
+        save(adapter, beside(trained.path).read_bytes())
     options, ledger = run.options, run.ledger
     save(run.folder / CARD, card(options, ledger, check, provenance(run.lm), command, len(data)))
     title = f"{options.kind} for {run.lm.path.name}"
     save(run.folder / PLOT, plot(Log(run.folder / LOG).entries, title))
-    return Finished(drafter, check)
+    return Finished(drafter, check, adapter)
