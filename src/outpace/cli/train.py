@@ -129,6 +129,8 @@ def _drafter(chosen: TrainOptions, target: Mapping[str, Any], output: Path) -> N
         put(f"adapter: {finished.adapter}. With it the target is another model: lossy relative to the original")
         both = ("--adapter", finished.adapter, "--drafter", finished.drafter)
         put(f"use both: {_usage(target['model'], *both)}")
+    if finished.model is not None:
+        put(f"or merged: {_usage(str(finished.model), '--drafter', finished.drafter)}")
     if not finished.check.agrees:
         raise typer.Exit(1)
 

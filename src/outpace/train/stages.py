@@ -24,6 +24,7 @@ from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.output_file import save
 from outpace.measure.progress import Progress
+from outpace.models.checkpoint import open_checkpoint
 from outpace.train.given import ENGINE, Given
 from outpace.train.ledger import Ledger, Timer
 from outpace.train.options import RunOptions, TrainOptions, budget_seconds
@@ -237,6 +238,10 @@ class Run:
         shown: Callable[[], AbstractContextManager[Progress]] = unseen,
     ) -> None:
         self.options, self.folder, self.lm = options, folder, lm
+        if options.merge:
+            from outpace.train.joint.merged import merged_config
+
+            merged_config(open_checkpoint(lm.path))  # refused now, and not when it has been trained
         self._text = TextStages(options, folder, lm, last=options.until, tell=tell, shown=shown)
         self.given, self.ledger = self._text.given, self._text.ledger
 

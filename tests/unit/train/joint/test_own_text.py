@@ -30,14 +30,15 @@ def opened(lm: LanguageModel) -> Callable[[Path], LanguageModel]:
 
 
 @pytest.fixture(scope="module")
-def run_of(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Run]:
+def run_of(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     folder = tmp_path_factory.mktemp("run")
     prompts = prompts_file(folder / "p.jsonl", 40)
-    return lambda: Run(TrainOptions(kind="medusa", joint=True, prompts=prompts, **SMALL), folder / "out", lm)
+    out = folder / "out"
+    return lambda **more: Run(TrainOptions(kind="medusa", joint=True, prompts=prompts, **SMALL | more), out, lm)
 
 
 @pytest.fixture(scope="module")
-def finished(lm: LanguageModel, run_of: Callable[[], Run]) -> Finished:
+def finished(lm: LanguageModel, run_of: Callable[..., Run]) -> Finished:
     return finish(run_of(), opened(lm), "outpace train medusa --joint")
 
 
@@ -59,12 +60,26 @@ def test_the_card_says_that_the_target_is_another_model_and_how_far_it_is(finish
 
 
 def test_a_finished_run_is_told_again_without_any_work(
-    finished: Finished, run_of: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+    finished: Finished, run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LanguageModel, "generate", None)
     assert (
         finish(run_of(), lambda drafter: pytest.fail("nothing is loaded"), "outpace train medusa --joint") == finished
     )
+
+
+def test_a_finished_run_may_still_be_merged(
+    finished: Finished, lm: LanguageModel, run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any training or decoding; the drafter fits the merged model, and is lossless with it."""
+    with monkeypatch.context() as patched:
+        patched.setattr(LanguageModel, "generate", None)
+        again = finish(run_of(merge=True), opened(lm), "outpace train medusa --joint --merge")
+    assert again.model is not None
+    merged = outpace.load(again.model, threads=1, drafter=again.drafter)
+    plain = merged.generate([[5, 9, 2], [40, 7]], strategy="none", max_new_tokens=40, seed=1)
+    drafted = merged.generate([[5, 9, 2], [40, 7]], strategy="medusa", max_new_tokens=40, seed=1)
+    assert [own.tokens for own in drafted] == [own.tokens for own in plain]
 
 
 def test_text_that_was_begun_is_gone_on_with(
