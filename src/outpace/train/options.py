@@ -110,7 +110,7 @@ class JointOptions:
     merge: bool | None = field(
         default=None,
         metadata=_about(
-            "Write the tuned target as a model of its own too, a float16 folder: faster than with an adapter; None: no."
+            "Write the tuned target as a model of its own too, a float16 folder that needs no adapter; None: no."
         ),
     )
 
