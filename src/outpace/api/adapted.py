@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,5 @@ def adapted(
     file, sizes = open_adapter(path.expanduser()), network.config
     target = DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers)
     file.check_target(name, target)
-    own = checkpoint.fingerprint
-    if file.is_always_on:
-        own = hashlib.sha256(own + file.fingerprint).digest()
+    own = file.fingerprint_of(checkpoint.fingerprint)
     return Adapted(build(file, network), file.filling or checkpoint.filling, own)

@@ -62,8 +62,8 @@ def load(
     `outpace.quantize` does, to "q8_0", "q4_k", ... (native ops; another, smaller model as it were). drafter: one that
     was trained for this model, for the strategy of its kind and auto: its file, folder or hub id (None: the one that
     the package brings for the default model).
-    adapter: low-rank changes that `train diffusion` or `train jacobi` wrote for this model: a GGUF file. One for
-    diffusion works where block_diffusion and mask_predict refine, and nowhere else; one for Jacobi decoding makes
+    adapter: low-rank changes that `train diffusion`, `train jacobi` or `train medusa --joint` wrote for this model: a
+    GGUF file. One for diffusion works where block_diffusion and mask_predict refine, and nowhere else; the others make
     another model of it. progress(done, total): bytes while a known model is fetched.
 
     Raises UsageError for a name or option that cannot work, and for a model that memory has no room for (weights,

@@ -44,7 +44,8 @@ class Loading:
         metadata={"help": "A drafter trained for the model: a file, a folder or a hub id. (default: the model's own)"},
     )
     adapter: str | None = field(
-        default=None, metadata={"help": "What `train diffusion` or `train jacobi` made for the model: a GGUF file."}
+        default=None,
+        metadata={"help": "What `train diffusion`, `jacobi` or `medusa --joint` made for the model: a GGUF file."},
     )
 
 

@@ -17,7 +17,7 @@ from outpace.cli.streams import note, put
 from outpace.errors import UsageError, one_of
 from outpace.train.adapt.options import ADAPTING_NAMES, AdaptingOptions, AdaptOptions
 from outpace.train.adapt.options import KINDS as ADAPTERS
-from outpace.train.options import KINDS, TextOptions, TrainingOptions, TrainOptions
+from outpace.train.options import JOINT_NAMES, KINDS, JointOptions, TextOptions, TrainingOptions, TrainOptions
 
 if TYPE_CHECKING:
     from outpace.api import LanguageModel
@@ -43,7 +43,12 @@ _PATHS = {
 def training_fields() -> Fields:
     """Return the options of a training, a drafter's or an adapter's."""
     return Fields(
-        {TextOptions: "Text", TrainingOptions: "Training", AdaptingOptions: "Adapters (diffusion, jacobi)"},
+        {
+            TextOptions: "Text",
+            TrainingOptions: "Training",
+            JointOptions: "Target tuned beside its heads (medusa)",
+            AdaptingOptions: "Adapters (diffusion, jacobi)",
+        },
         spellings={
             name: Spelling(Path, about, option="--from" if name == "start" else None) for name, about in _PATHS.items()
         }
@@ -69,7 +74,8 @@ def train(
 
     The folder keeps every stage, so the same command goes on after Ctrl-C or a crash. Exit code 1 if the forecast of
     a drafter and decoding with it differ by more than 5 %. Needs PyTorch, which the package's extra "train" brings:
-    docs/training.md.
+    docs/training.md. medusa --joint tunes the target too (Medusa-2): it is another model then, and what is decoded with
+    it is lossy relative to the original.
     """
     from outpace.train import extra
 
@@ -88,19 +94,24 @@ def train(
 
 def _refuse_others(kind: str, given: Mapping[str, Any]) -> None:
     """Raise UsageError for an option that this kind has no use for."""
-    for name in ("max_draft",) if kind in ADAPTERS else ADAPTING_NAMES:
+    of_drafters = ("max_draft", *JOINT_NAMES)
+    for name in of_drafters if kind in ADAPTERS else ADAPTING_NAMES:
+        if name == "rank" and kind == "medusa":
+            continue  # of a target's adapter
         if name in given:
             owners = ", ".join(KINDS if kind in ADAPTERS else ADAPTERS)
+            owners = "medusa" if name in JOINT_NAMES else owners
             raise UsageError(f"{option_name(name)} would be ignored by {kind} (it belongs to {owners}): leave it out")
 
 
 def _drafter(chosen: TrainOptions, target: Mapping[str, Any], output: Path) -> None:
-    from outpace.train.report.card import check_table, verdict
+    from outpace.train.joint.files import beside
+    from outpace.train.report.card import check_table, divergence_table, verdict
     from outpace.train.report.outcome import finish
     from outpace.train.stages import Run
 
     def opened(drafter: Path) -> LanguageModel:
-        return open_model(**target, drafter=drafter)
+        return open_model(**target, drafter=drafter, adapter=beside(drafter) if chosen.joint else None)
 
     run = Run(chosen, output, open_model(**target), tell=note, shown=progress_on_stderr)
     if chosen.until is not None:
@@ -111,7 +122,15 @@ def _drafter(chosen: TrainOptions, target: Mapping[str, Any], output: Path) -> N
     put(check_table(finished.check))
     put(verdict(finished.check))
     put(f"drafter: {finished.drafter} (its card: {output / 'card.md'})")
-    put(f"use it: {_usage(target['model'], '--drafter', finished.drafter)}")
+    if finished.adapter is None:
+        put(f"use it: {_usage(target['model'], '--drafter', finished.drafter)}")
+    else:
+        put(divergence_table(run.ledger))
+        put(f"adapter: {finished.adapter}. With it the target is another model: lossy relative to the original")
+        both = ("--adapter", finished.adapter, "--drafter", finished.drafter)
+        put(f"use both: {_usage(target['model'], *both)}")
+    if finished.model is not None:
+        put(f"or merged: {_usage(str(finished.model), '--drafter', finished.drafter)}")
     if not finished.check.agrees:
         raise typer.Exit(1)
 

@@ -20,7 +20,7 @@ from outpace.version import VERSION
 from outpace.weights.drafter import open_drafter
 from outpace.weights.trained import DrafterTarget
 
-_OF_TODAY = ("batch", "budget", "device", "until")
+_OF_TODAY = ("batch", "budget", "device", "merge", "until")
 ENGINE = ("ops", "isa")  # what decides, beside the model, which text it writes
 DRAFTER, ADAPTER = "drafter.gguf", "adapter.gguf"  # in the folder of a finished run
 
@@ -97,7 +97,8 @@ def _start(options: TrainOptions, lm: LanguageModel) -> Path | None:
 def _made_with(options: RunOptions, lm: LanguageModel) -> dict[str, Any]:
     """Return the options that decide what comes out, and the contents of the files that they name.
 
-    Not where those lie, nor how long, how far, on what and with how many requests at once the run goes on today.
+    Not where those lie, nor how long, how far, on what and with how many requests at once the run goes on today, nor
+    in which further form its result is written.
     """
     files = ("prompts", "texts", "exclude", "start")
     values = {name: value for name, value in options.as_dict().items() if name not in {*files, *_OF_TODAY}}

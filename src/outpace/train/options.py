@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from outpace.errors import UsageError, integer, one_of, real
+from outpace.train.joint.settings import JointSettings
 
 Kind = Literal["eagle", "medusa", "block"]
 KINDS: tuple[Kind, ...] = ("eagle", "medusa", "block")
@@ -86,6 +87,38 @@ class TrainingOptions(LengthOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JointOptions:
+    """How the target is tuned beside its heads. What is not given is the recipe's."""
+
+    joint: bool | None = field(
+        default=None,
+        metadata=_about(
+            "medusa: tune the target beside its heads, by an adapter (Medusa-2). The tuned target is another model: "
+            "lossy relative to the original; None: no."
+        ),
+    )
+    heads_weight: float | None = field(
+        default=None, metadata=_about("Weight of the heads' loss beside the target's own; None: 0.2.")
+    )
+    heads_first: float | None = field(
+        default=None,
+        metadata=_about("Fraction of the training in which the heads learn before the target does; None: 0.25."),
+    )
+    target_learning_rate: float | None = field(
+        default=None, metadata=_about("Peak learning rate of the target's adapter; None: 2.5e-4.")
+    )
+    merge: bool | None = field(
+        default=None,
+        metadata=_about(
+            "Write the tuned target as a model of its own too, a float16 folder that needs no adapter; None: no."
+        ),
+    )
+
+
+JOINT_NAMES = tuple(own.name for own in fields(JointOptions))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions(TextOptions, LengthOptions):
     """What every run has. Raises UsageError for what cannot work or would be ignored."""
 
@@ -124,15 +157,36 @@ class RunOptions(TextOptions, LengthOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunOptions, TrainingOptions):
+class TrainOptions(RunOptions, TrainingOptions, JointOptions):
     """What a drafter's training can be told."""
 
     kind: Kind
+    rank: int | None = field(default=None, metadata=_about("Rank of the target's adapter; None: 32."))
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
         RunOptions.__post_init__(self)
         integer("max_draft", self.max_draft, 1, 5)
+        if self.joint and self.kind != "medusa":
+            raise UsageError(
+                f"--joint would be ignored by {self.kind}: only medusa's heads are trained with the target"
+            )
+        for name in (*JOINT_NAMES[1:], "rank"):
+            if getattr(self, name) is not None and not self.joint:
+                raise UsageError(f"--{name.replace('_', '-')} would be ignored without --joint: leave it out")
+        _ = self.joint_settings
+
+    @property
+    def joint_settings(self) -> JointSettings:
+        """How the target is tuned; the adapter's scale is 1, as that of others."""
+        given = {
+            "rank": self.rank,
+            "alpha": None if self.rank is None else float(self.rank),
+            "rate": self.target_learning_rate,
+            "heads_weight": self.heads_weight,
+            "heads_first": self.heads_first,
+        }
+        return JointSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 OPTION_NAMES = tuple(own.name for own in fields(TrainOptions))

@@ -5,6 +5,7 @@
     responses    responses/      conversations to learn from, written by the target
     training     training/       checkpoints; log.jsonl
     check        check.jsonl     held-out conversations, decoded with the new drafter
+                 tuned/          of a target that was tuned too: what it writes itself to the held-out prompts
 
 Files appear whole or not at all, and `run.json` says what is finished (`ledger.py`). A run that was killed goes on
 where it was; what depends on counts, and not on time, becomes the same as without the kill, bit for bit.
@@ -23,6 +24,7 @@ from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.output_file import save
 from outpace.measure.progress import Progress
+from outpace.models.checkpoint import open_checkpoint
 from outpace.train.given import ENGINE, Given
 from outpace.train.ledger import Ledger, Timer
 from outpace.train.options import RunOptions, TrainOptions, budget_seconds
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from outpace.train.trainer import StepReport
 
 ROUNDS = 4  # times that a prompt is answered at most, where the budget says how many responses there are
-LOG, CHECK = "log.jsonl", "check.jsonl"
+LOG, CHECK, TUNED = "log.jsonl", "check.jsonl", "tuned"
 _PER_SHARD = 32  # prompts answered
 KEEP_SECONDS = 10.0  # after which the time of a stage is written down
 
@@ -236,6 +238,10 @@ class Run:
         shown: Callable[[], AbstractContextManager[Progress]] = unseen,
     ) -> None:
         self.options, self.folder, self.lm = options, folder, lm
+        if options.merge:
+            from outpace.train.joint.merged import merged_config
+
+            merged_config(open_checkpoint(lm.path))  # refused now, and not when it has been trained
         self._text = TextStages(options, folder, lm, last=options.until, tell=tell, shown=shown)
         self.given, self.ledger = self._text.given, self._text.ledger
 
@@ -280,9 +286,11 @@ class Run:
         timer.keep()
         measured = [(row, {str(n): value for n, value in row.chains.items()}) for row in outcome.tokens_per_step.rows]
         rows = [asdict(row) | {"chains": chains} for row, chains in measured]
+        more = {} if outcome.divergence is None else {"divergence": asdict(outcome.divergence)}
         self.ledger.finish(
             "training",
             path=str(outcome.path.relative_to(self.folder)),
+            **more,
             rows=rows,
             score=outcome.score,
             started_at=outcome.started_at,
@@ -292,18 +300,27 @@ class Run:
             device=name_of(device),
         )
         before = "" if outcome.started_at is None else f" ({outcome.started_at:.2f} before)"
-        self._text.tell(f"training: {outcome.steps} steps; {outcome.score:.2f} simulated tokens per step{before}")
+        what = "simulated tokens per step"
+        if outcome.divergence is not None:
+            what += f" x the original's tokens ({outcome.divergence.top1:.1%})"
+        self._text.tell(f"training: {outcome.steps} steps; {outcome.score:.2f} {what}{before}")
 
     # The real loop.
 
     def check(
         self, trained: Trained, held_out: Sequence[Conversation], opened: Callable[[Path], LanguageModel]
     ) -> Check:
-        """Return the forecast beside what the engine makes of it. opened: loads the target with a drafter's file."""
-        path = self.folder / CHECK
+        """Return the forecast beside what the engine makes of it.
+
+        opened: loads the target with a drafter's file, and with the adapter beside it if the target was tuned: then
+        both are of the tuned target's own text.
+        """
+        path, forecast = self.folder / CHECK, trained.forecast
         decoded = [Decoded(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
         if not self.ledger.is_done("check"):
             timer = self._text.begin("check")
+            if self.options.joint:
+                held_out = self._own_text(trained.path, held_out, opened, timer)
             rest = held_out[len(decoded) :]
             with self._text.shown() as show, closing(self._decode(trained.path, rest, opened)) as results:
                 for result in results:
@@ -312,7 +329,35 @@ class Run:
                     timer.keep()
                     show(len(decoded), len(held_out), f"decoding held-out conversations: {len(decoded)}")
             self.ledger.finish("check")
-        return compare(trained.forecast, decoded)
+        if self.options.joint:
+            forecast = {(kind, sampled): value for kind, sampled, value in self.ledger.facts("check")["forecast"]}
+        return compare(forecast, decoded)
+
+    def _own_text(
+        self,
+        drafter: Path,
+        held_out: Sequence[Conversation],
+        opened: Callable[[Path], LanguageModel],
+        timer: Timer,
+    ) -> Sequence[Conversation]:
+        """Return what the tuned target writes to the held-out prompts; note what its drafter is to bring there."""
+        from outpace.train.joint.own_text import forecast_on, kept, own_text
+
+        lm = opened(drafter)
+        with self._text.shown() as show:
+            own = own_text(
+                lm,
+                held_out,
+                self.options,
+                self.folder / TUNED,
+                lambda done, total: show(done, total, f"the tuned target's own text: {done} answered"),
+            )
+        timer.keep()
+        forecast = forecast_on(lm, drafter, self.options.kind, own, self.options.max_draft)
+        lm.close()
+        rows = [[*key, value] for key, value in forecast.items()]
+        self.ledger.note("check", forecast=rows, kept=kept(held_out, own).as_dict())
+        return own
 
     def _decode(
         self, drafter: Path, held_out: Sequence[Conversation], opened: Callable[[Path], LanguageModel]

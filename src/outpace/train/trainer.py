@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from outpace.errors import OutpaceError, UsageError, one_of
-from outpace.train.batch import Plan, look
+from outpace.train.backbone import Backbone, Frozen
+from outpace.train.batch import Plan
 from outpace.train.build import NETWORKS, build_network, fresh_network
 from outpace.train.export import export, read_network
 from outpace.train.feeding import feed
-from outpace.train.losses import Losses, draft_loss, target_probs
+from outpace.train.joint.files import beside
+from outpace.train.joint.measure import Divergence
 from outpace.train.muon import Muon
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.schedule import factor
@@ -35,6 +37,7 @@ from outpace.weights.trained import Entries
 STATE, RESULT = "state.pt", "drafter.gguf"
 _LISTS = ("head", "masks")  # matrices that are lists of vectors: nothing is multiplied by their columns together
 _STEPS_READ = 16  # whose losses are read from an accelerator at once: each reading waits for all work to be done
+_ADAPTER = "adapter."  # before the names of what is tuned of the target, in a checkpoint
 _CONTINUED_PEAK = 0.3  # of the recipe's learning rates: more would first undo what the drafter knows
 
 
@@ -42,7 +45,8 @@ _CONTINUED_PEAK = 0.3  # of the recipe's learning rates: more would first undo w
 class StepReport:
     """What a step did. seconds: of training so far. positions: with labels, in this step.
 
-    simulated: tokens per step on held-out text, where the run has just measured itself.
+    simulated: tokens per step on held-out text, where the run has just measured itself. divergence: the mean of
+    KL(original || target), where the target is tuned; the loss is then the sum of that and of the drafts' weighted one.
     """
 
     step: int
@@ -54,13 +58,16 @@ class StepReport:
     learning_rate: float
     positions: int
     simulated: float | None = None
+    divergence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a run brought. path: of the best drafter's file. started_at: the score that `start` had, if one was given.
 
-    tokens_per_step: simulated, of that file on the held-out text. log: one entry for each evaluation.
+    tokens_per_step: simulated, of that file on the held-out text. log: one entry for each evaluation. divergence: of
+    the target that was tuned beside it, whose adapter is `beside(path)`; the score is then the simulated tokens per
+    step times the share of tokens that are the original's.
     """
 
     path: Path
@@ -70,6 +77,7 @@ class Outcome:
     steps: int
     seconds: float
     log: list[dict[str, Any]]
+    divergence: Divergence | None = None
 
 
 def train(
@@ -82,10 +90,12 @@ def train(
     start: Path | None = None,
     report: Callable[[StepReport], None] = lambda step: None,
     clock: Callable[[], float] = time.perf_counter,
+    backbone: Backbone | None = None,
 ) -> Outcome:
     """Train a drafter of some kind in a folder, or go on with the run that is there; return its outcome.
 
     start: a drafter's file to begin with; it is measured first, so that the outcome is never worse on `held_out`.
+    backbone: of a target that learns too (None: it stays as it is); `target` is then its target.
     On the CPU a run that was stopped at any time, even by kill -9, ends with the bits of one that was not, if its end
     is given in steps. Raises UsageError for what cannot work, OutpaceError where the loss is no number any more.
     """
@@ -93,7 +103,7 @@ def train(
     if not any(len(own.tokens) >= own.num_prompt + 2 for own in held_out):
         raise UsageError("there is no held-out text to measure drafters on: hold out more, or give more text")
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(kind, settings, text, held_out, target, folder, start, clock)
+    run = _Run(kind, settings, text, held_out, backbone or Frozen(target), folder, start, clock)
     run.begin()
     with feed(run.plan, run.num_steps, is_ahead=is_accelerator(target.device)) as plans:
         while not run.is_over:
@@ -104,7 +114,10 @@ def train(
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """A step that was taken. found: loss, norm of the gradients, loss and accuracy of each depth; on the device."""
+    """A step that was taken. found: loss, norm of the gradients, loss and accuracy of each depth; on the device.
+
+    The target's divergence comes last, where it is tuned.
+    """
 
     report: StepReport
     found: Tensor | None
@@ -124,13 +137,14 @@ class _Run:
         settings: TrainSettings,
         text: Sequence[Conversation],
         held_out: Sequence[Conversation],
-        target: FrozenTarget,
+        backbone: Backbone,
         folder: Path,
         start: Path | None,
         clock: Callable[[], float],
     ) -> None:
         self._kind, self._settings, self._text, self._held_out = kind, settings, text, held_out
-        self._target, self._folder, self._start, self._clock = target, folder, start, clock
+        self._backbone, self._folder, self._start, self._clock = backbone, folder, start, clock
+        self._target = target = backbone.target
         self._batches = Batches(text, settings.tokens_per_batch, settings.seed)
         self._peak = settings.peak or (1.0 if start is None else _CONTINUED_PEAK)
         self._is_accelerated = is_accelerator(target.device)
@@ -149,14 +163,15 @@ class _Run:
             "text": digest_of(self._text),
             "start": None if self._start is None else hashlib.sha256(self._start.read_bytes()).hexdigest(),
             **self._settings.as_dict(),
+            **self._backbone.made_with(),
         }
         path = self._folder / STATE
         if path.exists():
             self._state = load_state(path, made_with)
-            self._network = build_network(
-                self._kind, Entries(self._state.numbers, str(path)), self._state.network, self._target
-            )
-            self._optimisers = optimisers_of(self._network, self._settings)
+            own, tuned = _apart(self._state.network)
+            self._network = build_network(self._kind, Entries(self._state.numbers, str(path)), own, self._target)
+            self._backbone.load(tuned)
+            self._optimisers = self._new_optimisers()
             for optimiser, saved in zip(self._optimisers, self._state.optimisers, strict=True):
                 optimiser.load_state_dict(saved)
         elif self._start is None:
@@ -165,13 +180,18 @@ class _Run:
         else:
             self._network = read_network(self._start, self._kind, self._target)
             self._begin_with(made_with)
-            self._consider(self._start)
+            self._consider(self._written() if self._backbone.parameters() else self._start)
             self._save()
         self._head_tokens = torch.tensor(self._network.head_tokens, device=self._target.device)
 
     def _begin_with(self, made_with: dict[str, Any]) -> None:
-        self._optimisers = optimisers_of(self._network, self._settings)
+        self._optimisers = self._new_optimisers()
         self._state = RunState(made_with, self._network.numbers(), {}, [])
+
+    def _new_optimisers(self) -> list[torch.optim.Optimizer]:
+        """Return the network's optimisers, and behind them the backbone's."""
+        self._of_backbone = self._backbone.optimisers()
+        return [*optimisers_of(self._network, self._settings), *self._of_backbone]
 
     # Steps.
 
@@ -209,9 +229,7 @@ class _Run:
             return []
         known = self._known()
         if is_due:
-            candidate = self._folder / f"step-{state.step:07}.gguf"
-            self._network.calibrate(self._target, self._held_out)
-            export(self._network, self._target.identity, candidate, self._settings.format)
+            candidate = self._written()
             state.num_evaluated = due
             known[-1] = replace(known[-1], simulated=self._consider(candidate))
         if is_due or is_to_save:
@@ -231,13 +249,17 @@ class _Run:
     def _told(self, report: StepReport, numbers: list[float]) -> StepReport:
         """Return a step with its numbers, in the order of `_Taken.found`."""
         total, slope, *depths = numbers
+        divergence = depths.pop() if self._backbone.parameters() else None
         if not math.isfinite(total + slope):
             raise OutpaceError(
                 f"the loss of step {report.step} is {total}, the norm of its gradients {slope}: training has diverged. "
                 f"Choose lower learning rates (peak is {self._peak:g}) and another folder"
             )
         half = len(depths) // 2
-        return replace(report, loss=total, loss_by_depth=tuple(depths[:half]), accuracy_by_depth=tuple(depths[half:]))
+        by_depth = tuple(depths[:half]), tuple(depths[half:])
+        return replace(
+            report, loss=total, loss_by_depth=by_depth[0], accuracy_by_depth=by_depth[1], divergence=divergence
+        )
 
     def _learn(self, plan: Plan | None) -> _Taken:
         state, settings, network = self._state, self._settings, self._network
@@ -246,51 +268,64 @@ class _Run:
         report = StepReport(state.step + 1, state.seconds, done, math.nan, (), (), rate, 0)
         if plan is None:
             return _Taken(report, None)
-        losses, num_learned = self._losses(plan)
+        losses = self._backbone.losses(network, plan, self._head_tokens, self._dtype, done)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        slope = nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+        slope = nn.utils.clip_grad_norm_([*network.parameters(), *self._backbone.parameters()], settings.clip)
         for optimiser in self._optimisers:
+            own = rate * self._backbone.pace(done) if optimiser in self._of_backbone else rate
             for group in optimiser.param_groups:
-                group["lr"] = group["base_rate"] * rate
+                group["lr"] = group["base_rate"] * own
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        found = torch.stack([losses.total.detach(), slope, *losses.by_depth, *losses.accuracy])
-        return _Taken(replace(report, positions=num_learned), found)
-
-    def _losses(self, plan: Plan) -> tuple[Losses, int]:
-        """Return a batch's losses, and at how many positions it has labels."""
-        batch = look(plan, self._target, self._network.taps)
-        probs = target_probs(self._target, batch.final, self._head_tokens, self._dtype)
-        with torch.autocast(self._target.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            return draft_loss(self._network, batch, probs, self._head_tokens), batch.num_learned
+        parts = [*losses.drafts.by_depth, *losses.drafts.accuracy]
+        parts += [] if losses.divergence is None else [losses.divergence]
+        found = torch.stack([losses.total.detach(), slope, *parts])
+        return _Taken(replace(report, positions=losses.num_learned), found)
 
     # Measuring and keeping.
 
+    def _written(self) -> Path:
+        """Return the drafter's file of this step, written with what was tuned beside it."""
+        path = self._folder / f"step-{self._state.step:07}.gguf"
+        identity = self._backbone.write(path, self._settings.format)
+        with self._backbone.as_written(path):
+            self._network.calibrate(self._target, self._held_out)
+        export(self._network, identity, path, self._settings.format)
+        return path
+
     def _consider(self, candidate: Path) -> float:
-        """Measure a drafter's file on held-out text; keep it if it is the best so far. Returns its score."""
+        """Measure a drafter's file on held-out text; keep it if it is the best so far.
+
+        Returns its simulated tokens per step.
+        """
         state = self._state
-        measured = self._measure(candidate, (SCORED,))
-        score = measured.mean(SCORED)
+        measured, divergence = self._measure(candidate, (SCORED,))
+        simulated = measured.mean(SCORED)
+        score = simulated if divergence is None else simulated * divergence.top1
         if state.best is None or score > state.best[1]:
             kept = self._folder / f"step-{state.step:07}.gguf"
             if candidate != kept:
                 shutil.copyfile(candidate, kept)
             state.best = (kept.name, score)
-        state.log.append({"step": state.step, "seconds": state.seconds, "score": score, "rows": _plain(measured)})
-        return score
+        entry = {"step": state.step, "seconds": state.seconds, "score": score, "rows": _plain(measured)}
+        state.log.append(entry if divergence is None else entry | {"divergence": asdict(divergence)})
+        return simulated
 
-    def _measure(self, path: Path, budgets: Sequence[int]) -> Simulation:
+    def _measure(self, path: Path, budgets: Sequence[int]) -> tuple[Simulation, Divergence | None]:
         network = read_network(path, self._kind, self._target)
-        return simulate(network, self._target, self._held_out, budgets=budgets)
+        with self._backbone.as_written(path):
+            found = simulate(network, self._target, self._held_out, budgets=budgets)
+            return found, self._backbone.divergence(self._held_out)
 
     def _save(self) -> None:
         """Write the checkpoint; drafters that it does not name are in nobody's way any more."""
         state = self._state
-        state.network = dict(self._network.state_dict())
+        tuned = {f"{_ADAPTER}{name}": x for name, x in self._backbone.state().items()}
+        state.network = dict(self._network.state_dict()) | tuned
         state.optimisers = [optimiser.state_dict() for optimiser in self._optimisers]
         save_state(self._folder / STATE, state)
         for path in self._folder.glob("step-*.gguf"):
-            if state.best is None or path.name != state.best[0]:
+            if state.best is None or path not in _files(self._folder / state.best[0]):
                 path.unlink()
         self._saved_at = self._clock()
 
@@ -298,13 +333,26 @@ class _Run:
         """Return the outcome; the best drafter is now `drafter.gguf` too."""
         state = self._state
         assert state.best is not None
-        new, path = self._folder / f"{RESULT}.new", self._folder / RESULT
-        shutil.copyfile(self._folder / state.best[0], new)
-        new.replace(path)
+        path = self._folder / RESULT
+        for own, kept in zip(_files(self._folder / state.best[0]), _files(path), strict=True):
+            if own.exists():
+                new = kept.with_name(f"{kept.name}.new")
+                shutil.copyfile(own, new)
+                new.replace(kept)
         started_at = state.log[0]["score"] if self._start is not None else None
-        return Outcome(
-            path, self._measure(path, BUDGETS), state.best[1], started_at, state.step, state.seconds, state.log
-        )
+        measured, divergence = self._measure(path, BUDGETS)
+        return Outcome(path, measured, state.best[1], started_at, state.step, state.seconds, state.log, divergence)
+
+
+def _files(drafter: Path) -> tuple[Path, Path]:
+    """Return a drafter's file, and where its target's adapter is if that was tuned."""
+    return drafter, beside(drafter)
+
+
+def _apart(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the network's tensors of a checkpoint, and the tuned ones of its target."""
+    tuned = {name.removeprefix(_ADAPTER): x for name, x in state.items() if name.startswith(_ADAPTER)}
+    return {name: x for name, x in state.items() if not name.startswith(_ADAPTER)}, tuned
 
 
 def optimisers_of(network: DraftNetwork, settings: TrainSettings) -> list[torch.optim.Optimizer]:

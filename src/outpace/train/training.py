@@ -10,6 +10,8 @@ import torch
 
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
+from outpace.train.backbone import Backbone, Frozen
+from outpace.train.joint.tuned import Tuned
 from outpace.train.options import TrainOptions
 from outpace.train.settings import TrainSettings
 from outpace.train.target import EngineTarget, FrozenTarget
@@ -39,7 +41,8 @@ def train(
     if device.type == "cpu":
         torch.set_num_threads(lm.runner.ops.threads)
     settings = settings_of(options, seconds, on_cpu=device.type == "cpu")
-    return run(options.kind, settings, text, held_out, target_on(device, lm), folder, start, report)
+    backbone: Backbone = tuned_on(device, lm, options) if options.joint else Frozen(target_on(device, lm))
+    return run(options.kind, settings, text, held_out, backbone.target, folder, start, report, backbone=backbone)
 
 
 def device_of(name: str) -> torch.device:
@@ -64,6 +67,12 @@ def name_of(device: torch.device) -> str:
 def target_on(device: torch.device, lm: LanguageModel) -> FrozenTarget:
     """Return what the drafter reads hidden states of."""
     return EngineTarget(lm) if device.type == "cpu" else TorchTarget(lm, device, torch.bfloat16)
+
+
+def tuned_on(device: torch.device, lm: LanguageModel, options: TrainOptions) -> Tuned:
+    """Return the target with an adapter to be learned, in PyTorch; UsageError for a network that runs there not yet."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    return Tuned(TorchTarget(lm, device, dtype), options.joint_settings, options.seed)
 
 
 def settings_of(options: TrainOptions, seconds: float, *, on_cpu: bool) -> TrainSettings:

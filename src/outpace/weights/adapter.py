@@ -1,10 +1,11 @@
-"""Read an adapter: low-rank changes to a model's matrices, as `outpace train diffusion` and `train jacobi` write them.
+"""Read an adapter: low-rank changes to a model's matrices, as `outpace train` writes them.
 
 One GGUF file of the architecture "outpace-adapter":
 
-    adapter.kind                 "diffusion": fills masks; "jacobi": another model, tuned for parallel decoding
+    adapter.kind                 "diffusion": fills masks; "jacobi", "medusa": another model, tuned to be
+                                 guessed (by fixed points; by heads that were trained with it)
     adapter.context              "base": known tokens are computed without the adapter (diffusion);
-                                 "adapted": with it, everywhere (jacobi)
+                                 "adapted": with it, everywhere (jacobi, medusa)
     adapter.target.*             for whom it was made, as in a drafter's file (`drafter.py`)
     adapter.rank, adapter.scale  of y = W x + scale * B (A x)
     adapter.mask_token, .block, .shift   how it fills masks (`MaskFilling`); kind "diffusion" only. A mask token of
@@ -27,7 +28,7 @@ from outpace.weights.gguf import read_gguf
 from outpace.weights.trained import DrafterTarget, Entries
 
 ARCHITECTURE = "outpace-adapter"
-KINDS = {"diffusion": "base", "jacobi": "adapted"}  # and the context that each has
+KINDS = {"diffusion": "base", "jacobi": "adapted", "medusa": "adapted"}  # and the context that each has
 _PREFIX = "adapter."
 
 
@@ -56,6 +57,10 @@ class AdapterCheckpoint:
         for name, tensor in sorted(self.tensors.items()):
             digest.update(f"{name} {tensor.format} {tensor.shape}".encode() + tensor.data.tobytes())
         return digest.digest()
+
+    def fingerprint_of(self, own: bytes) -> bytes:
+        """Return the fingerprint of a model with the adapter; own: of the model without it."""
+        return hashlib.sha256(own + self.fingerprint).digest() if self.is_always_on else own
 
     def check_target(self, name: str, target: DrafterTarget) -> None:
         """Raise UsageError, with the reason, if the adapter was made for another model."""

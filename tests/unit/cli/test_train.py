@@ -9,7 +9,7 @@ import pytest
 from outpace.cli.fields import option_name
 from outpace.cli.train import training_fields
 from outpace.train.adapt.options import AdaptingOptions
-from outpace.train.options import TextOptions, TrainingOptions
+from outpace.train.options import JointOptions, TextOptions, TrainingOptions
 from tests.unit.cli.running import outcome, run
 from tests.unit.train.test_stages import prompts_file
 
@@ -117,9 +117,36 @@ def test_an_adapter_is_trained_measured_and_used(
 
 
 def test_every_field_is_an_option() -> None:
-    names = {own.name for cls in (TextOptions, TrainingOptions, AdaptingOptions) for own in dataclasses.fields(cls)}
+    names = {
+        own.name
+        for cls in (TextOptions, TrainingOptions, JointOptions, AdaptingOptions)
+        for own in dataclasses.fields(cls)
+    }
     made: dict[str, Any] = training_fields().parameters()
     assert set(made) == names
     for name in names:
         option = made[name].annotation.__metadata__[0]
         assert ("--from" if name == "start" else option_name(name)) in (option.default, *option.param_decls)
+
+
+def test_heads_are_trained_with_their_target_and_both_files_are_used_together(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts, out = prompts_file(tmp_path / "p.jsonl", 24), tmp_path / "out"
+    command = ["train", "medusa", "--joint", "--target", folder, "--prompts", str(prompts), "--out", str(out), *SMALL]
+    assert run(*command, "--rank", "4") == 0
+    printed = capsys.readouterr().out
+    assert "lossy relative to the original" in printed
+    assert "next tokens that are the original's" in printed
+    both = ["--adapter", str(out / "adapter.gguf"), "--drafter", str(out / "drafter.gguf")]
+    assert " ".join(both) in printed
+    assert run("generate", "-m", folder, *both, "-s", "medusa", "-n", "4", "the cat") == 0
+    assert capsys.readouterr().out.strip()
+    assert run(*command, "--rank", "8") == 2
+    assert "rank was 4 and is 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "owner"), [("eagle", "would be ignored by eagle"), ("jacobi", "belongs to medusa")])
+def test_other_kinds_refuse_to_tune_a_target(kind: str, owner: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", kind, "--joint", "-o", "x") == 2
+    assert owner in capsys.readouterr().err

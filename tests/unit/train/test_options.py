@@ -54,3 +54,22 @@ def test_options_are_plain_json() -> None:
     values = TrainOptions(kind="block", prompts=Path("a/b.jsonl"), num_responses=9).as_dict()
     assert json.loads(json.dumps(values)) == values
     assert (values["kind"], values["prompts"], values["num_responses"]) == ("block", "a/b.jsonl", 9)
+
+
+def test_only_heads_are_trained_with_their_target_and_what_belongs_to_it_needs_it() -> None:
+    assert TrainOptions(kind="medusa", joint=True).joint_settings.rank == 32
+    own = TrainOptions(kind="medusa", joint=True, rank=8, heads_weight=0.5).joint_settings
+    assert (own.rank, own.alpha, own.heads_weight) == (8, 8.0, 0.5)
+    with pytest.raises(UsageError, match="--joint would be ignored by eagle"):
+        TrainOptions(kind="eagle", joint=True)
+    for name, value in (
+        ("rank", 8),
+        ("heads_first", 0.1),
+        ("target_learning_rate", 1e-3),
+        ("heads_weight", 0.1),
+        ("merge", True),
+    ):
+        with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} would be ignored without --joint"):
+            TrainOptions(kind="medusa", **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="heads_first"):
+        TrainOptions(kind="medusa", joint=True, heads_first=2.0)

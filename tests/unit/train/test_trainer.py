@@ -19,6 +19,7 @@ from torch import Tensor
 
 from outpace import LanguageModel
 from outpace.errors import OutpaceError, UsageError
+from outpace.train import backbone
 from outpace.train import trainer as module
 from outpace.train.batch import Plan, look
 from outpace.train.build import fresh_network
@@ -260,7 +261,7 @@ def test_a_loss_that_is_no_number_is_found_before_anything_is_saved(
         return replace(losses, total=losses.total * (math.nan if next(steps) == 7 else 1))
 
     monkeypatch.setattr(module, "is_accelerator", lambda device: True)
-    monkeypatch.setattr(module, "draft_loss", spoiled)
+    monkeypatch.setattr(backbone, "draft_loss", spoiled)
     target = TorchTarget(lm, torch.device("cpu"), torch.bfloat16, "Tiny")
     seen: list[StepReport] = []
     with pytest.raises(OutpaceError, match=r"the loss of step 7 is nan.*diverged"):

@@ -45,7 +45,7 @@ def test_a_mask_outside_the_vocabulary_needs_an_embedding_of_its_own(tmp_path: P
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"kind": "dreams"}, "kind must be one of diffusion, jacobi, is 'dreams'"),
+        ({"kind": "dreams"}, "kind must be one of diffusion, jacobi, medusa, is 'dreams'"),
         ({"context": "adapted"}, "context must be 'base' for kind 'diffusion', is 'adapted'"),
         ({"rank": 0}, "rank must be at least 1"),
         ({"scale": 0.0}, "scale must be a number above 0"),

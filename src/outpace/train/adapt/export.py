@@ -1,6 +1,6 @@
 """Write what was learned: an adapter as a GGUF file beside its model, or all weights as a Hugging Face folder.
 
-    adapter.kind               "diffusion" or "jacobi"
+    adapter.kind               "diffusion", "jacobi" or "medusa" (a target that was tuned beside its heads)
     adapter.target.*           for whom, as in a drafter's file
     adapter.rank, .scale       y = W x + scale * B (A x)
     adapter.context            "base": tokens that are finished are computed with the adapter off; "adapted": on
@@ -12,7 +12,9 @@ Tensors: `model.layers.{i}.self_attn.{q,k,v,o}_proj.lora_{a,b}`, `model.layers.{
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,11 +26,14 @@ from outpace.train.adapt.learner import Learner
 from outpace.train.adapt.settings import AdaptSettings
 from outpace.train.distill.folder import Shape, student_config, write_folder
 from outpace.train.export import target_entries, write_gguf
+from outpace.train.networks.lora import Adapter
 from outpace.train.state import save_tensors
 from outpace.train.target import TargetIdentity
+from outpace.weights.adapter import ARCHITECTURE, KINDS
 from outpace.weights.gguf import read_gguf
 
-ARCHITECTURE, PREFIX = "outpace-adapter", "adapter."
+PREFIX = "adapter."
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 def export_adapter(learner: Learner, settings: AdaptSettings, identity: TargetIdentity, path: Path) -> None:
@@ -36,21 +41,34 @@ def export_adapter(learner: Learner, settings: AdaptSettings, identity: TargetId
 
     A matrix whose rows the format cannot hold (a rank that is no multiple of 32) is written in F16.
     """
-    adapter = learner.adapter
-    assert adapter is not None
-    entries: dict[str, Any] = {
-        "kind": settings.kind,
+    assert learner.adapter is not None
+    more: dict[str, Any] = {}
+    if settings.kind == "diffusion":
+        more = {"block": settings.block, "shift": settings.shift, "mask_token": learner.mask_token}
+    mask = {} if learner.mask is None else {"mask_embedding": learner.mask}
+    write_adapter(path, settings.kind, learner.adapter, identity, settings.format, more, mask)
+
+
+def write_adapter(
+    path: Path,
+    kind: str,
+    adapter: Adapter,
+    identity: TargetIdentity,
+    format: str,
+    more: Mapping[str, Any] = EMPTY,
+    further: Mapping[str, Tensor] = EMPTY,
+) -> None:
+    """Write an adapter's file for a model. more: the kind's own entries. further: its tensors beside the matrices."""
+    entries = {
+        "kind": kind,
         **target_entries(identity),
         "rank": adapter.rank,
         "scale": adapter.scale,
-        "context": "adapted" if settings.is_clean_adapted else "base",
+        "context": KINDS[kind],
+        **more,
     }
-    if settings.kind == "diffusion":
-        entries |= {"block": settings.block, "shift": settings.shift, "mask_token": learner.mask_token}
-    tensors = {name: own.detach().float().cpu().numpy() for name, own in learner.parameters.items()}
-    write_gguf(
-        path, ARCHITECTURE, {f"{PREFIX}{name}": value for name, value in entries.items()}, tensors, settings.format
-    )
+    numbers = {name: own.detach().float().cpu().numpy() for name, own in {**adapter.tensors(), **further}.items()}
+    write_gguf(path, ARCHITECTURE, {f"{PREFIX}{name}": value for name, value in entries.items()}, numbers, format)
 
 
 def write_result(learner: Learner, settings: AdaptSettings, identity: TargetIdentity, path: Path) -> None:

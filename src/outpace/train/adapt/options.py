@@ -26,7 +26,9 @@ class AdaptingOptions:
         default=None,
         metadata=_about("lora: an adapter beside the model; full: another model, in a folder; None: lora."),
     )
-    rank: int | None = field(default=None, metadata=_about("Rank of the adapter's matrices; None: 32."))
+    rank: int | None = field(
+        default=None, metadata=_about("Rank of the adapter's matrices, that of medusa --joint too; None: 32.")
+    )
     block: int | None = field(default=None, metadata=_about("Tokens of a block; None: 16."))
     soft: float | None = field(
         default=None, metadata=_about("Share of the target's own distribution in what is learned; None: 0.5.")

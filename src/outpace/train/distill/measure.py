@@ -25,7 +25,7 @@ from outpace.train.target import FrozenTarget
 from outpace.train.text.corpus import Conversation
 
 _BATCH_TOKENS = 4096
-_CHUNK = 512  # positions whose logits are held at once
+CHUNK = 512  # positions whose logits are held at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,15 @@ def closeness(
     total = agreed = 0
     surprise = teacher_surprise = 0.0
     texts: list[tuple[bool, NDArray[np.bool_]]] = []
-    for part in _parts(conversations):
+    for part in by_length(conversations):
         batch = labelled(part, target.device)
         assert batch is not None
         last, own_last = target.config.num_layers + 1, network.last_tap
         theirs = target.padded(batch.tokens, batch.lengths, (last,))[last].flatten(0, 1)[batch.places]
         mine = network(batch.tokens)[own_last].flatten(0, 1)[batch.places]
         hits = []
-        for start in range(0, len(mine), _CHUNK):
-            rows = slice(start, start + _CHUNK)
+        for start in range(0, len(mine), CHUNK):
+            rows = slice(start, start + CHUNK)
             logits = network.logits(mine[rows]).float()
             teacher = F.linear(theirs[rows], target.unembedding).float()
             following = batch.following[rows]
@@ -102,7 +102,7 @@ def accepted(hits: NDArray[np.bool_], max_draft: int) -> NDArray[np.int64]:
     return np.minimum(np.minimum(runs[1:count], max_draft), left)
 
 
-def _parts(conversations: Sequence[Conversation]) -> Iterator[list[Conversation]]:
+def by_length(conversations: Sequence[Conversation]) -> Iterator[list[Conversation]]:
     """Yield conversations that have a response, those of similar length together."""
     useful = [own for own in conversations if len(own.tokens) > max(own.num_prompt, 1)]
     part: list[Conversation] = []

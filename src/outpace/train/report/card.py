@@ -20,8 +20,10 @@ def card(
         f"Made by `{command}` with Outpace {origin['outpace']} ({origin['commit'] or 'no checkout'}), "
         f"{origin['date']}. {num_bytes / 1e6:.1f} MB. It drafts for this file ({target['bytes'] / 1e6:.0f} MB, SHA-256 "
         f"{target['sha256'][:16]}) and for other files of the same model and vocabulary.",
+        *_tuned(options, ledger),
         "## What it brings",
-        "Tokens per step (bonus included) on conversations that training did not see, written by the target: forecast "
+        "Tokens per step (bonus included) on conversations that training did not see, written by the "
+        f"{'tuned ' if options.joint else ''}target: forecast "
         f"by simulation, and decoded by the engine with drafts of {options.max_draft} tokens at most.",
         check_table(check),
         verdict(check),
@@ -63,12 +65,42 @@ def verdict(check: Check) -> str:
     return f"Forecast and decoding {word} (forecast / decoded: {ratios}; allowed: within {TOLERANCE:.0%})."
 
 
+def _tuned(options: TrainOptions, ledger: Ledger) -> list[str]:
+    """Return what became of a target that was tuned beside its heads."""
+    if not options.joint:
+        return []
+    return [
+        "## The target is another model now",
+        "Its heads were trained together with an adapter of the target (Medusa-2), `adapter.gguf`, which is to be "
+        "loaded with it. Decoding is lossless relative to the target *with* the adapter, and **lossy relative to the "
+        "original**, by:",
+        divergence_table(ledger),
+    ]
+
+
+def divergence_table(ledger: Ledger) -> str:
+    """Return how far a tuned target is from the original, as a Markdown table."""
+    own, kept = ledger.facts("training")["divergence"], ledger.facts("check")["kept"]
+    lines = [
+        (f"next tokens that are the original's ({own['positions']} held-out positions)", f"{own['top1']:.1%}"),
+        ("KL(original, tuned), nats a token", f"{own['kl']:.4f}"),
+        (
+            "perplexity of the original's text",
+            f"{own['perplexity']:.3f} (the original's {own['original_perplexity']:.3f})",
+        ),
+        ("responses that are the original's, token by token", f"{kept['same']} of {kept['prompts']}"),
+        ("share of the original's tokens before the first difference", f"{kept['leading']:.1%}"),
+    ]
+    return table(("the tuned target", "on held-out text"), lines)
+
+
 def _started_at(ledger: Ledger) -> list[str]:
     facts = ledger.facts("training")
     if facts["started_at"] is None:
         return []
+    what = ", times the share of the original's tokens" if facts.get("divergence") else ""
     return [
-        f"It continues an earlier drafter. Simulated tokens per step, mean over kinds: {facts['started_at']:.3f} "
+        f"It continues an earlier drafter. Simulated tokens per step, mean over kinds{what}: {facts['started_at']:.3f} "
         f"before, {facts['score']:.3f} after."
     ]
 

@@ -65,3 +65,21 @@ def test_the_verdict_is_a_line() -> None:
     assert verdict(check()).startswith("Forecast and decoding agree")
     assert verdict(check(1.6)).startswith("Forecast and decoding DISAGREE")
     assert verdict(check(different=2)).startswith("NOT COMPARABLE: the engine wrote 2 of")
+
+
+def test_a_card_of_a_tuned_target_says_what_it_lost(tmp_path: Path) -> None:
+    own = ledger(tmp_path, started_at=1.5)
+    own.note(
+        "training",
+        divergence={"positions": 90, "top1": 0.975, "kl": 0.0123, "perplexity": 2.5, "original_perplexity": 2.4},
+    )
+    own.note("check", kept={"prompts": 9, "same": 4, "leading": 0.625})
+    text = card(TrainOptions(kind="medusa", joint=True), own, check(), ORIGIN, "x", 1)
+    for said in (
+        "The target is another model now", "**lossy relative to the original**", "written by the tuned target",
+        "(90 held-out positions) | 97.5% |", "| 0.0123 |", "| 2.500 (the original's 2.400) |", "| 4 of 9 |",
+        "| 62.5% |",
+        "times the share of the original's tokens: 1.500 before",
+    ):  # fmt: skip
+        assert said in text
+    assert "another model" not in card(TrainOptions(kind="medusa"), own, check(), ORIGIN, "x", 1)
