@@ -63,9 +63,12 @@ def name_of(device: torch.device) -> str:
 
 def target_on(device: torch.device, lm: LanguageModel) -> FrozenTarget:
     """Return what the drafter reads hidden states of."""
-    if device.type == "cpu":
-        return EngineTarget(lm)
-    if device.type == "cuda":  # float16 has 3 bits more, which int8 activations have a use for, if the numbers fit
+    return EngineTarget(lm) if device.type == "cpu" else torch_target(lm, device)
+
+
+def torch_target(lm: LanguageModel, device: torch.device) -> TorchTarget:
+    """Return the target in PyTorch: on CUDA in float16, if its numbers fit, which int8 activations have a use for."""
+    if device.type == "cuda":
         target = TorchTarget(lm, device, torch.float16)
         if target.network.is_finite():
             return target

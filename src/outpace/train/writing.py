@@ -180,7 +180,7 @@ def likely(logits: Tensor) -> tuple[Tensor, Tensor]:
     size = logits.shape[1]
     if size % _GROUP:
         logits = torch.nn.functional.pad(logits, (0, -size % _GROUP), value=-math.inf)
-    groups = logits.unflatten(1, (-1, _GROUP))
+    groups = logits.reshape(len(logits), -1, _GROUP)
     best = groups.amax(2).topk(min(_CANDIDATES, groups.shape[1]), dim=1).indices
     some = groups.gather(1, best[..., None].expand(-1, -1, _GROUP)).flatten(1)
     values, places = some.topk(min(_CANDIDATES, size), dim=1)

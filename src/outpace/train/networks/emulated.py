@@ -30,10 +30,11 @@ Turn = tuple[Tensor, Tensor]  # cosines and sines of positions
 
 def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return rows [..., in] as products with quantised weights see them, in `dtype`: int8 times a scale, by groups."""
-    groups = x.unflatten(-1, (-1, _GROUP))
+    groups = x.reshape(*x.shape[:-1], -1, _GROUP)
     largest = torch.linalg.vector_norm(groups, math.inf, dim=-1, keepdim=True, dtype=torch.float32)
     inverse = torch.div(torch.tensor(127.0), largest.clamp_min(_TOO_SMALL))
-    return (groups * inverse).round_().mul_(largest.div_(127)).flatten(-2).to(dtype)
+    found: Tensor = (groups * inverse).round_().mul_(largest.div_(127))
+    return found.flatten(-2).to(dtype)
 
 
 class Kept:
@@ -255,12 +256,12 @@ class _Layer:
         dtype, turned = whole.dtype, whole[..., : config.num_heads + config.num_kv_heads, :].float()
         values = whole[..., config.num_heads + config.num_kv_heads :, :]
         if self._q_norm is not None and self._k_norm is not None:
-            q, k = turned.split((config.num_heads, config.num_kv_heads), dim=-2)
+            q, k = torch.split(turned, [config.num_heads, config.num_kv_heads], dim=-2)
             own = [F.rms_norm(h, h.shape[-1:], w, config.eps) for h, w in ((q, self._q_norm), (k, self._k_norm))]
             turned = torch.cat(own, dim=-2)
         cos, sin = turn
         turned = turned * cos + turned.roll(config.head_width // 2, dims=-1) * sin
-        q, k = turned.split((config.num_heads, config.num_kv_heads), dim=-2)
+        q, k = torch.split(turned, [config.num_heads, config.num_kv_heads], dim=-2)
         return q.to(dtype), k.to(self._keeps).to(dtype), values.to(self._keeps).to(dtype)
 
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
