@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _COLLECTED = 100_000  # objects between two looks for garbage: a vocabulary has as many, and they all stay
 
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line, and leave with an exit code.
 

@@ -14,7 +14,7 @@ where it was; what depends on counts, and not on time, becomes the same as witho
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 4  # times that a prompt is answered at most, where the budget says how many responses there are
 LOG, CHECK, TUNED = "log.jsonl", "check.jsonl", "tuned"
-_PER_SHARD = 32  # prompts answered
+_PER_SHARD, _PER_SHARD_ACCELERATED = 32, 8192  # prompts answered
 KEEP_SECONDS = 10.0  # after which the time of a stage is written down
 
 
@@ -188,17 +188,16 @@ class TextStages:
         if self.ledger.is_done(stage):
             return corpus
         timer = self.begin(stage)
-        responder = Responder(self.lm, self.options.max_tokens, self.options.max_prompt_tokens)
         total = ROUNDS * len(sources) if count is None else count
         jobs = jobs_of(sources, total, self.options.seed, corpus.num_sources)
         go_on = (lambda: timer.is_left) if count is None else (lambda: True)
-        answers = in_order(self.lm, jobs, lambda job: (job, responder.answer(job)), self.options.batch, go_on)
+        answers, per_shard, facts = self._answering(stage, jobs, go_on)
         pending: list[tuple[Job, list[Conversation]]] = []
         with self.shown() as show, closing(answers) as results:
             show(*_state(timer, corpus.num_sources, count), f"{stage}: {corpus.num_sources} answered")
             for result in results:
                 pending.append(result)
-                if len(pending) == _PER_SHARD:
+                if len(pending) == per_shard:
                     self._append(corpus, pending, timer)
                     pending = []
                 show(
@@ -207,10 +206,28 @@ class TextStages:
                 )
         if pending:
             self._append(corpus, pending, timer)
-        self.ledger.finish(stage, conversations=len(corpus), tokens=corpus.num_learned)
+        self.ledger.finish(stage, conversations=len(corpus), tokens=corpus.num_learned, **facts)
         sampled = sum(own.sampled for own in corpus)
         self.tell(f"{stage}: {len(corpus)} conversations, {sampled} of them sampled; {corpus.num_learned} tokens")
         return corpus
+
+    def _answering(
+        self, stage: str, jobs: Iterator[Job], go_on: Callable[[], bool]
+    ) -> tuple[Generator[tuple[Job, list[Conversation]], None, None], int, dict[str, str]]:
+        """Return what answers, how many answers make a shard, and what the run's record says of who answered.
+
+        Held-out text is the engine's own: what drafters are measured on is what they meet.
+        """
+        limits = self.options.max_tokens, self.options.max_prompt_tokens
+        if stage == "responses":
+            from outpace.train.answering import writer_on  # it brings PyTorch
+
+            writer = writer_on(self.lm, self.options.device, *limits)
+            if writer is not None:
+                return writer.answers(jobs, go_on), _PER_SHARD_ACCELERATED, {"written_by": writer.name}
+        responder = Responder(self.lm, *limits)
+        answers = in_order(self.lm, jobs, lambda job: (job, responder.answer(job)), self.options.batch, go_on)
+        return answers, _PER_SHARD, {}
 
     def _append(self, corpus: Corpus, answered: Sequence[tuple[Job, list[Conversation]]], timer: Timer) -> None:
         found = [conversation for _, own in answered for conversation in own]

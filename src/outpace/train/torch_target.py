@@ -11,17 +11,28 @@ from torch import Tensor
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.models.checkpoint import open_checkpoint
-from outpace.train.networks.transformer import Dequantised, TransformerNetwork, is_supported
+from outpace.train.networks.emulated import EmulatedNetwork
+from outpace.train.networks.transformer import is_supported
 from outpace.train.target import Tokens, identity_of, split_by_tokens
 
 _PASS_TOKENS = 32768
 
 
 class TorchTarget:
-    """The dequantised network of a checkpoint, in `dtype` on `device`; the residual stream stays float32."""
+    """A checkpoint's network in `dtype` on `device`; the residual stream stays float32.
+
+    rounds: whether it computes as the native kernels do (`EmulatedNetwork`), so that its hidden states are those of
+    run time but for last bits, whichever ops this machine has.
+    """
 
     def __init__(
-        self, model: LanguageModel, device: torch.device, dtype: torch.dtype = torch.float32, name: str | None = None
+        self,
+        model: LanguageModel,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        name: str | None = None,
+        *,
+        rounds: bool = True,
     ) -> None:
         if not is_supported(model.config):
             raise UsageError(
@@ -29,11 +40,17 @@ class TorchTarget:
                 "nearest relatives: train on a machine without an accelerator (device cpu), which runs them all"
             )
         self.config, self.identity, self.device = model.config, identity_of(model, name), device
-        tensors = Dequantised(open_checkpoint(model.path).tensors)
-        self.network = TransformerNetwork.of(model.config, tensors, device=device, dtype=dtype).requires_grad_(False)
-        self.embedding: Tensor = self.network.model.embed_tokens.weight
-        self.unembedding = self.network.unembedding
-        self.final_norm: Tensor = self.network.model.norm.weight
+        keeps = torch.float32 if model.runner.cache.spec.format == "f32" else torch.bfloat16
+        self.network = EmulatedNetwork(
+            model.config,
+            open_checkpoint(model.path).tensors,
+            device=device,
+            dtype=dtype,
+            rounds=rounds,
+            keeps=keeps,
+        )
+        self.embedding, self.unembedding = self.network.embedding, self.network.unembedding
+        self.final_norm = self.network.final_norm
         self.inv_freq = torch.tensor(model.config.inv_freq, dtype=torch.float64, device=device)
         self.rope_scale = model.config.rope_scale
 
@@ -45,11 +62,10 @@ class TorchTarget:
             padded = np.zeros((len(part), max(lengths)), np.int64)
             for row, tokens in zip(padded, part, strict=True):
                 row[: len(tokens)] = tokens
-            for tap, x in self.network(torch.from_numpy(padded).to(self.device), taps=taps).items():
+            for tap, x in self.network(torch.from_numpy(padded).to(self.device), taps).items():
                 found[tap] += [row[:length] for row, length in zip(x, lengths, strict=True)]
         return found
 
     @torch.no_grad()
     def padded(self, tokens: Tensor, lengths: Sequence[int], taps: Sequence[int]) -> dict[int, Tensor]:
-        found: dict[int, Tensor] = self.network(tokens, taps=taps)
-        return found
+        return self.network(tokens, taps)

@@ -66,7 +66,16 @@ def name_of(device: torch.device) -> str:
 
 def target_on(device: torch.device, lm: LanguageModel) -> FrozenTarget:
     """Return what the drafter reads hidden states of."""
-    return EngineTarget(lm) if device.type == "cpu" else TorchTarget(lm, device, torch.bfloat16)
+    return EngineTarget(lm) if device.type == "cpu" else torch_target(lm, device)
+
+
+def torch_target(lm: LanguageModel, device: torch.device) -> TorchTarget:
+    """Return the target in PyTorch: on CUDA in float16, if its numbers fit, which int8 activations have a use for."""
+    if device.type == "cuda":
+        target = TorchTarget(lm, device, torch.float16)
+        if target.network.is_finite():
+            return target
+    return TorchTarget(lm, device, torch.bfloat16)
 
 
 def tuned_on(device: torch.device, lm: LanguageModel, options: TrainOptions) -> Tuned:

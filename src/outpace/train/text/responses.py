@@ -99,10 +99,10 @@ class Responder:
         text = result.text if end == len(result.tokens) else None
         if end < SHORTEST:
             return [], text
-        return [_conversation(ids, result.tokens[:end], job.prompt.kind, job.temperature, seed)], text
+        return [conversation_of(ids, result.tokens[:end], job.prompt.kind, job.temperature, seed)], text
 
 
-def _conversation(
+def conversation_of(
     prompt: Sequence[int], response: Sequence[int], kind: str, temperature: float, seed: int
 ) -> Conversation:
     """Return what was written to a prompt, with how it was drawn."""
