@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -34,11 +34,7 @@ class TorchTarget:
         *,
         rounds: bool = True,
     ) -> None:
-        if not is_supported(model.config):
-            raise UsageError(
-                f"{model.name}: a {model.config.model_type} network cannot run in PyTorch yet, only Llama's and its "
-                "nearest relatives: train on a machine without an accelerator (device cpu), which runs them all"
-            )
+        check_supported(model)
         self.config, self.identity, self.device = model.config, identity_of(model, name), device
         keeps = torch.float32 if model.runner.cache.spec.format == "f32" else torch.bfloat16
         self.network = EmulatedNetwork(
@@ -56,16 +52,35 @@ class TorchTarget:
 
     @torch.no_grad()
     def states(self, sequences: Sequence[Tokens], taps: Sequence[int]) -> dict[int, list[Tensor]]:
-        found: dict[int, list[Tensor]] = {tap: [] for tap in taps}
-        for part in split_by_tokens(sequences, _PASS_TOKENS):
-            lengths = [len(tokens) for tokens in part]
-            padded = np.zeros((len(part), max(lengths)), np.int64)
-            for row, tokens in zip(padded, part, strict=True):
-                row[: len(tokens)] = tokens
-            for tap, x in self.network(torch.from_numpy(padded).to(self.device), taps).items():
-                found[tap] += [row[:length] for row, length in zip(x, lengths, strict=True)]
-        return found
+        return states_of(self.network, self.device, sequences, taps)
 
     @torch.no_grad()
     def padded(self, tokens: Tensor, lengths: Sequence[int], taps: Sequence[int]) -> dict[int, Tensor]:
         return self.network(tokens, taps)
+
+
+def states_of(
+    network: Callable[[Tensor, Sequence[int]], dict[int, Tensor]],
+    device: torch.device,
+    sequences: Sequence[Tokens],
+    taps: Sequence[int],
+) -> dict[int, list[Tensor]]:
+    """Return the hidden states of sequences at each tap, [T, D] of each, from a network that takes tokens [B, T]."""
+    found: dict[int, list[Tensor]] = {tap: [] for tap in taps}
+    for part in split_by_tokens(sequences, _PASS_TOKENS):
+        lengths = [len(tokens) for tokens in part]
+        padded = np.zeros((len(part), max(lengths)), np.int64)
+        for row, tokens in zip(padded, part, strict=True):
+            row[: len(tokens)] = tokens
+        for tap, x in network(torch.from_numpy(padded).to(device), taps).items():
+            found[tap] += [row[:length] for row, length in zip(x, lengths, strict=True)]
+    return found
+
+
+def check_supported(model: LanguageModel) -> None:
+    """Raise UsageError for a model whose network does not run in PyTorch."""
+    if not is_supported(model.config):
+        raise UsageError(
+            f"{model.name}: a {model.config.model_type} network cannot run in PyTorch yet, only Llama's and its "
+            "nearest relatives: train on a machine without an accelerator (device cpu), which runs them all"
+        )

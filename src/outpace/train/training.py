@@ -11,6 +11,7 @@ import torch
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.train.backbone import Backbone, Frozen
+from outpace.train.joint.target import TrainableTarget
 from outpace.train.joint.tuned import Tuned
 from outpace.train.options import TrainOptions
 from outpace.train.settings import TrainSettings
@@ -81,7 +82,7 @@ def torch_target(lm: LanguageModel, device: torch.device) -> TorchTarget:
 def tuned_on(device: torch.device, lm: LanguageModel, options: TrainOptions) -> Tuned:
     """Return the target with an adapter to be learned, in PyTorch; UsageError for a network that runs there not yet."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return Tuned(TorchTarget(lm, device, dtype), options.joint_settings, options.seed)
+    return Tuned(TrainableTarget(lm, device, dtype), options.joint_settings, options.seed)
 
 
 def settings_of(options: TrainOptions, seconds: float, *, on_cpu: bool) -> TrainSettings:

@@ -32,7 +32,7 @@ from outpace.train.networks.lora import Adapter
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget, TargetIdentity
 from outpace.train.text.corpus import Conversation
-from outpace.train.torch_target import TorchTarget
+from outpace.train.joint.target import TrainableTarget
 from outpace.weights.adapter import open_adapter
 
 KIND = "medusa"  # of the adapter: on for every token, so that a model with it is another model
@@ -41,7 +41,7 @@ KIND = "medusa"  # of the adapter: on for every token, so that a model with it i
 class Tuned:
     """A target with an adapter that learns (a `Backbone`); its `target` is the tuned one."""
 
-    def __init__(self, target: TorchTarget, settings: JointSettings, seed: int) -> None:
+    def __init__(self, target: TrainableTarget, settings: JointSettings, seed: int) -> None:
         """Wrap the matrices of a target's network, which then belongs to the backbone."""
         self.target: FrozenTarget = target
         self.settings, self._network = settings, target.network

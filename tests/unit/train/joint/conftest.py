@@ -11,7 +11,7 @@ from outpace.train.joint.settings import JointSettings
 from outpace.train.joint.tuned import Tuned
 from outpace.train.settings import TrainSettings
 from outpace.train.text.corpus import Conversation
-from outpace.train.torch_target import TorchTarget
+from outpace.train.joint.target import TrainableTarget
 from outpace.train.trainer import Outcome, train
 from tests.unit.train.conftest import FAST
 
@@ -20,7 +20,7 @@ JOINT: dict[str, Any] = {"rank": 16, "alpha": 16.0, "rate": 1e-2}
 
 
 def tuned_of(lm: LanguageModel, **changes: Any) -> Tuned:
-    return Tuned(TorchTarget(lm, torch.device("cpu"), name="Tiny"), JointSettings(**JOINT | changes), 0)
+    return Tuned(TrainableTarget(lm, torch.device("cpu"), name="Tiny"), JointSettings(**JOINT | changes), 0)
 
 
 def trained_with(

@@ -9,7 +9,7 @@ from outpace import LanguageModel
 from outpace.errors import UsageError
 from outpace.train.joint.measure import divergence
 from outpace.train.text.corpus import Conversation
-from outpace.train.torch_target import TorchTarget
+from outpace.train.joint.target import TrainableTarget
 from tests.unit.train.joint.conftest import tuned_of
 
 
@@ -25,7 +25,7 @@ def test_the_figures_are_those_of_a_plain_loop_over_positions(lm: LanguageModel,
     with torch.no_grad():
         for x in own.parameters():
             x.add_(torch.randn(x.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
-    original, network = TorchTarget(lm, torch.device("cpu")).network, own._network
+    original, network = TrainableTarget(lm, torch.device("cpu")).network, own._network
     kls, surprises, same = [], [], []
     for text in held_out[:3]:
         tokens = torch.from_numpy(text.tokens.astype("int64"))[None]
