@@ -27,12 +27,12 @@ from outpace.train.distill.teacher import Whole
 from outpace.train.joint.files import beside
 from outpace.train.joint.measure import Divergence, divergence
 from outpace.train.joint.settings import JointSettings
+from outpace.train.joint.target import TrainableTarget
 from outpace.train.losses import draft_loss, target_probs
 from outpace.train.networks.lora import Adapter
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget, TargetIdentity
 from outpace.train.text.corpus import Conversation
-from outpace.train.joint.target import TrainableTarget
 from outpace.weights.adapter import open_adapter
 
 KIND = "medusa"  # of the adapter: on for every token, so that a model with it is another model

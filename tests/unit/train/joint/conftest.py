@@ -8,10 +8,10 @@ import torch
 
 from outpace import LanguageModel
 from outpace.train.joint.settings import JointSettings
+from outpace.train.joint.target import TrainableTarget
 from outpace.train.joint.tuned import Tuned
 from outpace.train.settings import TrainSettings
 from outpace.train.text.corpus import Conversation
-from outpace.train.joint.target import TrainableTarget
 from outpace.train.trainer import Outcome, train
 from tests.unit.train.conftest import FAST
 

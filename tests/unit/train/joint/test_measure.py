@@ -8,8 +8,8 @@ import torch
 from outpace import LanguageModel
 from outpace.errors import UsageError
 from outpace.train.joint.measure import divergence
-from outpace.train.text.corpus import Conversation
 from outpace.train.joint.target import TrainableTarget
+from outpace.train.text.corpus import Conversation
 from tests.unit.train.joint.conftest import tuned_of
 
 
