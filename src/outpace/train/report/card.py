@@ -119,6 +119,8 @@ def text_rows(options: RunOptions, ledger: Ledger) -> list[Sequence[Any]]:
     for stage in ("held-out", "responses"):
         if "tokens" in facts[stage]:
             what = f"{facts[stage]['conversations']} conversations, {facts[stage]['tokens']} tokens to learn"
+            if "written_by" in facts[stage]:
+                what += f", written by {facts[stage]['written_by']}"
             rows.append((stage, what, _minutes(ledger, stage)))
     return rows
 

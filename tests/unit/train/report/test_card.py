@@ -53,6 +53,13 @@ def test_a_card_of_given_texts_and_of_a_continued_drafter(tmp_path: Path) -> Non
     assert "2.000 before, 2.345 after" in text
 
 
+def test_a_card_says_which_accelerator_wrote_the_text(tmp_path: Path) -> None:
+    own = ledger(tmp_path)
+    own.finish("responses", conversations=80, tokens=900, written_by="a GPU, as the engine computes")
+    text = card(TrainOptions(kind="eagle", steps=7), own, check(), ORIGIN, "x", 1)
+    assert "900 tokens to learn, written by a GPU, as the engine computes |" in text
+
+
 def test_rows_are_told_with_their_ratio() -> None:
     lines = check_table(check(1.6)).splitlines()
     assert lines[2:] == [
