@@ -14,7 +14,7 @@ from torch import Tensor
 
 import outpace
 from outpace import LanguageModel
-from outpace.train.target import EngineTarget
+from outpace.train.target import EngineTarget, FrozenTarget
 from outpace.train.text.corpus import Conversation
 from outpace.types import KVFormat
 from tests.folder import make_folder
@@ -77,3 +77,14 @@ class Confused:
         for x, length in zip(found[self._target.config.num_layers], lengths, strict=True):
             x[:length] = x[torch.from_numpy(self._rng.permutation(length))]
         return found
+
+
+def assert_same_states(lm: LanguageModel, target: FrozenTarget) -> None:
+    """Hold a target's hidden states, at every tap, and its identity against the engine's (float32 on both sides)."""
+    engine, sequences = EngineTarget(lm), [own.tokens for own in written_by(lm, 4, 40)]
+    taps = tuple(range(lm.config.num_layers + 2))
+    expected, found = engine.states(sequences, taps), target.states(sequences, taps)
+    for tap in taps:
+        for x, y in zip(expected[tap], found[tap], strict=True):
+            assert torch.allclose(x, y, atol=2e-4, rtol=1e-3), tap
+    assert engine.identity == target.identity

@@ -8,7 +8,7 @@ import torch
 from outpace.errors import UsageError
 from outpace.train.target import EngineTarget
 from outpace.train.torch_target import TorchTarget
-from tests.training import tiny_lm, written_by
+from tests.training import assert_same_states, tiny_lm, written_by
 
 
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "phi3"])
@@ -16,13 +16,7 @@ def test_it_computes_what_the_engine_computes(model_type: str, tmp_path: Path) -
     """On the reference ops both are float32; mistral's window of 24 is shorter than the texts."""
     lm = tiny_lm(tmp_path, model_type, ops="reference", kv="f32", spread=1.0)
     engine, network = EngineTarget(lm), TorchTarget(lm, torch.device("cpu"))
-    sequences = [own.tokens for own in written_by(lm, 4, 40)]
-    taps = tuple(range(lm.config.num_layers + 2))
-    expected, found = engine.states(sequences, taps), network.states(sequences, taps)
-    for tap in taps:
-        for x, y in zip(expected[tap], found[tap], strict=True):
-            assert torch.allclose(x, y, atol=2e-4, rtol=1e-3), tap
-    assert engine.identity == network.identity
+    assert_same_states(lm, network)
     for name in ("embedding", "unembedding", "final_norm", "inv_freq"):
         assert torch.equal(getattr(engine, name), getattr(network, name))
 
