@@ -181,7 +181,7 @@ def test_rounded_activations_cost_little_accuracy(format: str) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_row_has_the_same_bits_whatever_else_is_in_the_call(format: str) -> None:
-    out, width = 53, 768
+    out, width = 53, 768 if BLOCKS[format].size == 256 else 27 * 32  # tiles in twos and one alone; an unfinished unit
     weight, x = pack(random_tensor(format, out, width)), random_rows(512, width)
     alone = np.concatenate([linear(row[None], weight, threads=1) for row in x])
     for rows in (*range(2, 66), 100, 511, 512):

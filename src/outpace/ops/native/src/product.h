@@ -16,8 +16,9 @@ struct Product {
   int64_t stride = 0;  // from one row of y to the next; 0: out
 };
 
-// Tiles that a thread takes at a time: little enough to share work out evenly, enough to stream.
-inline int64_t tiles_together(const Matrix& w) { return std::max<int64_t>(1, (32 << 10) / w.tile_bytes); }
+// Tiles that a thread takes at a time: little enough to share work out evenly, enough to stream, and an even number,
+// since many rows take two at once.
+inline int64_t tiles_together(const Matrix& w) { return std::max<int64_t>(1, (16 << 10) / w.tile_bytes) * 2; }
 
 // Computes y = x W^T + bias of all products (of one width), each thread the tiles that it takes. Then calls
 // after(product, first, last), on the same thread, for the columns [first, last) that the thread has just computed.

@@ -5,6 +5,7 @@
 
 #include "float_kernel.h"
 #include "int8_kernel.h"
+#include "int8_pair.h"
 #include "kernels.h"
 #include "prepare_kernel.h"
 
@@ -25,9 +26,19 @@ constexpr void fill_format(Kernels& table, std::integer_sequence<int, R...>) {
   ((table.tile[static_cast<int>(F)][R + 1] = tile_kernel<S, F, R + 1>()), ...);
 }
 
+template <class S, Format F>
+constexpr PairKernel pair_kernel() {
+  if constexpr (has_pair_kernel<S, F>()) {
+    return int8_pair<S, F>;
+  } else {
+    return nullptr;
+  }
+}
+
 template <class S, int... F>
 constexpr void fill_formats(Kernels& table, std::integer_sequence<int, F...>) {
   (fill_format<S, static_cast<Format>(F)>(table, std::make_integer_sequence<int, S::kRowBlock>()), ...);
+  ((table.pair[F] = pair_kernel<S, static_cast<Format>(F)>()), ...);
 }
 
 template <class S>

@@ -13,6 +13,11 @@ constexpr int kMaxRowBlock = 16;
 using TileKernel = void (*)(const uint8_t* tile, int64_t depth, const uint8_t* rows, float* y, int64_t ldy,
                             int64_t cols);
 
+// The same for two whole tiles, `tile_bytes` apart, and a block of n rows, which pays_in_pairs(n): the same bits.
+using PairKernel = void (*)(const uint8_t* tile, int64_t tile_bytes, int64_t depth, const uint8_t* rows, int64_t n,
+                            float* y, int64_t ldy);
+constexpr bool pays_in_pairs(int64_t n) { return n >= 8 && n % 4 == 0; }
+
 // Converts one row x [in] into row `r` of a block of `n` rows.
 using PrepareKernel = void (*)(const float* x, int64_t in, uint8_t* block, int64_t r, int64_t n);
 
@@ -20,6 +25,7 @@ struct Kernels {
   int row_block;                                   // rows in a block: as many as the registers hold accumulators for
   bool bf16_dot;                                   // BF16 matrices take BF16 activations
   TileKernel tile[kNumFormats][kMaxRowBlock + 1];  // by format and number of rows in the block
+  PairKernel pair[kNumFormats];                    // null: there is none
   PrepareKernel prepare[3];                        // by ActKind
 };
 

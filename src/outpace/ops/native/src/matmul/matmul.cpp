@@ -26,6 +26,9 @@ struct RowBlocks {
   int64_t offset(int64_t block) const { return block * width * row_bytes; }
 };
 
+// A number of tiles, rounded up so that none is left without a second one.
+int64_t even(int64_t tiles) { return std::max<int64_t>(2, (tiles + 1) / 2 * 2); }
+
 }  // namespace
 
 void Activations::resize(ActKind kind, int64_t rows, int64_t in) {
@@ -50,12 +53,21 @@ void matmul_tiles(const Matrix& matrix, const Activations& activations, float* y
   assert(activations.kind() == matrix.act && activations.in() == matrix.in);
   const RowBlocks blocks(activations);
   const TileKernel* kernel = kernels().tile[static_cast<int>(matrix.format)];
-  const int64_t panel = blocks.count() > 1 ? std::max<int64_t>(1, kPanelBytes / matrix.tile_bytes) : end - begin;
+  const PairKernel pair = kernels().pair[static_cast<int>(matrix.format)];
+  const int64_t panel = blocks.count() > 1 ? even(kPanelBytes / matrix.tile_bytes) : end - begin;
   for (int64_t first = begin; first < end; first += panel) {
+    const int64_t last = std::min(first + panel, end);
     for (int64_t b = 0; b < blocks.count(); ++b) {
       const uint8_t* rows = activations.data() + blocks.offset(b);
       float* y_block = y + b * blocks.width * ldy;
-      for (int64_t t = first; t < std::min(first + panel, end); ++t) {
+      int64_t t = first;
+      if (pair != nullptr && pays_in_pairs(blocks.size(b))) {
+        for (; t + 2 <= last && (t + 2) * kTileWidth <= matrix.out; t += 2) {
+          pair(matrix.data.data() + t * matrix.tile_bytes, matrix.tile_bytes, matrix.in, rows, blocks.size(b),
+               y_block + t * kTileWidth, ldy);
+        }
+      }
+      for (; t < last; ++t) {
         kernel[blocks.size(b)](matrix.data.data() + t * matrix.tile_bytes, matrix.in, rows, y_block + t * kTileWidth,
                                ldy, std::min(kTileWidth, matrix.out - t * kTileWidth));
       }

@@ -77,6 +77,18 @@ struct Avx512 {
     Int sum_;
   };
 
+  // The four bytes at p, in every dword.
+  static Int splat_bytes(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return splat_int(four);
+  }
+  // sum + unsigned codes times signed bytes, by dwords.
+  static Int dot(Int sum, Int codes, Int bytes) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(bytes));
+    return sum;
+  }
+
   static Int bits(Float v) { return _mm512_castps_si512(v); }
   static Int bit_and(Int a, Int b) { return _mm512_and_si512(a, b); }
   static Int add_int(Int a, Int b) { return _mm512_add_epi32(a, b); }
