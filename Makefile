@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PINS := $(CURDIR)/constraints.txt
 PIP := PIP_CONSTRAINT=$(PINS) PIP_BUILD_CONSTRAINT=$(PINS) $(BIN)/python -m pip install --quiet
+# Tests in a process per core, each of one thread but for what a test asks for itself.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find src -name '*.cpp' -o -name '*.h')
 
 .PHONY: setup dev demo check test test-all check-native check-wheel bench
@@ -26,10 +28,10 @@ check: dev
 	$(BIN)/python -m pytest tests/unit/test_mirror.py tests/unit/test_repository.py
 
 test: dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check-native: dev
 	bash tests/check_native.sh
