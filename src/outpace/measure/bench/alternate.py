@@ -55,9 +55,7 @@ def default_strategies(lm: LanguageModel) -> tuple[str, ...]:
 
 
 def check(lm: LanguageModel, design: Design, draft_model: Any = None) -> None:
-    """Raise UsageError for a design that cannot run on this model, before anything is measured."""
-    if not design.strategies:
-        raise UsageError("--strategies: no strategy to measure: name at least one beside plain decoding")
+    """Raise UsageError for a strategy that cannot be measured on this model, before anything is."""
     for name in design.strategies:
         if set(names_of(name)) & set(REFINERS):
             raise UsageError(
@@ -65,14 +63,6 @@ def check(lm: LanguageModel, design: Design, draft_model: Any = None) -> None:
                 "`outpace bench quality`"
             )
         lm.check(strategy=name, **_extra(name, draft_model))
-    for option, values, minimum in (
-        ("--batch", design.batches, 1),
-        ("--context", design.contexts, 0),
-        ("--repeats", (design.repeats,), 1),
-        ("--num-tokens", (design.num_tokens,), 2),
-    ):
-        if min(values) < minimum:
-            raise UsageError(f"{option} must be at least {minimum}, got {min(values)}")
 
 
 def call_groups(prompts: Sequence[TaskPrompt], design: Design) -> list[Group]:

@@ -35,21 +35,24 @@ def origin(provenance: dict[str, Any]) -> str:
     )
 
 
+def report(title: str, provenance: dict[str, Any], complete: bool, parts: Iterable[str]) -> str:
+    """Return a page of paragraphs and tables under a title, with where its numbers come from."""
+    cut = () if complete else ("**The run was cut short: this is what it had.**",)
+    return "\n\n".join((f"# {title}", origin(provenance), *cut, *parts)) + "\n"
+
+
 def bench_markdown(
     rows: Sequence[Row], comparisons: Sequence[RouterComparison], provenance: dict[str, Any], complete: bool
 ) -> str:
     """Return the report of a bench run."""
-    parts = ["# Bench", origin(provenance)]
-    if not complete:
-        parts.append("**The run was cut short: this is what it had.**")
-    parts.append(_LEGEND)
+    parts = [_LEGEND]
     for condition in dict.fromkeys(row.condition for row in rows):
         own = [row for row in rows if row.condition == condition]
         parts += [f"## {title(condition)}", _speedups(own)]
         if routed := [comparison for comparison in comparisons if comparison.condition == condition]:
             parts += ["### `auto` / plain decoding, and `auto` / the best fixed strategy", _BEST_FIXED, _router(routed)]
         parts += ["### Everything", _everything(own)]
-    return "\n\n".join(parts) + "\n"
+    return report("Bench", provenance, complete, parts)
 
 
 def headlines(rows: Sequence[Row]) -> list[str]:
@@ -142,10 +145,7 @@ def growth_markdown(curves: Sequence[Growth], lines: Sequence[str], provenance: 
         spreads = [c.seconds[i] for c in curves]
         cells = [f"{s.median * 1e3:.2f} ({s.low * 1e3:.2f} to {s.high * 1e3:.2f})" for s in spreads]
         body.append((n, *cells, f"{spreads[1].median / spreads[0].median:.1f}"))
-    parts = ["# What the n-th token costs", origin(provenance), *lines, table(head, body)]
-    if not complete:
-        parts.insert(2, "**The run was cut short: this is what it had.**")
-    return "\n\n".join(parts) + "\n"
+    return report("What the n-th token costs", provenance, complete, (*lines, table(head, body)))
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
