@@ -27,7 +27,8 @@ from outpace.models.reduced_head import ReducedHead, read_head
 from outpace.models.rope import rotary
 from outpace.models.transformer import Transformer
 from outpace.ops.formats import dequantise
-from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
+from outpace.ops.layers import KV, Array, DecoderLayer, Layer, Plan, Rope, Vector, Weight
+from outpace.ops.protocol import Ops
 from outpace.types import KVFormat, KVSpec, RawTensor, Segment
 from outpace.weights.trained import DrafterTarget, Entries, check_shapes
 

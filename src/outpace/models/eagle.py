@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from outpace.errors import WeightsError
 from outpace.models.rope import rotary
 from outpace.models.transformer import Transformer
-from outpace.ops.protocol import (
+from outpace.ops.layers import (
     KV,
     Array,
     DecoderLayer,
@@ -34,13 +34,13 @@ from outpace.ops.protocol import (
     GuessLayer,
     HeadPart,
     HeadRows,
-    Ops,
     Plan,
     Rope,
     TapRows,
     Vector,
     Weight,
 )
+from outpace.ops.protocol import Ops
 from outpace.ops.sampling import SamplingBatch
 from outpace.types import KVFormat, KVSpec, RawTensor
 from outpace.weights.trained import DrafterTarget, Entries, check_shapes

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from outpace.errors import WeightsError
 from outpace.models.reduced_head import ReducedHead, read_head, rows_of
 from outpace.models.transformer import Transformer
-from outpace.ops.protocol import Array, Ops, Vector, Weight
+from outpace.ops.layers import Array, Vector, Weight
+from outpace.ops.protocol import Ops
 from outpace.types import RawTensor
 from outpace.weights.trained import DrafterTarget, Entries, check_shapes
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outpace.ops.protocol import Ops, Weight
+from outpace.ops.layers import Weight
+from outpace.ops.protocol import Ops
 from outpace.types import RawTensor
 from outpace.weights.trained import Entries
 

@@ -18,7 +18,8 @@ from outpace.models.experts import EXPERTS, expert_sizes
 from outpace.models.key_scale import key_scale
 from outpace.models.tensors import Places, Tensor, embedding, final_norm, output
 from outpace.ops.compose import compose_decoder_layer
-from outpace.ops.protocol import KV, Array, DecoderLayer, Experts, Layer, Ops, Plan, Rope, Vector, Weight
+from outpace.ops.layers import KV, Array, DecoderLayer, Experts, Layer, Plan, Rope, Vector, Weight
+from outpace.ops.protocol import Ops
 from outpace.types import KVFormat, KVSpec, RawTensor
 
 

@@ -115,7 +115,9 @@ def test_a_longer_context_keeps_the_question_and_never_repeats_a_passage(lm: Lan
         (Design(("draft_model",)), "needs a second"),
     ],
 )
-def test_a_strategy_that_cannot_be_measured_is_refused_before_anything_is(lm: LanguageModel, design: Design, message: str) -> None:
+def test_a_strategy_that_cannot_be_measured_is_refused_before_anything_is(
+    lm: LanguageModel, design: Design, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         check(lm, design)
 
