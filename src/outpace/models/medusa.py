@@ -93,10 +93,6 @@ class Medusa:
         heads = self.heads * (len(states) if len(self.heads) == 1 else 1)
         return [self.ops.linear(x, head.fixed) for x, head in zip(states, heads, strict=False)]
 
-    def more_logits(self, states: Array, rows: Weight) -> Array:
-        """Return the logits of further rows, [T, rows]; `pack_rows` makes the matrix."""
-        return self.ops.linear(states, rows)
-
     def pack_rows(self, rows: Sequence[int]) -> Weight:
         """Return some rows behind the fixed ones as a matrix: they are the same for all heads."""
         return self.heads[0].pack(rows)

@@ -99,6 +99,18 @@ class Transformer:
         x, scale = self.ops.embed(self.embedding, plan), self.config.embedding_scale
         return x if scale == 1.0 else self.ops.scale(x, scale)
 
+    def rope_for(self, head_width: int, inv_freq: Sequence[float] | None, scale: float) -> Rope:
+        """Return the rotary table of a drafter on this network, with frequencies of its own or (None) the network's.
+
+        Raises WeightsError for heads that the network's frequencies do not fit.
+        """
+        config = self.config
+        if inv_freq is None and head_width != config.head_width:
+            raise WeightsError(f"the drafter's heads are {head_width} wide, the target's {config.head_width}")
+        if inv_freq is None:
+            inv_freq, scale = config.inv_freq, config.rope_scale
+        return self.ops.rope(np.array(inv_freq, np.float64), scale, config.context)
+
     def _logits(self, x: Array, plan: Plan) -> Array:
         ops, config = self.ops, self.config
         logits = ops.logits(x, self.norm, config.eps, self.output, plan)
