@@ -10,11 +10,11 @@ from outpace.drafters import NGram
 from outpace.errors import UsageError
 from outpace.measure.bench.alternate import (
     Design,
-    Lengthener,
     call_groups,
     check,
     default_strategies,
     full_batches,
+    lengthened,
     measure,
     num_calls,
 )
@@ -98,13 +98,13 @@ def test_a_cut_run_is_balanced_because_repeats_come_outermost() -> None:
 
 def test_a_longer_context_keeps_the_question_and_never_repeats_a_passage(lm: LanguageModel) -> None:
     prompts = [TaskPrompt("a", f"question {i}: " + "abc" * i) for i in range(1, 20)]
-    tokens = Lengthener(lm, prompts).encode(200)[3]
+    tokens = lengthened(lm, prompts, 200)[3]
     assert 180 <= len(tokens) <= 260
     text = lm.tokenizer.decode(tokens)
     assert prompts[3].text in text
     assert text.count("question 7:") <= 1
     with pytest.raises(UsageError, match="give more prompts, or a smaller context"):
-        Lengthener(lm, prompts).encode(100_000)
+        lengthened(lm, prompts, 100_000)
 
 
 @pytest.mark.parametrize(
