@@ -9,7 +9,8 @@ from typing import Any
 from outpace.measure.bench import plots
 from outpace.measure.bench.files import save_run
 from outpace.measure.bench.quality import Design, Row, Sample, Way, summarise_quality
-from outpace.measure.bench.tables import report, table
+from outpace.measure.bench.tables import report
+from outpace.measure.markdown import table
 from outpace.measure.output_file import save
 
 _LEGEND = (

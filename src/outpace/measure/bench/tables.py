@@ -9,6 +9,7 @@ from outpace.measure.bench.growth import Growth
 from outpace.measure.bench.router_comparison import RouterComparison
 from outpace.measure.bench.rows import ALL, Row, Speedup
 from outpace.measure.bench.sample import PLAIN, Condition
+from outpace.measure.markdown import table
 from outpace.trace import PHASES
 
 _LEGEND = (
@@ -146,9 +147,3 @@ def growth_markdown(curves: Sequence[Growth], lines: Sequence[str], provenance: 
         cells = [f"{s.median * 1e3:.2f} ({s.low * 1e3:.2f} to {s.high * 1e3:.2f})" for s in spreads]
         body.append((n, *cells, f"{spreads[1].median / spreads[0].median:.1f}"))
     return report("What the n-th token costs", provenance, complete, (*lines, table(head, body)))
-
-
-def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -3,12 +3,8 @@ from __future__ import annotations
 from outpace.measure.bench.router_comparison import compare_router
 from outpace.measure.bench.rows import Speedup, summarise
 from outpace.measure.bench.sample import Condition
-from outpace.measure.bench.tables import bench_markdown, headlines, origin, ratio_cell, table, title
+from outpace.measure.bench.tables import bench_markdown, headlines, origin, ratio_cell, title
 from tests.unit.measure.bench.samples import ORIGIN, sample
-
-
-def test_cells_cannot_break_a_table() -> None:
-    assert table(("a",), [("x|y",)]).splitlines()[-1] == "| x\\|y |"
 
 
 def test_calls_that_wrote_other_tokens_are_named() -> None:
