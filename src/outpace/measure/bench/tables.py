@@ -65,7 +65,8 @@ def _headline(row: Row) -> str:
     if row.numbers is None:
         return "NO call wrote plain decoding's tokens"
     speedup = f", speed-up {ratio_cell(row.numbers.speedup)}" if row.numbers.speedup else ""
-    unequal = f"; {row.unequal} calls wrote OTHER TOKENS and do not count" if row.unequal else ""
+    calls = "1 call" if row.unequal == 1 else f"{row.unequal} calls"
+    unequal = f"; not counted: {calls} that wrote OTHER TOKENS" if row.unequal else ""
     return f"{row.numbers.rate.median:.0f} tokens/s{speedup}{unequal}"
 
 

@@ -14,7 +14,7 @@ def test_calls_that_wrote_other_tokens_are_named() -> None:
     rows = summarise(samples)
     assert "1, 1 UNEQUAL" in bench_markdown(rows, compare_router(samples), ORIGIN, True)
     assert headlines(rows)[1] == (
-        "Greedy, batch 1: auto: 120 tokens/s, speed-up 1.20; 1 calls wrote OTHER TOKENS and do not count"
+        "Greedy, batch 1: auto: 120 tokens/s, speed-up 1.20; not counted: 1 call that wrote OTHER TOKENS"
     )
     assert "NO call" in headlines(summarise(samples[:2]))[1]
 
