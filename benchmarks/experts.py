@@ -26,8 +26,8 @@ from benchmarks.ops import BLOCK, COMMON, random_tensor
 from outpace import models
 from outpace.models import Transformer, normalise
 from outpace.models.select import tensors
+from outpace.ops.layers import Experts, Weight
 from outpace.ops.native import NativeOps
-from outpace.ops.protocol import Experts, Weight
 from outpace.types import RawTensor, Segment
 
 MODELS: dict[str, dict[str, Any]] = {

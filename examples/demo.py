@@ -18,7 +18,7 @@ PROMPT = [{"role": "user", "content": f"Summarise this text, quoting its own wor
 def main() -> None:
     """Stream, compare, and say in one line what it took."""
     lm = outpace.load("smollm2-135m")
-    with lm.stream(PROMPT, strategy="ngram", max_new_tokens=160) as stream:
+    with lm.stream(PROMPT, max_new_tokens=160) as stream:
         for chunk in stream:
             print(chunk.text, end="", flush=True)
     drafted = stream.result

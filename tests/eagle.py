@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from outpace.drafters.eagle import EagleDrafter
 from outpace.models import Transformer, eagle
 from outpace.models.eagle import Eagle, EagleConfig
-from outpace.ops.protocol import Guesses
+from outpace.ops.layers import Guesses
 from outpace.runner import Runner
 from outpace.types import RawTensor
 from tests.tiny import raw_tensor

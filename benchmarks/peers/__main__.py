@@ -18,7 +18,7 @@ from benchmarks.peers.process import Worker, start_peers
 from benchmarks.peers.tables import Report, save_peers, summarise_peers, waiting_share
 from benchmarks.peers.turns import Batch, PeerSample, batches_of, measure_peers
 from outpace.errors import OutpaceError
-from outpace.measure.bench.alternate import Lengthener
+from outpace.measure.bench.alternate import lengthened
 from outpace.measure.prompts import load_prompts, spread
 from outpace.measure.provenance import provenance
 
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
         options.model, kv=options.kv, threads=options.threads, ops=options.ops,
         cache_tokens=max(2 * longest * options.batch, 4096),
     )  # fmt: skip
-    encoded = Lengthener(lm, prompts).encode(options.context)
+    encoded = lengthened(lm, prompts, options.context)
     batches = batches_of(prompts, [tokens[-options.context :] for tokens in encoded], options.batch)
     longest = max(len(own.prompts[0]) for own in batches) + options.num_tokens
     converted = {"onnxruntime_genai": options.onnx, "openvino_genai": options.openvino}

@@ -14,7 +14,8 @@ from outpace.measure.bench.files import SCHEMA, write_json
 from outpace.measure.bench.medians import Spread
 from outpace.measure.bench.rows import Speedup, speedup_of
 from outpace.measure.bench.sample import PLAIN
-from outpace.measure.bench.tables import origin, ratio_cell, table
+from outpace.measure.bench.tables import origin, ratio_cell
+from outpace.measure.markdown import table
 from outpace.measure.output_file import save
 
 

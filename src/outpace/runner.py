@@ -17,7 +17,8 @@ from outpace.cache import TARGET, BlockTable, Cache
 from outpace.errors import SamplingError, UsageError, shown
 from outpace.models import Transformer
 from outpace.models.adapter import AdaptedRows, Adapter
-from outpace.ops.protocol import Array, Ops
+from outpace.ops.layers import Array
+from outpace.ops.protocol import Ops
 from outpace.ops.sampling import SamplingBatch, SamplingRows
 from outpace.types import Canvas, Constraint, LogitsProcessor, Request, Segment, TokenLogprob
 from outpace.types.tree import EMPTY, NO_TOKEN, DraftTree, Verification

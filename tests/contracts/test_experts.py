@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.ops import random_tensor
 from outpace.ops.formats import BLOCKS, dequantise
-from outpace.ops.protocol import Activation, Experts, Layer, Ops
+from outpace.ops.layers import Activation, Experts, Layer
+from outpace.ops.protocol import Ops
 from outpace.types import KVSpec
 from tests.contracts.test_ops import BLOCK, TOLERANCE, close, one_layer, same
 from tests.implementations import MAKERS

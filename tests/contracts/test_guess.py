@@ -10,7 +10,8 @@ import pytest
 
 from outpace.errors import UsageError
 from outpace.ops.compose import compose_best, compose_fuse, compose_states, compose_store
-from outpace.ops.protocol import DecoderLayer, FusionParts, Guesses, GuessLayer, HeadPart, Ops
+from outpace.ops.layers import DecoderLayer, FusionParts, Guesses, GuessLayer, HeadPart
+from outpace.ops.protocol import Ops
 from outpace.ops.sampling import SamplingBatch, SamplingRows
 from outpace.types import KVSpec, SamplingParams, Segment
 from tests.implementations import MAKERS

@@ -20,7 +20,8 @@ from outpace.errors import UsageError, WeightsError
 from outpace.models import Transformer
 from outpace.ops.compose import compose_decoder_layer
 from outpace.ops.formats import dequantise
-from outpace.ops.protocol import DecoderLayer, Ops, QueryGrowth
+from outpace.ops.layers import DecoderLayer, QueryGrowth
+from outpace.ops.protocol import Ops
 from outpace.types import KVFormat, KVSpec, RawTensor, Segment
 from tests.implementations import MAKERS
 from tests.networks import NETWORKS

@@ -34,7 +34,7 @@ def medusa_logits(drafter: MedusaDrafter, hidden: list[Any], text: list[int], ro
     ops, network = drafter.runner.ops, drafter.network
     states = network.states(ops.select(hidden[0], [len(text) - 2]), network.config.num_heads)
     head = network.pack_rows(rows)
-    return np.concatenate([ops.numpy(network.more_logits(x, head)) for x in states])
+    return np.concatenate([ops.numpy(ops.linear(x, head)) for x in states])
 
 
 def block_logits(drafter: BlockDrafter, hidden: list[Any], text: list[int], rows: list[int]) -> Any:

@@ -13,7 +13,7 @@ import pytest
 
 import outpace
 from outpace import cli
-from outpace.measure.explain import save_page
+from outpace.measure.explain import explain
 from tests.browser import Browser, find_or_install
 from tests.folder import make_folder
 from tests.traces import Story, small_story
@@ -46,13 +46,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
     )  # fmt: skip
     assert result.trace is not None
     trace = json.loads(json.dumps(result.trace.as_dict()))
-    save_page(trace, folder / "page.html")
+    (folder / "page.html").write_text(explain(trace), encoding="utf-8")
     return trace, folder / "page.html"
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    save_page(small_story().as_dict(logprobs=True), tmp_path / "small.html")
+    (tmp_path / "small.html").write_text(explain(small_story().as_dict(logprobs=True)), encoding="utf-8")
     return tmp_path / "small.html"
 
 
@@ -224,7 +224,7 @@ def test_the_kv_blocks_fill_are_shared_and_given_back(browser: Browser, tmp_path
     story.step("a").step("d", [("b", -1, "ngram", 0.9), ("c", 0, "ngram", 0.9), ("x", 1, "ngram", 0.9)], path=(0, 1))
     story.step("e").step("f")
     story.steps[-1].blocks = story.steps[-1].ref_counts = ()  # as when a text ends
-    save_page(story.as_dict(), tmp_path / "blocks.html")
+    (tmp_path / "blocks.html").write_text(explain(story.as_dict()), encoding="utf-8")
     browser.open(tmp_path / "blocks.html")
 
     def state(step: int) -> list[str]:
@@ -248,7 +248,7 @@ def test_text_that_looks_like_html_stays_text(browser: Browser, tmp_path: Path) 
     story = Story(nasty)
     for word in nasty:
         story.step(word, [(f"{word} ", -1, word, 0.5)])
-    save_page(story.as_dict(logprobs=True, model=nasty[1]), tmp_path / "nasty.html")
+    (tmp_path / "nasty.html").write_text(explain(story.as_dict(logprobs=True, model=nasty[1])), encoding="utf-8")
     browser.open(tmp_path / "nasty.html")
     assert browser.run("document.querySelector('#text').textContent") == "".join(nasty)
     assert browser.run("typeof window.hacked") == "undefined"
@@ -261,7 +261,7 @@ def test_a_text_of_two_thousand_tokens_is_drawn_and_walked_through(browser: Brow
     for i in range(500):
         nodes = [(f" {w}{i % 50}", n - 1, "ngram" if i % 3 else "suffix+ngram", 0.9) for n, w in enumerate("abcdefgh")]
         story.step(f" z{i % 7}", nodes, path=(0, 1, 2))
-    save_page(story.as_dict(), tmp_path / "long.html")
+    (tmp_path / "long.html").write_text(explain(story.as_dict()), encoding="utf-8")
     browser.open(tmp_path / "long.html")
     assert browser.run("document.querySelectorAll('#text .t').length") == 2001
     assert browser.run("document.querySelectorAll('.chip').length") < 50  # trees are drawn when they are looked at
@@ -274,11 +274,11 @@ def test_a_text_of_two_thousand_tokens_is_drawn_and_walked_through(browser: Brow
 
 
 def test_a_text_without_a_token_and_a_plain_one_have_pages(browser: Browser, tmp_path: Path) -> None:
-    save_page(Story().as_dict(finish_reason="cancelled"), tmp_path / "empty.html")
+    (tmp_path / "empty.html").write_text(explain(Story().as_dict(finish_reason="cancelled")), encoding="utf-8")
     browser.open(tmp_path / "empty.html")
     assert "No token was written." in browser.run("document.body.innerText")
     assert browser.complaints() == []
-    save_page(Story().step("a").step("b").as_dict(), tmp_path / "plain.html")
+    (tmp_path / "plain.html").write_text(explain(Story().step("a").step("b").as_dict()), encoding="utf-8")
     browser.open(tmp_path / "plain.html")
     assert "this is plain decoding" in browser.run("document.body.innerText")
     assert "Nobody guessed in this text." in browser.run("document.body.innerText")

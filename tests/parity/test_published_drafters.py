@@ -17,7 +17,8 @@ from outpace.drafters.layouts import open_trained
 from outpace.models import block, eagle
 from outpace.models.block import BlockConfig
 from outpace.models.eagle import Eagle, EagleConfig
-from outpace.ops.protocol import Array, Ops
+from outpace.ops.layers import Array
+from outpace.ops.protocol import Ops
 from outpace.ops.reference import ReferenceOps
 from outpace.ops.sampling import SamplingBatch
 from outpace.types import Segment

@@ -41,6 +41,9 @@ class Result:
     trace: Trace | None = None
     verification: str = "exact"
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

@@ -169,6 +169,13 @@ class LanguageModel:
         self._companions: dict[str, LanguageModel] = {}
         self._loading = threading.Lock()
 
+    def __repr__(self) -> str:
+        ops, kv = self.runner.ops.name, self.runner.cache.spec.format
+        return (
+            f"<LanguageModel {self.name}: {self.config.model_type}, {self.num_bytes / 1e6:.0f} MB, {ops} ops, "
+            f"keys and values in {kv}, context {self.runner.context:,}>"
+        )
+
     @property
     def experience(self) -> Experience:
         """What strategy "auto" has learned about this model on this machine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -59,8 +60,9 @@ def quantize(
     model: a Hugging Face folder, a hub id, or a GGUF file with F32, F16 or BF16 weights. format: of most matrices;
     `outpace.models.mixture` says which tensors keep more bits. progress(done, total): bytes of the new file.
 
-    The file is written whole or not at all, tensor by tensor. Raises UsageError for what cannot be read or written,
-    WeightsError or TokenizerError for a model that GGUF files cannot describe.
+    The file is written whole or not at all, tensor by tensor. Raises UsageError for what cannot be read or written and
+    for a model whose matrices are quantised already, WeightsError or TokenizerError for one that GGUF files cannot
+    describe.
     """
     wanted, path = format_named(format), Path(output)
     ops = _native(threads)
@@ -72,14 +74,22 @@ def quantize(
     planned = [
         Planned(name, format_of(name, shape, kind, wanted, num_layers, tied), shape) for name, shape, kind, _ in stored
     ]
+    if all(own.format == new.format for own, new in zip(stored, planned, strict=True) if len(own.shape) > 1):
+        raise _nothing_to_round(checkpoint)
     metadata |= {"general.file_type": FILE_TYPES[wanted], "general.quantization_version": 2}
 
     def content(i: int) -> RawTensor:
         return rounded(stored[i].read(), planned[i].format, ops)
 
     num_bytes = write_gguf(path, metadata, planned, content, progress)
-    formats = [tensor.format for tensor in planned]
-    return Quantised(path, num_bytes, {name: formats.count(name) for name in dict.fromkeys(formats)})
+    return Quantised(path, num_bytes, Counter(tensor.format for tensor in planned))
+
+
+def _nothing_to_round(checkpoint: Checkpoint) -> UsageError:
+    return UsageError(
+        f"{checkpoint.path}: has no F32, F16 or BF16 matrices that could be rounded: give the model that it was made "
+        "from"
+    )
 
 
 def _folder(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Stored]]:
@@ -137,7 +147,7 @@ class Rounded(Mapping[str, RawTensor]):
     """The tensors of a model under our names, each in the format that `quantize` would give it, when asked for."""
 
     def __init__(self, checkpoint: Checkpoint, format: str, ops: Ops) -> None:
-        """Raises UsageError for a format that nothing is rounded to, and for ops that do not round."""
+        """Raises UsageError for a format that nothing is rounded to, ops that do not round, and nothing to round."""
         self._wanted = format_named(format, "quantize")
         if not isinstance(ops, Rounds):
             raise UsageError(f"the {ops.name} ops compute in float32 and cannot quantize: use the native ops")
@@ -145,6 +155,8 @@ class Rounded(Mapping[str, RawTensor]):
         self._gguf = {tensor.name: tensor.gguf for tensor in tensors(checkpoint.config)}
         self._num_layers = checkpoint.config["num_hidden_layers"]
         self._tied = checkpoint.config["tie_word_embeddings"]
+        if all(self.outline(name).format == self._tensors.outline(name).format for name in self):
+            raise _nothing_to_round(checkpoint)
 
     def outline(self, name: str) -> RawTensor:
         """Return a tensor without its bytes: its format and shape."""

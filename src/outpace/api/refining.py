@@ -85,7 +85,7 @@ def check_refining(options: Options, names: tuple[str, ...]) -> None:
         what = "verified=True, whose block is a draft" if options.verified else f"passes={options.passes}"
         raise UsageError(f"slide=True cannot go with {what}: a block that moves on has no end to count passes to")
     if options.unmask == "confidence" and options.threshold is not None and options.threshold > 1:
-        raise UsageError(f'threshold is a probability with unmask="confidence", so in [0, 1], got {options.threshold}')
+        raise UsageError(f'threshold must be in [0, 1] with unmask="confidence", got {options.threshold}')
     if not options.verified:
         _check_lossy(options, names)
 

@@ -9,7 +9,8 @@ from outpace.cache.group import TARGET
 from outpace.cache.pool import BlockPool
 from outpace.cache.prefix import PrefixIndex, root_digest
 from outpace.cache.table import BlockTable
-from outpace.ops.protocol import KV, Ops
+from outpace.ops.layers import KV
+from outpace.ops.protocol import Ops
 from outpace.types import KVSpec
 
 

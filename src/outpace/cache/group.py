@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from outpace.ops.protocol import KV, Ops
+from outpace.ops.layers import KV
+from outpace.ops.protocol import Ops
 from outpace.types import KVSpec
 
 TARGET = "target"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated
+from inspect import cleandoc
+from typing import Annotated, Any
 
 import typer
 
@@ -24,10 +25,11 @@ _MODULES = {
     "models": "models",
     "version": "models",
 }
+_HELP = ["--help", "-h"]
 
 
-def command_line(asked: str | None = None) -> typer.Typer:
-    """Return the commands: all, or the one that is asked for, so that it alone is imported."""
+def command_line(asked: str | None = None) -> Any:
+    """Return the commands, as click has them: all, or the one that is asked for, so that it alone is imported."""
     app = typer.Typer(
         name="outpace",
         help="Run language models on a CPU, several tokens per step, without changing a token of their text.",
@@ -35,7 +37,7 @@ def command_line(asked: str | None = None) -> typer.Typer:
         no_args_is_help=False,
         add_completion=False,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["--help", "-h"]},
+        context_settings={"help_option_names": _HELP},
     )
     app.callback(invoke_without_command=True)(_outpace)
     for name in [asked] if asked in _MODULES else _MODULES:
@@ -44,7 +46,21 @@ def command_line(asked: str | None = None) -> typer.Typer:
             app.add_typer(command, name=name)
         else:
             app.command()(command)
-    return app
+    return _readable(typer.main.get_command(app))
+
+
+def _readable(command: Any) -> Any:
+    """Return a command whose help text has paragraphs without line breaks, and flags without a type.
+
+    By itself typer joins the lines of the first paragraph alone, and writes `--raw <bool>` of what takes no value.
+    """
+    command.help = "\n\n".join(" ".join(part.split()) for part in cleandoc(command.help or "").split("\n\n"))
+    for parameter in command.get_params(typer.Context(command, help_option_names=_HELP)):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for own in getattr(command, "commands", {}).values():
+        _readable(own)
+    return command
 
 
 def _outpace(

@@ -83,7 +83,7 @@ class Conversation:
         else:
             if painter is not None:
                 painter.legend()
-            summarise(result)
+            summarise(result, sampled=bool(self._chat.options.get("temperature")))
             if result.finish_reason == "context":
                 note("the context is full, so this answer may be cut short: /drop makes room, /new begins anew")
 
@@ -120,18 +120,15 @@ class Conversation:
 
     def _drop(self, count: str | None = None) -> None:
         """Forget the oldest turns: `count`, or at least one and as many as it takes to make room."""
+        if count is not None and not (count.isdecimal() and int(count) >= 1):
+            note(f"/drop takes a number of turns of at least 1, got {count!r}")
+            return
         if not self._num_turns:
             note("there is no turn to forget yet")
             return
-        if count is None:
-            dropped = self._forget(1)
-            while self._num_turns and not self._has_room():
-                dropped += self._forget(1)
-        elif count.isdecimal() and int(count) >= 1:
-            dropped = self._forget(int(count))
-        else:
-            note(f"/drop takes a number of turns of at least 1, got {count!r}")
-            return
+        dropped = self._forget(1 if count is None else int(count))
+        while count is None and self._num_turns and not self._has_room():
+            dropped += self._forget(1)
         forgotten = "the oldest turn" if dropped == 1 else f"the {dropped} oldest turns"
         note(f"forgot {forgotten}; {self._num_turns} left")
         self._send_unsent()

@@ -59,7 +59,9 @@ class Painter:
         return "".join(pieces)
 
     def legend(self) -> None:
-        """Tell on standard error which colour is whose."""
+        """Tell on standard error which colour is whose, where there are any."""
+        if not self._colors:
+            return
         names = [painted(name, code, sys.stderr) for name, code in self._codes.items()]
         note(f"drafted by: {' '.join(names) or 'nobody'} | uncoloured: the model itself")
 

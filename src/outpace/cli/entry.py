@@ -79,7 +79,7 @@ def _invoke(arguments: list[str]) -> int:
     from outpace.cli.app import command_line
     from outpace.errors import UsageError
 
-    command = typer.main.get_command(command_line(arguments[0] if arguments else None))
+    command = command_line(arguments[0] if arguments else None)
     try:
         with command.make_context("outpace", arguments) as context:
             command.invoke(context)

@@ -83,7 +83,7 @@ def generate(
         if painter is not None:
             painter.legend()
         if not as_json:
-            summarise(result)
+            summarise(result, sampled=bool(options.get("temperature")))
         if result.finish_reason == "cancelled":
             raise typer.Exit(INTERRUPTED)
 

@@ -14,20 +14,23 @@ def told(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     if isinstance(error, MemoryError):
         return "there is not enough memory: try a smaller --context or --cache-tokens, or a smaller model"
-    return _with_options(" ".join(str(error).split()))
+    return with_options(" ".join(str(error).split()))
 
 
-def _with_options(message: str) -> str:
-    """Replace the library's names of options: at the beginning, before "=...", and where no other word is like them."""
+def with_options(message: str) -> str:
+    """Replace the library's names of options: at the beginning, before "=...", and where no other word is like them.
+
+    A flag that the library calls slide=True is --slide here.
+    """
     names = "|".join(sorted(_names(), key=len, reverse=True))
     unmistakable = "|".join(name for name in _names() if "_" in name and name != "draft_model")  # also a strategy
-    rules = (
-        (rf"^({names})(?=(?:\[\d+\])? (?:must|has no effect)|=)", ""),
-        (rf"(?<![\w-])({names})=\.\.\.", " ..."),
-        (rf"(?<![\w'\"-])({unmistakable})(?![\w'\"])", ""),
-    )
-    for pattern, rest in rules:
-        message = re.sub(pattern, lambda match: option_name(match[1]) + rest, message)  # noqa: B023 - used at once
+    for pattern in (
+        rf"(?<![\w-])({names})=True\b",
+        rf"^({names})(?=(?:\[\d+\])? (?:must|has no effect)|=)",
+        rf"(?<![\w-])({names})(?==(?:\.\.\.|PATH\b))",
+        rf"(?<![\w'\"-])({unmistakable})(?![\w'\"])",
+    ):
+        message = re.sub(pattern, lambda match: option_name(match[1]), message)
     return re.sub(r"(--[a-z-]+)=(?=\S)", r"\1 ", message)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from outpace.cli.colors import DIM, Painter, painted
 from outpace.cli.fields import Fields, Spelling
+from outpace.cli.messages import with_options
 from outpace.cli.progress import progress_on_stderr
 from outpace.cli.streams import note, put
 from outpace.errors import OutpaceError, UsageError
@@ -136,8 +137,8 @@ def wait_for(stream: Stream, most: int | None) -> Result:
     return stream.result
 
 
-def summarise(result: Result) -> None:
-    """Tell on standard error what a text took."""
+def summarise(result: Result, *, sampled: bool = False) -> None:
+    """Tell on standard error what a text took, and the seed of a sampled one, which writes it again."""
     stats = result.stats
     speed = f", {rate:.1f} tokens/s" if (rate := stats.decode_tokens_per_second) else ""
     if result.verification == "none":
@@ -147,7 +148,8 @@ def summarise(result: Result) -> None:
         per_step = f", {stats.tokens_per_step:.2f} tokens per step" if stats.steps else ""
         took = f"{stats.steps} steps{per_step}"
         lossy = "; lossy: typical acceptance" if result.verification == "typical" and not result.lossless else ""
-    line = f"[{stats.tokens} tokens in {took}{speed}; {result.finish_reason}{lossy}]"
+    seed = f"; seed {result.seed}" if sampled else ""
+    line = f"[{stats.tokens} tokens in {took}{speed}; {result.finish_reason}{lossy}{seed}]"
     note(painted(line, DIM, sys.stderr))
     for warning in stats.warnings:
-        note(f"warning: {warning}")
+        note(f"warning: {with_options(warning)}")

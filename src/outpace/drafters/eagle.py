@@ -13,7 +13,7 @@ from outpace.drafters.head import Head, OwnRows
 from outpace.drafters.protocol import Expectation, SequenceView
 from outpace.errors import UsageError
 from outpace.models.eagle import Eagle
-from outpace.ops.protocol import Array, Guesses
+from outpace.ops.layers import Array, Guesses
 from outpace.ops.sampling import SamplingBatch, SamplingRows
 from outpace.runner import Pass, Runner
 from outpace.trace import Step

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from outpace.cache import BlockTable, Cache
-from outpace.ops.protocol import Array, Ops
+from outpace.ops.layers import Array
+from outpace.ops.protocol import Ops
 from outpace.runner import Pass, ScheduledSequence
 
 Hidden = tuple[Array, ...]  # the tapped layers' states in one pass, [T, D] each

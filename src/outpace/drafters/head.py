@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.ops.protocol import Array, HeadPart, HeadRows, Ops, Weight
+from outpace.ops.layers import Array, HeadPart, HeadRows, Weight
+from outpace.ops.protocol import Ops
 
 
 @dataclass(slots=True)

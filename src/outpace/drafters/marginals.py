@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from outpace.cache import BlockTable
 from outpace.errors import SamplingError
-from outpace.ops.protocol import Array
+from outpace.ops.layers import Array
 from outpace.runner import Runner, ScheduledSequence
 from outpace.types import Request
 from outpace.types.tree import DraftTree, TreeBuilder

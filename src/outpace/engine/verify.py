@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from outpace.errors import DrafterError
 from outpace.ops import philox
-from outpace.ops.protocol import Array
+from outpace.ops.layers import Array
 from outpace.runner import Runner, ScheduledSequence
 from outpace.types import COIN_STREAM, RESIDUAL_STREAM
 from outpace.types.tree import NO_TOKEN, DraftTree, Verification

@@ -15,7 +15,8 @@ from outpace.errors import WeightsError
 from outpace.models.transformer import Block, Transformer
 from outpace.ops.compose import added, mlp, normed
 from outpace.ops.formats import dequantise
-from outpace.ops.protocol import KV, Array, DecoderLayer, Ops, Plan, Vector, Weight
+from outpace.ops.layers import KV, Array, DecoderLayer, Plan, Vector, Weight
+from outpace.ops.protocol import Ops
 from outpace.weights.adapter import AdapterCheckpoint
 
 # A matrix's name in a file, its field in `DecoderLayer`.

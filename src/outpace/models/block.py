@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.errors import WeightsError
 from outpace.models.reduced_head import ReducedHead, read_head
 from outpace.models.rope import rotary
 from outpace.models.transformer import Transformer
 from outpace.ops.formats import dequantise
-from outpace.ops.protocol import KV, Array, DecoderLayer, Layer, Ops, Plan, Rope, Vector, Weight
+from outpace.ops.layers import KV, Array, DecoderLayer, Layer, Plan, Rope, Vector, Weight
+from outpace.ops.protocol import Ops
 from outpace.types import KVFormat, KVSpec, RawTensor, Segment
 from outpace.weights.trained import DrafterTarget, Entries, check_shapes
 
@@ -78,9 +78,6 @@ class BlockConfig:
         mask_token = entries.count("mask_token") if entries.raw.get("mask_token") is not None else None
         if mask_token is not None and mask_token >= target.vocab_size:
             raise entries.error("mask_token", f"must be in [0, {target.vocab_size}), is {mask_token}")
-        has_head = entries.flag("head", True)
-        if not has_head and (num_fixed < len(head_tokens) or head_tokens != tuple(range(target.vocab_size))):
-            raise entries.error("head", "is the target's, so its rows must be the target's too, in order")
         inv_freq, rope_scale = rotary(entries, counts["head_width"])
         return cls(
             taps=taps,
@@ -91,7 +88,7 @@ class BlockConfig:
             inv_freq=inv_freq,
             rope_scale=rope_scale,
             has_head_norms=entries.flag("head_norms", False),
-            has_head=has_head,
+            has_head=entries.flag("head", True),
             **counts,
         )
 
@@ -214,7 +211,7 @@ def build(config: BlockConfig, tensors: Mapping[str, RawTensor], target: Transfo
     """Return the network on the target's ops; raises WeightsError for tensors that do not fit the config."""
     ops, sizes = target.ops, target.config
     eps = sizes.eps if config.eps is None else config.eps
-    rope = _rope(config, target)
+    rope = target.rope_for(config.head_width, config.inv_freq, config.rope_scale)
     check_tensors(config, tensors, sizes.width)
     layers = tuple(_layer(config, tensors, ops, rope, eps, index) for index in range(config.num_layers))
     is_ours = config.mask_token is None
@@ -243,15 +240,6 @@ def check_tensors(config: BlockConfig, tensors: Mapping[str, RawTensor], width: 
     """Raise WeightsError for tensors that do not fit the config, for a target of that width."""
     gate = tensors.get("0.gate")
     check_shapes("block", tensors, config.shapes(width, gate.shape[0] if gate is not None else 0))
-
-
-def _rope(config: BlockConfig, target: Transformer) -> Rope:
-    sizes = target.config
-    if config.inv_freq is not None:
-        return target.ops.rope(np.array(config.inv_freq, np.float64), config.rope_scale, sizes.context)
-    if config.head_width != sizes.head_width:
-        raise WeightsError(f"the drafter's heads are {config.head_width} wide, the target's {sizes.head_width}")
-    return target.ops.rope(np.array(sizes.inv_freq, np.float64), sizes.rope_scale, sizes.context)
 
 
 def _masks(config: BlockConfig, tensors: Mapping[str, RawTensor], target: Transformer) -> Array:

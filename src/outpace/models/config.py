@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from outpace.models.rope import frequencies
-from outpace.ops.protocol import Activation, QueryGrowth
+from outpace.ops.layers import Activation, QueryGrowth
 
 Config = dict[str, Any]  # a checked config, in Hugging Face's words (`outpace.models.keys`)
 
@@ -20,7 +20,7 @@ class Rotation(NamedTuple):
 
 
 class ExpertSizes(NamedTuple):
-    """The experts of a network (`outpace.ops.protocol.Experts`)."""
+    """The experts of a network (`outpace.ops.layers.Experts`)."""
 
     num_experts: int  # E
     num_chosen: int  # for each token

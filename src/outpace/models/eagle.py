@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.errors import WeightsError
+from outpace.models.reduced_head import read_head, rows_of
 from outpace.models.rope import rotary
 from outpace.models.transformer import Transformer
-from outpace.ops.protocol import (
+from outpace.ops.layers import (
     KV,
     Array,
     DecoderLayer,
@@ -34,13 +34,12 @@ from outpace.ops.protocol import (
     GuessLayer,
     HeadPart,
     HeadRows,
-    Ops,
     Plan,
-    Rope,
     TapRows,
     Vector,
     Weight,
 )
+from outpace.ops.protocol import Ops
 from outpace.ops.sampling import SamplingBatch
 from outpace.types import KVFormat, KVSpec, RawTensor
 from outpace.weights.trained import DrafterTarget, Entries, check_shapes
@@ -90,13 +89,14 @@ class EagleConfig:
         """Return what a drafter's file says; raises WeightsError for what no network can be."""
         head_width = entries.count("head_width")
         inv_freq, rope_scale = rotary(entries, head_width)
+        num_fixed, head_tokens = read_head(entries, target.vocab_size)
         config = cls(
             taps=entries.counts("taps") if "taps" in entries.raw else _usual_taps(entries, target.num_layers),
             num_heads=entries.count("num_heads"),
             num_kv_heads=entries.count("num_kv_heads"),
             head_width=head_width,
-            num_fixed=entries.count("num_fixed"),
-            head_tokens=entries.counts("head_tokens"),
+            num_fixed=num_fixed,
+            head_tokens=head_tokens,
             width=entries.count("width") if "width" in entries.raw else None,
             eps=entries.number("eps") if "eps" in entries.raw else None,
             inv_freq=inv_freq,
@@ -115,15 +115,9 @@ class EagleConfig:
         return config
 
     def _check(self, entries: Entries, target: DrafterTarget) -> None:
-        tokens, taps = self.head_tokens, self.taps
+        taps = self.taps
         last = taps[-1] if taps and target.num_layers is None else target.num_layers or 0
         lowest = 1 if self.tap_norm == "unit" else 0
-        if not tokens or len(set(tokens)) < len(tokens) or max(tokens) >= target.vocab_size:
-            raise entries.error("head_tokens", f"must be different ids in [0, {target.vocab_size})")
-        if not 1 <= self.num_fixed <= len(tokens):
-            raise entries.error("num_fixed", f"must be in [1, {len(tokens)}], is {self.num_fixed}")
-        if not self.has_head and (self.num_fixed < len(tokens) or tokens != tuple(range(target.vocab_size))):
-            raise entries.error("head", "is the target's, so its rows must be the target's too, in order")
         if not taps or list(taps) != sorted(set(taps)) or not lowest <= taps[0] <= taps[-1] <= last:
             raise entries.error("taps", f"must be different layers in [{lowest}, {last}], in order, are {taps}")
         if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:
@@ -207,10 +201,8 @@ class Eagle:
 
     def pack_rows(self, rows: Sequence[int]) -> Weight:
         """Return some rows of the head as a matrix."""
-        whole = self.head
-        assert whole is not None, "a target's head has no further rows"
-        data = np.ascontiguousarray(whole.data[list(rows)])
-        return self.ops.pack(RawTensor(whole.name, data, whole.format, (len(rows), whole.shape[1])))
+        assert self.head is not None, "a target's head has no further rows"
+        return self.ops.pack(rows_of(self.head, rows))
 
 
 def check_tensors(config: EagleConfig, tensors: Mapping[str, RawTensor], width: int, vocab_size: int) -> None:
@@ -235,7 +227,7 @@ def level_bytes(config: EagleConfig, tensors: Mapping[str, RawTensor]) -> tuple[
 def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transformer) -> Eagle:
     """Return the network on the target's ops; raises WeightsError for tensors that do not fit the config."""
     ops, sizes = target.ops, target.config
-    rope = _rope(config, target)
+    rope = target.rope_for(config.head_width, config.inv_freq, config.rope_scale)
     embedding = tensors.get("embedding")
     check_tensors(config, tensors, sizes.width, sizes.vocab_size)
     matrix = {name: ops.pack(tensors[name]) for name in _MATRICES}
@@ -265,7 +257,7 @@ def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transfo
         q_norm=vector.get("q_norm"),
         k_norm=vector.get("k_norm"),
     )
-    head = ops.pack(_first_rows(tensors["head"], config.num_fixed)) if config.has_head else target.output
+    head = ops.pack(rows_of(tensors["head"], range(config.num_fixed))) if config.has_head else target.output
     norms = _tap_norms(config, vector, target)
     each, joint = ((), norms[0]) if config.tap_norm == "joint" else (norms, None)
     fusion = FusionParts(matrix["fc"], eps, config.has_tap_residual, each, joint)
@@ -282,22 +274,9 @@ def build(config: EagleConfig, tensors: Mapping[str, RawTensor], target: Transfo
     return Eagle(config, ops, fusion, guesses, tensors.get("head"), ops.fusion(fusion), ops.guesser(guesses))
 
 
-def _rope(config: EagleConfig, target: Transformer) -> Rope:
-    sizes = target.config
-    if config.inv_freq is not None:
-        return target.ops.rope(np.array(config.inv_freq, np.float64), config.rope_scale, sizes.context)
-    if config.head_width != sizes.head_width:
-        raise WeightsError(f"the drafter's heads are {config.head_width} wide, the target's {sizes.head_width}")
-    return target.ops.rope(np.array(sizes.inv_freq, np.float64), sizes.rope_scale, sizes.context)
-
-
 def _tap_norms(config: EagleConfig, vector: Mapping[str, Vector], target: Transformer) -> tuple[Vector, ...]:
     if config.tap_norm == "unit":
         ones: NDArray[np.float32] = np.ones((1, target.config.width), "<f4")
         return (target.ops.vector(RawTensor("ones", ones.view(np.uint8), "F32", ones.shape[1:])),) * len(config.taps)
     names = {"each": [f"tap_norm.{i}" for i in range(len(config.taps))], "joint": ["tap_norm"], "none": []}
     return tuple(vector[name] for name in names[config.tap_norm])
-
-
-def _first_rows(tensor: RawTensor, count: int) -> RawTensor:
-    return RawTensor(tensor.name, tensor.data[:count], tensor.format, (count, tensor.shape[1]))

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from outpace.errors import WeightsError
 from outpace.models.reduced_head import ReducedHead, read_head, rows_of
 from outpace.models.transformer import Transformer
-from outpace.ops.protocol import Array, Ops, Vector, Weight
+from outpace.ops.layers import Array, Vector, Weight
+from outpace.ops.protocol import Ops
 from outpace.types import RawTensor
 from outpace.weights.trained import DrafterTarget, Entries, check_shapes
 
@@ -91,10 +92,6 @@ class Medusa:
         """Return the logits of each head's fixed rows, [T, num_fixed] each."""
         heads = self.heads * (len(states) if len(self.heads) == 1 else 1)
         return [self.ops.linear(x, head.fixed) for x, head in zip(states, heads, strict=False)]
-
-    def more_logits(self, states: Array, rows: Weight) -> Array:
-        """Return the logits of further rows, [T, rows]; `pack_rows` makes the matrix."""
-        return self.ops.linear(states, rows)
 
     def pack_rows(self, rows: Sequence[int]) -> Weight:
         """Return some rows behind the fixed ones as a matrix: they are the same for all heads."""

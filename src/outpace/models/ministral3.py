@@ -9,7 +9,7 @@ from outpace.models.architecture import Architecture
 from outpace.models.config import Config, ModelConfig
 from outpace.models.keys import SIZE_KEYS, biases, decoder, one_window_or_none
 from outpace.models.mistral import layer
-from outpace.ops.protocol import QueryGrowth
+from outpace.ops.layers import QueryGrowth
 from outpace.weights.gguf import GGUFFile
 from outpace.weights.values import Values
 

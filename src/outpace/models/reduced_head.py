@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outpace.ops.protocol import Ops, Weight
+from outpace.ops.layers import Weight
+from outpace.ops.protocol import Ops
 from outpace.types import RawTensor
 from outpace.weights.trained import Entries
 
@@ -36,10 +37,15 @@ def rows_of(tensor: RawTensor, rows: Sequence[int]) -> RawTensor:
 
 
 def read_head(entries: Entries, vocab_size: int) -> tuple[int, tuple[int, ...]]:
-    """Return a drafter's `num_fixed` and `head_tokens`: how many rows are always looked at, and each row's token."""
+    """Return a drafter's `num_fixed` and `head_tokens`: how many rows are always looked at, and each row's token.
+
+    Where the entry `head` says that it has none, the head is the target's, with all of its rows.
+    """
     num_fixed, tokens = entries.count("num_fixed"), entries.counts("head_tokens")
     if not tokens or len(set(tokens)) < len(tokens) or max(tokens) >= vocab_size:
         raise entries.error("head_tokens", f"must be different ids in [0, {vocab_size})")
     if not 1 <= num_fixed <= len(tokens):
         raise entries.error("num_fixed", f"must be in [1, {len(tokens)}], is {num_fixed}")
+    if not entries.flag("head", True) and (num_fixed < len(tokens) or tokens != tuple(range(vocab_size))):
+        raise entries.error("head", "is the target's, so its rows must be the target's too, in order")
     return num_fixed, tokens

@@ -18,7 +18,8 @@ from outpace.models.experts import EXPERTS, expert_sizes
 from outpace.models.key_scale import key_scale
 from outpace.models.tensors import Places, Tensor, embedding, final_norm, output
 from outpace.ops.compose import compose_decoder_layer
-from outpace.ops.protocol import KV, Array, DecoderLayer, Experts, Layer, Ops, Plan, Rope, Vector, Weight
+from outpace.ops.layers import KV, Array, DecoderLayer, Experts, Layer, Plan, Rope, Vector, Weight
+from outpace.ops.protocol import Ops
 from outpace.types import KVFormat, KVSpec, RawTensor
 
 
@@ -97,6 +98,18 @@ class Transformer:
         """Return what the first layer reads of the plan's tokens, [T, D]."""
         x, scale = self.ops.embed(self.embedding, plan), self.config.embedding_scale
         return x if scale == 1.0 else self.ops.scale(x, scale)
+
+    def rope_for(self, head_width: int, inv_freq: Sequence[float] | None, scale: float) -> Rope:
+        """Return the rotary table of a drafter on this network, with frequencies of its own or (None) the network's.
+
+        Raises WeightsError for heads that the network's frequencies do not fit.
+        """
+        config = self.config
+        if inv_freq is None and head_width != config.head_width:
+            raise WeightsError(f"the drafter's heads are {head_width} wide, the target's {config.head_width}")
+        if inv_freq is None:
+            inv_freq, scale = config.inv_freq, config.rope_scale
+        return self.ops.rope(np.array(inv_freq, np.float64), scale, config.context)
 
     def _logits(self, x: Array, plan: Plan) -> Array:
         ops, config = self.ops, self.config

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from outpace.ops.protocol import (
+from outpace.ops.layers import (
     KV,
     Array,
     Best,
@@ -15,11 +15,11 @@ from outpace.ops.protocol import (
     GuessLayer,
     HeadPart,
     Layer,
-    Ops,
     Plan,
     TapRows,
     Vector,
 )
+from outpace.ops.protocol import Ops
 from outpace.ops.sampling import SamplingBatch
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import UsageError, flag, instance, integer, items, one_of, real, shown, strings, token_ids, unknown
-from outpace.types.sampling_params import Reader, SamplingKeywords, SamplingParams, about
+from outpace.types.sampling_params import Reader, SamplingKeywords, SamplingParams, about, numbers
 
 
 class Constraint(Protocol):
@@ -40,6 +40,10 @@ class Named(Protocol):
 
 def _integers(minimum: int, maximum: int | None = None) -> Reader:
     return lambda name, value: integer(name, value, minimum, maximum)
+
+
+def _words(*allowed: str) -> Reader:
+    return lambda name, value: one_of(name, value, allowed)
 
 
 def _limit(name: str, value: Any) -> int | None:
@@ -90,31 +94,11 @@ def _model(name: str, value: Any) -> Any:
     return value
 
 
-def _verification(name: str, value: Any) -> str:
-    return one_of(name, value, ("exact", "rejection", "typical"))
-
-
 def _threshold(name: str, value: Any) -> float:
     found = real(name, value, 0.0, 1.0)
     if not 0.0 < found < 1.0:
         raise UsageError(f"{name} must be between 0 and 1, got {shown(value)}")
     return found
-
-
-def _optional(read: Reader) -> Reader:
-    return lambda name, value: None if value is None else read(name, value)
-
-
-def _fraction(name: str, value: Any) -> float:
-    return real(name, value, 0.0, 1.0)
-
-
-def _dial(name: str, value: Any) -> float:
-    return real(name, value, 0.0, 1e3)
-
-
-def _unmask(name: str, value: Any) -> str:
-    return one_of(name, value, ("confidence", "factor", "entropy"))
 
 
 def _salt(name: str, value: Any) -> Any:
@@ -201,7 +185,8 @@ class Options:
     verification: Literal["exact", "rejection", "typical"] = field(
         default="exact",
         metadata=about(
-            "exact: the text of plain decoding; rejection: its distribution; typical: neither (lossy).", _verification
+            "exact: the text of plain decoding; rejection: its distribution; typical: neither (lossy).",
+            _words("exact", "rejection", "typical"),
         ),
     )
     typical_epsilon: float | None = field(
@@ -218,14 +203,14 @@ class Options:
         metadata=about(
             "Tokens that block_diffusion and mask_predict refine together; None: what the model was trained for, "
             "all of max_new_tokens for mask_predict.",
-            _optional(_integers(1, 4096)),
+            _integers(1, 4096),
         ),
     )
     passes: int | None = field(
         default=None,
         metadata=about(
             "Maximum passes for a block; None: until it is full, 10 for mask_predict, 1 if verified.",
-            _optional(_integers(1, 4096)),
+            _integers(1, 4096),
         ),
     )
     threshold: float | None = field(
@@ -233,20 +218,21 @@ class Options:
         metadata=about(
             "What block_diffusion writes in one pass, as unmask says: the dial between speed and quality; "
             "None: 0.9 for confidence, 1 for factor, 0.1 for entropy; no threshold where passes are given.",
-            _optional(_dial),
+            numbers(0.0, 1e3),
         ),
     )
     unmask: Literal["confidence", "factor", "entropy"] = field(
         default="confidence",
         metadata=about(
-            "What the threshold limits: probability of each token, factor of Fast-dLLM, entropy in nats.", _unmask
+            "What the threshold limits: probability of each token, factor of Fast-dLLM, entropy in nats.",
+            _words("confidence", "factor", "entropy"),
         ),
     )
     remask: float | None = field(
         default=None,
         metadata=about(
             "Tokens of a block below this probability in a later pass are masked again, once; None: never.",
-            _optional(_fraction),
+            numbers(0.0, 1.0),
         ),
     )
     slide: bool = field(

@@ -24,7 +24,8 @@ def about(text: str, read: Reader, *, is_filter: bool = False) -> dict[str, Any]
     return {"help": text, "read": read, "is_filter": is_filter}
 
 
-def _numbers(minimum: float, maximum: float) -> Reader:
+def numbers(minimum: float, maximum: float) -> Reader:
+    """Return the check of an option that is a number in [minimum, maximum]."""
     return lambda name, value: real(name, value, minimum, maximum)
 
 
@@ -69,13 +70,13 @@ class SamplingParams:
     top_p: float = field(
         default=1.0,
         metadata=about(
-            "Keep the smallest set of most likely tokens whose mass reaches this.", _numbers(0.0, 1.0), is_filter=True
+            "Keep the smallest set of most likely tokens whose mass reaches this.", numbers(0.0, 1.0), is_filter=True
         ),
     )
     min_p: float = field(
         default=0.0,
         metadata=about(
-            "Keep tokens with at least this fraction of the largest probability.", _numbers(0.0, 1.0), is_filter=True
+            "Keep tokens with at least this fraction of the largest probability.", numbers(0.0, 1.0), is_filter=True
         ),
     )
     typical_p: float = field(
@@ -83,7 +84,7 @@ class SamplingParams:
         metadata=about(
             "Keep the smallest set of most typical tokens, whose information is nearest to the entropy, whose mass "
             "reaches this (arXiv:2202.00666).",
-            _numbers(0.0, 1.0),
+            numbers(0.0, 1.0),
             is_filter=True,
         ),
     )
@@ -91,23 +92,23 @@ class SamplingParams:
         default=0.0,
         metadata=about(
             "Keep tokens within this many standard deviations of the largest logit (arXiv:2411.07641); 0 keeps all.",
-            _numbers(0.0, 1e3),
+            numbers(0.0, 1e3),
             is_filter=True,
         ),
     )
     repetition_penalty: float = field(
         default=1.0,
         metadata=about(
-            "Divides positive and multiplies negative logits of tokens in prompt or output.", _numbers(0.01, 100.0)
+            "Divides positive and multiplies negative logits of tokens in prompt or output.", numbers(0.01, 100.0)
         ),
     )
     presence_penalty: float = field(
         default=0.0,
-        metadata=about("Subtracted from the logit of every token in the output.", _numbers(-100.0, 100.0)),
+        metadata=about("Subtracted from the logit of every token in the output.", numbers(-100.0, 100.0)),
     )
     frequency_penalty: float = field(
         default=0.0,
-        metadata=about("Subtracted from a token's logit for each time it is in the output.", _numbers(-100.0, 100.0)),
+        metadata=about("Subtracted from a token's logit for each time it is in the output.", numbers(-100.0, 100.0)),
     )
     logit_bias: Mapping[int, float] = field(
         default_factory=dict,

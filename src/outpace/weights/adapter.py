@@ -23,13 +23,10 @@ from pathlib import Path
 
 from outpace.errors import UsageError
 from outpace.types import MaskFilling, RawTensor
-from outpace.weights.drafter import mismatches
-from outpace.weights.gguf import read_gguf
-from outpace.weights.trained import DrafterTarget, Entries
+from outpace.weights.trained import DrafterTarget, Entries, open_gguf
 
 ARCHITECTURE = "outpace-adapter"
 KINDS = {"diffusion": "base", "jacobi": "adapted", "medusa": "adapted"}  # and the context that each has
-_PREFIX = "adapter."
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ class AdapterCheckpoint:
 
     def check_target(self, name: str, target: DrafterTarget) -> None:
         """Raise UsageError, with the reason, if the adapter was made for another model."""
-        if reasons := mismatches(self.target, target):
+        if reasons := self.target.mismatches(target):
             raise UsageError(
                 f"the adapter {self.path} was made for {self.target_name} and does not fit {name}: "
                 f"{'; '.join(reasons)}. Give an adapter of this model, or none"
@@ -73,26 +70,12 @@ class AdapterCheckpoint:
 
 def open_adapter(path: Path) -> AdapterCheckpoint:
     """Return the adapter in a file; UsageError for what is no such file, WeightsError for a malformed one."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file: give an adapter's GGUF file")
-    file = read_gguf(path)
-    if file.metadata.get("general.architecture") != ARCHITECTURE:
-        raise UsageError(
-            f"{path}: is no adapter: general.architecture is {file.metadata.get('general.architecture')!r}, "
-            f"must be {ARCHITECTURE!r}"
-        )
-    stated = {name.removeprefix(_PREFIX): value for name, value in file.metadata.items() if name.startswith(_PREFIX)}
-    entries = Entries(stated, f"{path}: metadata")
+    file = open_gguf(path, ARCHITECTURE, "adapter")
+    entries = Entries.of(file, "adapter.")
     kind = entries.choice("kind", tuple(KINDS), "")
     if entries.choice("context", tuple(KINDS.values()), KINDS[kind]) != KINDS[kind]:
-        raise entries.error("context", f"must be {KINDS[kind]!r} for kind {kind!r}, is {stated['context']!r}")
-    target = DrafterTarget(
-        entries.text("target.vocabulary"),
-        entries.text("target.model_type"),
-        entries.count("target.vocab_size"),
-        entries.count("target.width"),
-        entries.count("target.num_layers"),
-    )
+        raise entries.error("context", f"must be {KINDS[kind]!r} for kind {kind!r}, is {entries.raw['context']!r}")
+    target = DrafterTarget.read(entries)
     filling = _filling(entries, target, "mask_embedding" in file.tensors) if kind == "diffusion" else None
     rank = entries.count("rank")
     if rank < 1:

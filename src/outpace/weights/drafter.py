@@ -20,11 +20,10 @@ from typing import Any
 
 from outpace.errors import UsageError
 from outpace.types import RawTensor
-from outpace.weights.gguf import GGUFFile, read_gguf
-from outpace.weights.trained import DrafterTarget, Entries
+from outpace.weights.gguf import GGUFFile
+from outpace.weights.trained import DrafterTarget, Entries, open_gguf
 
 ARCHITECTURE = "outpace-drafter"
-_PREFIX = "drafter."
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +52,11 @@ class DrafterCheckpoint:
 
     def check_target(self, name: str, target: DrafterTarget) -> None:
         """Raise UsageError, with the reason, if the drafter was made for another kind of model."""
-        if reasons := mismatches(self.target, target):
+        if reasons := self.target.mismatches(target):
             raise UsageError(
                 f"the drafter {self.path} was made for {self.target_name} and cannot draft for {name}: "
                 f"{'; '.join(reasons)}. Give a drafter of this model, or none"
             )
-
-
-def mismatches(made: DrafterTarget, given: DrafterTarget) -> list[str]:
-    """Return in what a model differs from the one that something was trained for; nothing where it fits."""
-    reasons = [
-        f"its {field.replace('_', ' ')} is {getattr(given, field)!r}, must be {getattr(made, field)!r}"
-        for field in ("model_type", "width", "num_layers", "vocab_size")
-        if getattr(made, field) is not None and _plain(getattr(made, field)) != _plain(getattr(given, field))
-    ]
-    if not reasons and made.vocabulary is not None and made.vocabulary != given.vocabulary:
-        reasons.append("its token ids stand for other tokens")
-    return reasons
-
-
-def _plain(value: Any) -> Any:
-    """Return a model type as class names spell it: Gemma3, "gemma3" and "gemma3_text" are one."""
-    return value.replace("_", "").removesuffix("text") if isinstance(value, str) else value
 
 
 def open_drafter(path: Path) -> DrafterCheckpoint:
@@ -83,28 +65,12 @@ def open_drafter(path: Path) -> DrafterCheckpoint:
     Raises UsageError for what is no such file, WeightsError for a malformed one. `outpace.drafters.layouts` opens
     those of others too.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file: give a drafter's checkpoint (GGUF)")
-    file = read_gguf(path)
-    if file.metadata.get("general.architecture") != ARCHITECTURE:
-        raise UsageError(
-            f"{path}: is no drafter: general.architecture is {file.metadata.get('general.architecture')!r}, "
-            f"must be {ARCHITECTURE!r}"
-        )
-    return from_gguf(file)
+    return from_gguf(open_gguf(path, ARCHITECTURE, "drafter"))
 
 
 def from_gguf(file: GGUFFile) -> DrafterCheckpoint:
     """Return the drafter that a GGUF file of our architecture holds; raises WeightsError for a malformed one."""
-    path = file.path
-    stated = {name.removeprefix(_PREFIX): value for name, value in file.metadata.items() if name.startswith(_PREFIX)}
-    entries = Entries(stated, f"{path}: metadata")
-    target = DrafterTarget(
-        entries.text("target.vocabulary"),
-        entries.text("target.model_type"),
-        entries.count("target.vocab_size"),
-        entries.count("target.width"),
-        entries.count("target.num_layers"),
-    )
+    entries = Entries.of(file, "drafter.")
     name, fingerprint = entries.text("target.name"), entries.text("target.fingerprint")
-    return DrafterCheckpoint(path, entries.text("kind"), name, fingerprint, target, entries, file.tensors)
+    target = DrafterTarget.read(entries)
+    return DrafterCheckpoint(file.path, entries.text("kind"), name, fingerprint, target, entries, file.tensors)

@@ -1,4 +1,4 @@
-"""What a trained drafter's file says before a network is made of it: for whom it is, and its configuration."""
+"""What the file of a drafter or an adapter says before a network is made of it: for whom it is, its configuration."""
 
 from __future__ import annotations
 
@@ -6,20 +6,49 @@ import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from outpace.errors import WeightsError
+from outpace.errors import UsageError, WeightsError
+from outpace.weights.gguf import GGUFFile, read_gguf
 
 
 @dataclass(frozen=True, slots=True)
 class DrafterTarget:
-    """For whom a drafter was made: everything that a target must share with that model. None: its files do not say."""
+    """For whom it was made: everything that a target must share with that model. None: its files do not say."""
 
     vocabulary: str | None  # what every token id stands for (`Tokenizer.fingerprint`)
     model_type: str | None
     vocab_size: int
     width: int
     num_layers: int | None
+
+    @staticmethod
+    def read(entries: Entries) -> DrafterTarget:
+        """Return what the entries target.* of a file say."""
+        return DrafterTarget(
+            entries.text("target.vocabulary"),
+            entries.text("target.model_type"),
+            entries.count("target.vocab_size"),
+            entries.count("target.width"),
+            entries.count("target.num_layers"),
+        )
+
+    def mismatches(self, given: DrafterTarget) -> list[str]:
+        """Return in what a model differs from this one, which something was trained for; nothing where it fits."""
+        reasons = [
+            f"its {field.replace('_', ' ')} is {getattr(given, field)!r}, must be {getattr(self, field)!r}"
+            for field in ("model_type", "width", "num_layers", "vocab_size")
+            if getattr(self, field) is not None and _plain(getattr(self, field)) != _plain(getattr(given, field))
+        ]
+        if not reasons and self.vocabulary is not None and self.vocabulary != given.vocabulary:
+            reasons.append("its token ids stand for other tokens")
+        return reasons
+
+
+def _plain(value: Any) -> Any:
+    """Return a model type as class names spell it: Gemma3, "gemma3" and "gemma3_text" are one."""
+    return value.replace("_", "").removesuffix("text") if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +57,12 @@ class Entries:
 
     raw: Mapping[str, Any]
     where: str
+
+    @staticmethod
+    def of(file: GGUFFile, prefix: str) -> Entries:
+        """Return the metadata of a file whose keys begin with a prefix, without it."""
+        stated = {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
+        return Entries(stated, f"{file.path}: metadata")
 
     def text(self, name: str) -> str:
         """Return a string."""
@@ -85,6 +120,16 @@ class Entries:
     def error(self, name: str, problem: str) -> WeightsError:
         """Return the error that says what is wrong with a key."""
         return WeightsError(f"{self.where}: {name} {problem}")
+
+
+def open_gguf(path: Path, architecture: str, what: str) -> GGUFFile:
+    """Return a GGUF file of an architecture of ours; raises UsageError where there is no such `what`, WeightsError."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file: give the GGUF file of a trained {what}")
+    file = read_gguf(path)
+    if (found := file.metadata.get("general.architecture")) != architecture:
+        raise UsageError(f"{path}: is no {what}: general.architecture is {found!r}, must be {architecture!r}")
+    return file
 
 
 def check_shapes(kind: str, tensors: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -43,6 +43,15 @@ def test_every_kind_of_prompt_gives_a_result(lm: LanguageModel) -> None:
     assert_all_free(lm)
 
 
+def test_a_model_and_its_results_print_as_what_they_are(lm: LanguageModel, folder: Path) -> None:
+    assert repr(lm) == (
+        f"<LanguageModel {folder}: llama, {lm.num_bytes / 1e6:.0f} MB, reference ops, keys and values in bf16, "
+        "context 2,048>"
+    )
+    result = lm.generate("the cat", max_new_tokens=4)
+    assert str(result) == result.text
+
+
 def test_a_batch_gives_a_list_and_equals_single_calls(lm: LanguageModel) -> None:
     prompts: list[Any] = ["the cat", [5, 6, 7], [{"role": "user", "content": "hi"}]]
     options: dict[str, Any] = {"max_new_tokens": 20, "temperature": 1.0, "seed": 4}

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 import outpace
 from outpace.errors import UsageError
 from outpace.models.mixture import FORMATS
+from outpace.ops.formats import dequantise
+from outpace.types import RawTensor
 from outpace.weights.gguf import read_gguf
+from outpace.weights.gguf_writer import Planned, write_gguf
 from tests.folder import make_folder
 
 pytest.importorskip("outpace.ops.native._native")
@@ -54,12 +57,25 @@ def test_eight_bits_change_little_and_two_bits_more(folder: Path) -> None:
     assert error["q8_0"] < error["q5_k"] < error["q2_k"]
 
 
-def test_a_gguf_file_of_floats_is_rounded_and_a_quantised_one_stays(folder: Path, tmp_path: Path) -> None:
+def test_a_gguf_file_of_floats_is_rounded_as_its_folder(folder: Path, tmp_path: Path) -> None:
     outpace.quantize(folder, tmp_path / "a.gguf", "q8_0", threads=2)
-    outpace.quantize(tmp_path / "a.gguf", tmp_path / "b.gguf", "q4_0", threads=2)
-    first, second = read_gguf(tmp_path / "a.gguf"), read_gguf(tmp_path / "b.gguf")
-    assert {k: t.format for k, t in first.tensors.items()} == {k: t.format for k, t in second.tensors.items()}
-    assert first.metadata | {"general.file_type": 2} == second.metadata
+    tensors = [
+        RawTensor(t.name, dequantise(t).reshape(t.shape).view(np.uint8), "F32", t.shape)
+        for t in read_gguf(tmp_path / "a.gguf").tensors.values()
+    ]
+    planned = [Planned(t.name, t.format, t.shape) for t in tensors]
+    write_gguf(tmp_path / "f.gguf", read_gguf(tmp_path / "a.gguf").metadata, planned, tensors.__getitem__)
+    outpace.quantize(tmp_path / "f.gguf", tmp_path / "b.gguf", "q8_0", threads=2)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_a_model_that_is_quantised_already_is_refused_and_nothing_is_written(folder: Path, tmp_path: Path) -> None:
+    outpace.quantize(folder, tmp_path / "a.gguf", "q8_0", threads=2)
+    with pytest.raises(UsageError, match="has no F32, F16 or BF16 matrices that could be rounded"):
+        outpace.quantize(tmp_path / "a.gguf", tmp_path / "b.gguf", "q4_0", threads=2)
+    assert not (tmp_path / "b.gguf").exists()
+    with pytest.raises(UsageError, match="has no F32, F16 or BF16 matrices that could be rounded"):
+        outpace.load(tmp_path / "a.gguf", quantize="q4_0", threads=2)
 
 
 def test_the_model_itself_is_not_overwritten(folder: Path, tmp_path: Path) -> None:

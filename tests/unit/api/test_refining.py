@@ -35,7 +35,7 @@ BLOCKS: dict[str, Any] = {"strategy": "block_diffusion"}
         (BLOCKS | {"slide": True, "passes": 3}, "slide=True cannot go with passes=3"),
         (BLOCKS | {"slide": True, "verified": True}, "slide=True cannot go with verified=True"),
         ({"strategy": "mask_predict", "slide": True}, "slide=True belongs to block_diffusion"),
-        (BLOCKS | {"threshold": 1.5}, r"so in \[0, 1\], got 1.5"),
+        (BLOCKS | {"threshold": 1.5}, r"in \[0, 1\] with unmask=.confidence., got 1.5"),
         ({"strategy": "block_diffusion+suffix"}, "what block_diffusion writes is not verified"),
         (BLOCKS | {"logprobs": 2}, "logprobs cannot work with strategy 'block_diffusion'.*add verified=True"),
         (BLOCKS | {"logits_processors": [lambda t, x: x]}, "logits_processors cannot work"),

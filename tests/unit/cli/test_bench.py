@@ -71,6 +71,8 @@ def test_growth_writes_its_curve(folder: str, tmp_path: Path, capsys: pytest.Cap
         (["--sampling", "gredy"], "did you mean 'greedy'"),
         (["-s", " , "], "--strategies needs at least one value"),
         (["--sampling", ""], "--sampling needs at least one value"),
+        (["--context", "0,-1"], "--context must be at least 0, got -1"),
+        (["--repeats", "0"], "--repeats must be at least 1, got 0"),
         (["--batch", "0"], "--batch must be at least 1"),
         (["--num-tokens", "1"], "--num-tokens must be at least 2"),
         (["-s", "ngrm"], "did you mean 'ngram'"),

@@ -59,6 +59,17 @@ def test_text_that_comes_later_than_its_token_keeps_its_colour(
     assert painter.paint(chunk("e two ", (2, ""))) == "\x1b[32me \x1b[0mtwo "
 
 
+def test_the_legend_names_the_colours_where_there_are_any(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = Painter(SimpleNamespace(tokenizer=Words()))  # type: ignore[arg-type]  # standard output is no terminal
+    painter = painter_on(terminal, monkeypatch)
+    for own in (plain, painter):
+        own.paint(chunk("one two ", (1, "ngram"), (2, "")))
+        own.legend()
+    assert capsys.readouterr().err == "drafted by: ngram | uncoloured: the model itself\n"
+
+
 @pytest.mark.parametrize("setting", [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_colours_can_be_switched_off(
     setting: tuple[str, str], terminal: Terminal, monkeypatch: pytest.MonkeyPatch

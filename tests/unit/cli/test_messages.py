@@ -21,6 +21,8 @@ from outpace.errors import UsageError
             'strategy "draft_model" needs a second, cheaper model: give draft_model=...',
             'strategy "draft_model" needs a second, cheaper model: give --draft-model ...',
         ),
+        ("load it with adapter=PATH, or add verified=True", "load it with --adapter PATH, or add --verified"),
+        ("slide=True cannot go with passes=4", "--slide cannot go with passes=4"),
         ("the cache holds 3: lower max_new_tokens or n", "the cache holds 3: lower --max-new-tokens or n"),
         (
             "unknown strategy 'x': allowed: auto, draft_model, ngram",

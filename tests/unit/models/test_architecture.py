@@ -10,7 +10,7 @@ import pytest
 import outpace
 from outpace.errors import WeightsError
 from outpace.models import architectures, normalise
-from outpace.ops.protocol import DecoderLayer
+from outpace.ops.layers import DecoderLayer
 from outpace.ops.reference import ReferenceOps
 from tests.tiny import tiny_model
 

@@ -11,7 +11,8 @@ from outpace.errors import WeightsError
 from outpace.models import eagle
 from outpace.models.eagle import EagleConfig
 from outpace.ops.formats import dequantise
-from outpace.ops.protocol import HeadPart, Ops
+from outpace.ops.layers import HeadPart
+from outpace.ops.protocol import Ops
 from outpace.ops.sampling import SamplingBatch
 from outpace.types import Segment
 from outpace.weights.trained import DrafterTarget, Entries

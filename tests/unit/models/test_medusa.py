@@ -46,7 +46,7 @@ def test_the_network_is_the_formula(make: Any, unembedding: str) -> None:
         assert np.allclose(ops.numpy(states[k]), x, atol=1e-4)
         assert np.allclose(ops.numpy(logits[k]), x @ rows[: config.num_fixed].T, atol=1e-4)
         if unembedding != "own":
-            more = network.more_logits(states[k], network.pack_rows([30, 25]))
+            more = ops.linear(states[k], network.pack_rows([30, 25]))
             assert np.allclose(ops.numpy(more), x @ rows[[30, 25]].T, atol=1e-4)
 
 

@@ -12,7 +12,7 @@ from outpace.drafters.protocol import SequenceView
 from outpace.drafters.refine.block import Block, Guesses
 from outpace.drafters.refine.rules import Rule
 from outpace.errors import DrafterError
-from outpace.ops.protocol import Array
+from outpace.ops.layers import Array
 from outpace.ops.sampling import SamplingRows
 from outpace.runner import Runner, ScheduledSequence
 from outpace.types import Canvas, MaskFilling, SamplingParams

@@ -55,9 +55,7 @@ def default_strategies(lm: LanguageModel) -> tuple[str, ...]:
 
 
 def check(lm: LanguageModel, design: Design, draft_model: Any = None) -> None:
-    """Raise UsageError for a design that cannot run on this model, before anything is measured."""
-    if not design.strategies:
-        raise UsageError("--strategies: no strategy to measure: name at least one beside plain decoding")
+    """Raise UsageError for a strategy that cannot be measured on this model, before anything is."""
     for name in design.strategies:
         if set(names_of(name)) & set(REFINERS):
             raise UsageError(
@@ -65,14 +63,6 @@ def check(lm: LanguageModel, design: Design, draft_model: Any = None) -> None:
                 "`outpace bench quality`"
             )
         lm.check(strategy=name, **_extra(name, draft_model))
-    for option, values, minimum in (
-        ("--batch", design.batches, 1),
-        ("--context", design.contexts, 0),
-        ("--repeats", (design.repeats,), 1),
-        ("--num-tokens", (design.num_tokens,), 2),
-    ):
-        if min(values) < minimum:
-            raise UsageError(f"{option} must be at least {minimum}, got {min(values)}")
 
 
 def call_groups(prompts: Sequence[TaskPrompt], design: Design) -> list[Group]:
@@ -110,7 +100,7 @@ def measure(
     weights, kv_bytes = weight_bytes(lm), lm.runner.cache.spec.bytes_per_token
     strategies = [PLAIN, *(name for name in design.strategies if name != PLAIN)]
     rng, salts = random.Random(design.seed), itertools.count()
-    encoded = {context: Lengthener(lm, prompts).encode(context) for context in design.contexts}
+    encoded = {context: lengthened(lm, prompts, context) for context in design.contexts}
     for name in strategies:
         first = [encoded[design.contexts[0]][0]]
         call(lm, first, name, "greedy", max_new_tokens=_WARM_UP, salt=b"warm-up", **_extra(name, draft_model))
@@ -147,37 +137,31 @@ def longest(prompts: Sequence[TaskPrompt], design: Design) -> int:
     return max(prompt.max_tokens for prompt in prompts) + max(design.contexts) + design.num_tokens
 
 
-class Lengthener:
-    """Give prompts a longer context: the other prompts' texts, and the built-in ones, as background, each once."""
+def lengthened(lm: LanguageModel, prompts: Sequence[TaskPrompt], context: int) -> list[list[int]]:
+    """Return every prompt in tokens, those shorter than `context` behind about as much background as they lack.
 
-    def __init__(self, lm: LanguageModel, prompts: Sequence[TaskPrompt]) -> None:
-        self.lm, self.prompts = lm, prompts
+    Background: the other prompts' texts, and the built-in ones, each once. Prompts that are given in tokens stay as
+    they are. Raises UsageError when the prompts have less text than that.
+    """
+    return [_lengthened(lm, prompts, index, context) for index in range(len(prompts))]
 
-    def encode(self, context: int) -> list[list[int]]:
-        """Return every prompt in tokens, those shorter than `context` behind about as much background as they lack.
 
-        Prompts that are given in tokens stay as they are.
-
-        Raises UsageError when the prompts have less text than that.
-        """
-        return [self._encode(index, context) for index in range(len(self.prompts))]
-
-    def _encode(self, index: int, context: int) -> list[int]:
-        prompt, tokenizer = self.prompts[index], self.lm.tokenizer
-        tokens = prompt.encode(tokenizer)
-        lacking = context - len(tokens)
-        if lacking <= 0 or prompt.tokens:
-            return tokens
-        others = [*self.prompts[index + 1 :], *self.prompts[:index], *builtin()]
-        texts = dict.fromkeys(other.text for other in others if not other.tokens and other.text != prompt.text)
-        background = tokenizer.encode_text("\n\n".join(texts))
-        if len(background) < lacking:
-            raise UsageError(
-                f"a context of {context} tokens needs {lacking} tokens of other prompts as background, and there are "
-                f"{len(background)}: give more prompts, or a smaller context"
-            )
-        text = f"{tokenizer.decode(background[:lacking])}\n\n{prompt.text}"
-        return TaskPrompt(prompt.category, text).encode(tokenizer)
+def _lengthened(lm: LanguageModel, prompts: Sequence[TaskPrompt], index: int, context: int) -> list[int]:
+    prompt, tokenizer = prompts[index], lm.tokenizer
+    tokens = prompt.encode(tokenizer)
+    lacking = context - len(tokens)
+    if lacking <= 0 or prompt.tokens:
+        return tokens
+    others = [*prompts[index + 1 :], *prompts[:index], *builtin()]
+    texts = dict.fromkeys(other.text for other in others if not other.tokens and other.text != prompt.text)
+    background = tokenizer.encode_text("\n\n".join(texts))
+    if len(background) < lacking:
+        raise UsageError(
+            f"a context of {context} tokens needs {lacking} tokens of other prompts as background, and there are "
+            f"{len(background)}: give more prompts, or a smaller context"
+        )
+    text = f"{tokenizer.decode(background[:lacking])}\n\n{prompt.text}"
+    return TaskPrompt(prompt.category, text).encode(tokenizer)
 
 
 def _extra(strategy: str, draft_model: Any) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from outpace.measure.bench import plots
 from outpace.measure.bench.alternate import Design
-from outpace.measure.bench.growth import Point, growth_dict, growth_lines, summarise_growth
+from outpace.measure.bench.growth import Point, growth_lines, summarise_growth
 from outpace.measure.bench.router_comparison import compare_router
 from outpace.measure.bench.rows import Row, summarise
 from outpace.measure.bench.sample import SAMPLINGS, Sample
@@ -26,20 +26,8 @@ def save_bench(
 ) -> list[Row]:
     """Write bench.json, bench.md and the plots into `folder`; return the rows."""
     rows, comparisons = summarise(samples), compare_router(samples)
-    write_json(
-        folder / "bench.json",
-        {
-            "schema": SCHEMA,
-            "kind": "bench",
-            "complete": complete,
-            "provenance": provenance,
-            "design": asdict(design),
-            "samplings": {name: dict(options) for name, options in SAMPLINGS.items()},
-            "summary": [row.as_dict() for row in rows],
-            "router": [asdict(comparison) for comparison in comparisons],
-            "samples": [asdict(sample) for sample in samples],
-        },
-    )
+    parts = {"design": design, "samplings": SAMPLINGS, "summary": rows, "router": comparisons, "samples": samples}
+    save_run(folder, "bench", complete, provenance, parts)
     save(folder / "bench.md", bench_markdown(rows, comparisons, provenance, complete))
     if plots.available():
         for name, picture in plots.plot_bench(rows).items():
@@ -51,25 +39,24 @@ def save_growth(folder: Path, points: Sequence[Point], provenance: dict[str, Any
     """Write growth.json, growth.md and growth.png into `folder`; return what they say, in words."""
     curves = summarise_growth(points)
     lines = growth_lines(curves)
-    write_json(
-        folder / "growth.json",
-        {
-            "schema": SCHEMA,
-            "kind": "growth",
-            "complete": complete,
-            "provenance": provenance,
-            "summary": growth_dict(curves),
-            "samples": [asdict(point) for point in points],
-        },
-    )
+    save_run(folder, "growth", complete, provenance, {"summary": curves, "samples": points})
     save(folder / "growth.md", growth_markdown(curves, lines, provenance, complete))
     if curves and plots.available():
         save(folder / "growth.png", plots.plot_growth(curves))
     return lines
 
 
+def save_run(folder: Path, kind: str, complete: bool, provenance: dict[str, Any], parts: Mapping[str, Any]) -> None:
+    """Write a run's numbers: `kind`.json, with what every kind has before its own parts."""
+    head = {"schema": SCHEMA, "kind": kind, "complete": complete, "provenance": provenance}
+    write_json(folder / f"{kind}.json", {**head, **parts})
+
+
 def write_json(path: Path, value: Mapping[str, Any], digits: int = DIGITS) -> None:
-    """Write an object as JSON: numbers with so many significant digits, each entry of a list on a line of its own."""
+    """Write an object as JSON: numbers with so many significant digits, each entry of a list on a line of its own.
+
+    Dataclasses become objects of their fields.
+    """
     save(path, as_lines(value, digits))
 
 
@@ -86,7 +73,9 @@ def as_lines(value: Mapping[str, Any], digits: int) -> str:
 
 
 def rounded(value: Any, digits: int) -> Any:
-    """Return JSON values with every number that is not whole rounded to so many significant digits."""
+    """Return plain JSON values, with every number that is not whole rounded to so many significant digits."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return rounded(asdict(value), digits)
     if isinstance(value, float):
         return float(f"{value:.{digits}g}")
     if isinstance(value, Mapping):

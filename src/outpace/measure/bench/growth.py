@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
@@ -103,17 +102,3 @@ def growth_lines(curves: Sequence[Growth]) -> list[str]:
             f"{c.seconds[-1].median * 1e3:.1f} ms ({how}); all {c.sizes[-1]} tokens would take {c.total:.1f} s"
         )
     return lines
-
-
-def growth_dict(curves: Sequence[Growth]) -> list[dict[str, Any]]:
-    """Return the curves as plain JSON values."""
-    return [
-        {
-            "way": c.way,
-            "sizes": list(c.sizes),
-            "seconds": [{"median": s.median, "low": s.low, "high": s.high} for s in c.seconds],
-            "exponent": c.exponent,
-            "total": c.total,
-        }
-        for c in curves
-    ]

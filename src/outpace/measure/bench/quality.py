@@ -126,26 +126,24 @@ def measure_quality(
     work = Work(len(ways) * (len(prompts) + len(tasks)) * design.repeats, progress)
     for way in ways:
         (way.model or lm).generate("Hello", max_new_tokens=_WARM_UP, **way.options)
-    questions: list[tuple[str, Any, int, Task | None]] = [
-        (_TEXT, prompt.text, design.num_tokens, None) for prompt in prompts
-    ]
-    questions += [(task.kind, task.messages, MAX_NEW_TOKENS, task) for task in tasks]
+    questions: list[TaskPrompt | Task] = [*prompts, *tasks]
     scored: dict[tuple[int, tuple[int, ...]], float] = {}
     for repeat in range(design.repeats):
-        for index, (kind, question, limit, task) in enumerate(questions):
+        for index, question in enumerate(questions):
+            task = question if isinstance(question, Task) else None
+            kind, limit = (_TEXT, design.num_tokens) if task is None else (task.kind, MAX_NEW_TOKENS)
             plain: tuple[int, ...] | None = None
             for way in ways:
                 work.begin(1, f"{way.name}, {kind}")
                 model = way.model or lm
-                prompt = _encoded(model, question, task)
-                result = model.generate(prompt, max_new_tokens=limit, **way.options)
+                result = model.generate(question.encode(model.tokenizer), max_new_tokens=limit, **way.options)
                 tokens, stats = tuple(result.tokens), result.stats
                 plain = tokens if plain is None else plain
                 bits = 0.0
                 if kind == _TEXT and tokens:
                     key = index, tokens
                     if key not in scored:
-                        scored[key] = _bits(lm, _encoded(lm, question, task), tokens, result.text, model)
+                        scored[key] = _bits(lm, question.encode(lm.tokenizer), tokens, result.text, model)
                     bits = scored[key]
                 yield Sample(
                     way=way.name,
@@ -161,15 +159,6 @@ def measure_quality(
                     equal=tokens == plain,
                 )
     work.finish()
-
-
-def _encoded(model: LanguageModel, question: Any, task: Task | None) -> list[int]:
-    """Return a prompt's tokens: as a chat where the model has a template for it."""
-    if task is not None:
-        return task.encode(model.tokenizer)
-    if model.tokenizer.has_chat_template:
-        return model.tokenizer.encode_chat([{"role": "user", "content": question}])
-    return model.tokenizer.encode(question)
 
 
 def _bits(lm: LanguageModel, prompt: list[int], tokens: tuple[int, ...], text: str, writer: LanguageModel) -> float:

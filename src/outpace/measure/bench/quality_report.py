@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from outpace.measure.bench import plots
-from outpace.measure.bench.files import SCHEMA, write_json
+from outpace.measure.bench.files import save_run
 from outpace.measure.bench.quality import Design, Row, Sample, Way, summarise_quality
-from outpace.measure.bench.tables import origin, table
+from outpace.measure.bench.tables import report
+from outpace.measure.markdown import table
 from outpace.measure.output_file import save
 
 _LEGEND = (
@@ -32,18 +32,8 @@ def save_quality(
 ) -> list[Row]:
     """Write quality.json, quality.md and (with matplotlib) quality.png into `folder`; return the rows."""
     rows = summarise_quality(samples, ways)
-    write_json(
-        folder / "quality.json",
-        {
-            "schema": SCHEMA,
-            "kind": "quality",
-            "complete": complete,
-            "provenance": provenance,
-            "design": asdict(design),
-            "summary": [row.as_dict() for row in rows],
-            "samples": [asdict(sample) for sample in samples],
-        },
-    )
+    summary = [row.as_dict() for row in rows]
+    save_run(folder, "quality", complete, provenance, {"design": design, "summary": summary, "samples": samples})
     save(folder / "quality.md", quality_markdown(rows, provenance, complete))
     if rows and plots.available():
         save(folder / "quality.png", plots.plot_quality(rows))
@@ -52,14 +42,11 @@ def save_quality(
 
 def quality_markdown(rows: Sequence[Row], provenance: dict[str, Any], complete: bool) -> str:
     """Return the report: lossless rows and lossy rows apart."""
-    parts = ["# Quality and speed", origin(provenance)]
-    if not complete:
-        parts.append("**The run was cut short: this is what it had.**")
-    parts.append(_LEGEND)
+    parts = [_LEGEND]
     for title, is_lossless in (("Lossless: plain decoding's text", True), ("Lossy: another text", False)):
         if own := [row for row in rows if row.way.is_lossless == is_lossless]:
             parts += [f"## {title}", quality_table(own)]
-    return "\n\n".join(parts) + "\n"
+    return report("Quality and speed", provenance, complete, parts)
 
 
 def quality_table(rows: Sequence[Row]) -> str:

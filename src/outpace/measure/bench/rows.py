@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from outpace.measure.bench.medians import Spread, median, median_interval
 from outpace.measure.bench.sample import PLAIN, Condition, Sample
@@ -49,10 +48,6 @@ class Row:
     calls: int
     unequal: int
     numbers: Numbers | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 def summarise(samples: Sequence[Sample]) -> list[Row]:

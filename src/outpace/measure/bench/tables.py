@@ -9,6 +9,7 @@ from outpace.measure.bench.growth import Growth
 from outpace.measure.bench.router_comparison import RouterComparison
 from outpace.measure.bench.rows import ALL, Row, Speedup
 from outpace.measure.bench.sample import PLAIN, Condition
+from outpace.measure.markdown import table
 from outpace.trace import PHASES
 
 _LEGEND = (
@@ -35,21 +36,24 @@ def origin(provenance: dict[str, Any]) -> str:
     )
 
 
+def report(title: str, provenance: dict[str, Any], complete: bool, parts: Iterable[str]) -> str:
+    """Return a page of paragraphs and tables under a title, with where its numbers come from."""
+    cut = () if complete else ("**The run was cut short: this is what it had.**",)
+    return "\n\n".join((f"# {title}", origin(provenance), *cut, *parts)) + "\n"
+
+
 def bench_markdown(
     rows: Sequence[Row], comparisons: Sequence[RouterComparison], provenance: dict[str, Any], complete: bool
 ) -> str:
     """Return the report of a bench run."""
-    parts = ["# Bench", origin(provenance)]
-    if not complete:
-        parts.append("**The run was cut short: this is what it had.**")
-    parts.append(_LEGEND)
+    parts = [_LEGEND]
     for condition in dict.fromkeys(row.condition for row in rows):
         own = [row for row in rows if row.condition == condition]
         parts += [f"## {title(condition)}", _speedups(own)]
         if routed := [comparison for comparison in comparisons if comparison.condition == condition]:
             parts += ["### `auto` / plain decoding, and `auto` / the best fixed strategy", _BEST_FIXED, _router(routed)]
         parts += ["### Everything", _everything(own)]
-    return "\n\n".join(parts) + "\n"
+    return report("Bench", provenance, complete, parts)
 
 
 def headlines(rows: Sequence[Row]) -> list[str]:
@@ -61,7 +65,8 @@ def _headline(row: Row) -> str:
     if row.numbers is None:
         return "NO call wrote plain decoding's tokens"
     speedup = f", speed-up {ratio_cell(row.numbers.speedup)}" if row.numbers.speedup else ""
-    unequal = f"; {row.unequal} calls wrote OTHER TOKENS and do not count" if row.unequal else ""
+    calls = "1 call" if row.unequal == 1 else f"{row.unequal} calls"
+    unequal = f"; not counted: {calls} that wrote OTHER TOKENS" if row.unequal else ""
     return f"{row.numbers.rate.median:.0f} tokens/s{speedup}{unequal}"
 
 
@@ -142,13 +147,4 @@ def growth_markdown(curves: Sequence[Growth], lines: Sequence[str], provenance: 
         spreads = [c.seconds[i] for c in curves]
         cells = [f"{s.median * 1e3:.2f} ({s.low * 1e3:.2f} to {s.high * 1e3:.2f})" for s in spreads]
         body.append((n, *cells, f"{spreads[1].median / spreads[0].median:.1f}"))
-    parts = ["# What the n-th token costs", origin(provenance), *lines, table(head, body)]
-    if not complete:
-        parts.insert(2, "**The run was cut short: this is what it had.**")
-    return "\n\n".join(parts) + "\n"
-
-
-def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return report("What the n-th token costs", provenance, complete, (*lines, table(head, body)))

@@ -13,7 +13,7 @@ from outpace.engine.verify import REJECTION_SAMPLING, Verifier
 from outpace.measure.certify.adversarial_drafter import AdversarialDrafter
 from outpace.measure.certify.chi_square import ChiSquare, chi_square
 from outpace.measure.certify.target_distribution import TargetDistribution
-from outpace.ops.protocol import Array
+from outpace.ops.layers import Array
 from outpace.runner import Runner, ScheduledSequence
 from outpace.types import Options, Request
 from outpace.types.tree import DraftTree, Verification

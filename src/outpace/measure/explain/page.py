@@ -9,12 +9,10 @@ import json
 import re
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from outpace.measure.explain.overview import summarise
 from outpace.measure.explain.read import HEADER, STEP, check_trace
-from outpace.measure.output_file import save
 
 _SCRIPTS = ("data.js", "step.js", "text.js", "charts.js", "blocks.js", "page.js")
 
@@ -44,11 +42,6 @@ def explain(trace: Mapping[str, Any]) -> str:
         "guessers": "".join(map(_guesser, summary["guessers"])),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _asset("template.html"))
-
-
-def save_page(trace: Mapping[str, Any], path: Path) -> None:
-    """Write the page to `path`, as `OutputFile` does."""
-    save(path, explain(trace))
 
 
 def _shown(trace: Mapping[str, Any]) -> dict[str, Any]:

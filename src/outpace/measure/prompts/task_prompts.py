@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -94,17 +94,22 @@ def _parse(line: str, where: str) -> TaskPrompt:
 
 def varied(prompts: Iterable[TaskPrompt], count: int) -> list[TaskPrompt]:
     """Return at most `count` prompts: the first of every category, then the second, and so on."""
-    return [prompt for _, prompt in sorted(_numbered(prompts), key=lambda entry: entry[0])][:count]
+    prompts = list(prompts)
+    numbers = ranks(prompt.category for prompt in prompts)
+    return [prompts[i] for i in sorted(range(len(prompts)), key=numbers.__getitem__)][:count]
 
 
 def spread(prompts: Iterable[TaskPrompt], per_category: int) -> list[TaskPrompt]:
     """Return the first `per_category` prompts of every category, in order."""
-    return [prompt for number, prompt in _numbered(prompts) if number < per_category]
+    prompts = list(prompts)
+    numbers = ranks(prompt.category for prompt in prompts)
+    return [prompt for prompt, number in zip(prompts, numbers, strict=True) if number < per_category]
 
 
-def _numbered(prompts: Iterable[TaskPrompt]) -> Iterator[tuple[int, TaskPrompt]]:
-    """Yield each prompt after its number within its category, from 0."""
-    seen = Counter[str]()
-    for prompt in prompts:
-        yield seen[prompt.category], prompt
-        seen[prompt.category] += 1
+def ranks(kinds: Iterable[str]) -> list[int]:
+    """Return for each kind how often it came before."""
+    seen, found = Counter[str](), []
+    for kind in kinds:
+        found.append(seen[kind])
+        seen[kind] += 1
+    return found

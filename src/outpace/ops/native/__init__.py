@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 
 from outpace.errors import UsageError, WeightsError
 from outpace.ops.formats import BLOCKS, dequantise, row_bytes
-from outpace.ops.machine import check_threads, memory_bytes, physical_cores
-from outpace.ops.native import _native
-from outpace.ops.protocol import (
+from outpace.ops.layers import (
     KV,
     Activation,
     Array,
@@ -41,6 +39,8 @@ from outpace.ops.protocol import (
     Vector,
     Weight,
 )
+from outpace.ops.machine import check_threads, memory_bytes, physical_cores
+from outpace.ops.native import _native
 from outpace.ops.sampling import SamplingBatch
 from outpace.types import NUMERIC_PARAMS, KVSpec, RawTensor, Segment
 from outpace.types.mapped import mapped_file

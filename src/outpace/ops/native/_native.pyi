@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.ops.protocol import (
+from outpace.ops.layers import (
     KV,
     Array,
     Best,

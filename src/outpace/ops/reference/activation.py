@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.ops.protocol import Activation
+from outpace.ops.layers import Activation
 
 _ALPHA, _LIMIT = 1.702, 7.0  # of clamped_swiglu: gpt-oss has no others
 

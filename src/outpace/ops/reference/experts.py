@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.ops.protocol import Activation, Experts, Vector, Weight
+from outpace.ops.layers import Activation, Experts, Vector, Weight
 from outpace.ops.reference.activation import activate
 
 Floats = NDArray[Any]

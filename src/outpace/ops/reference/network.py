@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from outpace.errors import UsageError, WeightsError
 from outpace.ops.compose import compose_best, compose_decoder_layer, compose_fuse, compose_states, compose_store
 from outpace.ops.formats import dequantise
-from outpace.ops.machine import check_threads, memory_bytes
-from outpace.ops.protocol import (
+from outpace.ops.layers import (
     KV,
     Activation,
     Array,
@@ -37,6 +36,7 @@ from outpace.ops.protocol import (
     Vector,
     Weight,
 )
+from outpace.ops.machine import check_threads, memory_bytes
 from outpace.ops.reference import attention, experts, sample
 from outpace.ops.reference.activation import activate
 from outpace.ops.reference.product import multiply

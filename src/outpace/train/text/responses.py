@@ -6,7 +6,6 @@ of (its prompt, the seed), whatever else is in the batch, so a corpus that was i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from outpace.api import LanguageModel
+from outpace.measure.prompts import ranks
 from outpace.train.text.corpus import Conversation, key_of
 from outpace.train.text.loops import cut_loop
 from outpace.train.text.prompts import Prompt, encode
@@ -51,16 +51,12 @@ def jobs_of(sources: Sequence[Source], count: int, seed: int, start: int = 0) ->
     Prompts of one kind are answered in turn in different ways, and each in the second round in the other way than in
     the first; from the third round on everything is sampled, since a greedy response can be had only once.
     """
-    seen = Counter[str]()
-    ranks = []  # of each prompt among those of its kind
-    for prompt, _ in sources:
-        ranks.append(seen[prompt.kind])
-        seen[prompt.kind] += 1
+    numbers = ranks(prompt.kind for prompt, _ in sources)
     for number in range(start, count):
         which, place = divmod(number, len(sources))
         prompt, key = sources[place]
-        greedy = which < 2 and (ranks[place] + which) % 2 == 0
-        temperature = 0.0 if greedy else TEMPERATURES[(ranks[place] // 2 + which) % len(TEMPERATURES)]
+        greedy = which < 2 and (numbers[place] + which) % 2 == 0
+        temperature = 0.0 if greedy else TEMPERATURES[(numbers[place] // 2 + which) % len(TEMPERATURES)]
         yield Job(number, prompt, key, temperature, key_of([seed & 0x7FFFFFFF, seed >> 31, place, which]))
 
 

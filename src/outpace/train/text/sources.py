@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from outpace.api import LanguageModel, Result
 from outpace.errors import UsageError
 from outpace.measure.output_file import save
+from outpace.measure.prompts import ranks
 from outpace.tokenizer import Tokenizer
 from outpace.train.text import prompts, synthesis
 from outpace.train.text.answers import in_order
@@ -54,7 +56,7 @@ class Writer:
         def enough() -> bool:
             return self._barren >= _BARREN or (count is not None and len(self.prompts) >= count)
 
-        attempts = _count_from(self._num_shards * _PER_SHARD)
+        attempts = itertools.count(self._num_shards * _PER_SHARD)
         pending: list[Prompt | None] = []
         ask = in_order(self._lm, attempts, self._attempt, at_once, lambda: not enough() and go_on())
         with closing(ask) as results:
@@ -157,13 +159,8 @@ def sort_out(
 
 def spread(sources: Sequence[Source], count: int) -> list[Source]:
     """Return at most `count`: the first of every kind, then the second, and so on."""
-    seen: dict[str, int] = {}
-    numbered = []
-    for source in sources:
-        kind = source[0].kind
-        numbered.append((seen.setdefault(kind, 0), source))
-        seen[kind] += 1
-    return [source for _, source in sorted(numbered, key=lambda entry: entry[0])][:count]
+    numbers = ranks(prompt.kind for prompt, _ in sources)
+    return [sources[i] for i in sorted(range(len(sources)), key=numbers.__getitem__)][:count]
 
 
 def _text(source: Source) -> str:
@@ -179,9 +176,3 @@ def some_of(conversations: Sequence[Conversation], count: int) -> list[Conversat
 
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1]
-
-
-def _count_from(number: int) -> Iterator[int]:
-    while True:
-        yield number
-        number += 1

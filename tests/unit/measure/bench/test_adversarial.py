@@ -5,7 +5,7 @@ import pytest
 import outpace
 from outpace.api import LanguageModel
 from outpace.measure.bench.adversarial import adversarial
-from outpace.measure.bench.alternate import Design, Lengthener, measure
+from outpace.measure.bench.alternate import Design, lengthened, measure
 from tests.decoding import tiny_ops
 from tests.folder import make_folder
 
@@ -18,12 +18,12 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 def test_prompts_are_tokens_at_random_that_the_same_seed_draws_again(lm: LanguageModel) -> None:
     prompts = adversarial(lm.tokenizer, 2)
     assert [prompt.category for prompt in prompts] == ["random tokens"] * 2 + ["no repetition"] * 2
-    encoded = Lengthener(lm, prompts).encode(0)
+    encoded = lengthened(lm, prompts, 0)
     assert encoded == [list(prompt.tokens) for prompt in adversarial(lm.tokenizer, 2)]
     assert len({tuple(tokens) for tokens in encoded}) == 4
     assert all(0 <= token < lm.tokenizer.vocab_size for tokens in encoded for token in tokens)
     assert not lm.tokenizer.control_ids & {token for tokens in encoded for token in tokens}
-    assert Lengthener(lm, prompts).encode(500) == encoded, "nothing is put in front of them"
+    assert lengthened(lm, prompts, 500) == encoded, "nothing is put in front of them"
 
 
 def test_a_text_without_repetition_has_none(lm: LanguageModel) -> None:

@@ -10,11 +10,11 @@ from outpace.drafters import NGram
 from outpace.errors import UsageError
 from outpace.measure.bench.alternate import (
     Design,
-    Lengthener,
     call_groups,
     check,
     default_strategies,
     full_batches,
+    lengthened,
     measure,
     num_calls,
 )
@@ -98,29 +98,26 @@ def test_a_cut_run_is_balanced_because_repeats_come_outermost() -> None:
 
 def test_a_longer_context_keeps_the_question_and_never_repeats_a_passage(lm: LanguageModel) -> None:
     prompts = [TaskPrompt("a", f"question {i}: " + "abc" * i) for i in range(1, 20)]
-    tokens = Lengthener(lm, prompts).encode(200)[3]
+    tokens = lengthened(lm, prompts, 200)[3]
     assert 180 <= len(tokens) <= 260
     text = lm.tokenizer.decode(tokens)
     assert prompts[3].text in text
     assert text.count("question 7:") <= 1
     with pytest.raises(UsageError, match="give more prompts, or a smaller context"):
-        Lengthener(lm, prompts).encode(100_000)
+        lengthened(lm, prompts, 100_000)
 
 
 @pytest.mark.parametrize(
     ("design", "message"),
     [
         (Design(("ngrm",)), "did you mean 'ngram'"),
-        (Design(()), "no strategy"),
         (Design(("prediction",)), "needs the text that you expect"),
         (Design(("draft_model",)), "needs a second"),
-        (Design(("ngram",), batches=(0,)), "--batch must be at least 1, got 0"),
-        (Design(("ngram",), contexts=(0, -1)), "--context must be at least 0, got -1"),
-        (Design(("ngram",), repeats=0), "--repeats must be at least 1, got 0"),
-        (Design(("ngram",), num_tokens=1), "--num-tokens must be at least 2, got 1"),
     ],
 )
-def test_a_design_that_cannot_run_is_refused_before_it_starts(lm: LanguageModel, design: Design, message: str) -> None:
+def test_a_strategy_that_cannot_be_measured_is_refused_before_anything_is(
+    lm: LanguageModel, design: Design, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         check(lm, design)
 

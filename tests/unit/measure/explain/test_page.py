@@ -6,10 +6,9 @@ import html
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
-from outpace.measure.explain import explain, save_page
+from outpace.measure.explain import explain
 from tests.traces import Story, small_story
 
 NASTY = [
@@ -115,12 +114,6 @@ def test_rejection_sampling_is_not_promised_to_give_the_same_text() -> None:
     assert "may differ from plain decoding" in explain(trace)
     assert "bit for bit" not in explain(trace)
     assert "bit for bit" in explain({**trace, "temperature": 0.0})  # without noise both write the same
-
-
-def test_the_page_is_one_file_written_whole(tmp_path: Path) -> None:
-    save_page(small_story().as_dict(), tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text(encoding="utf-8") == explain(small_story().as_dict())
-    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
 def test_no_placeholder_is_left_and_nobody_is_none() -> None:

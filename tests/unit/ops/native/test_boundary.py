@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from outpace.errors import UsageError
-from outpace.ops.protocol import DecoderLayer, Experts, FusionParts, GuessLayer, HeadPart
+from outpace.ops.layers import DecoderLayer, Experts, FusionParts, GuessLayer, HeadPart
 from outpace.ops.sampling import Ragged, SamplingBatch, SamplingRows
 from outpace.types import NUMERIC_PARAMS, KVSpec, SamplingParams, Segment
 from tests.tiny import raw_tensor

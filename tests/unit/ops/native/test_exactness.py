@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from outpace.ops.protocol import DecoderLayer, Ops
+from outpace.ops.layers import DecoderLayer
+from outpace.ops.protocol import Ops
 from outpace.ops.reference import ReferenceOps
 from outpace.types import KVFormat, KVSpec, Segment
 from tests.tiny import raw_tensor, tiny_model

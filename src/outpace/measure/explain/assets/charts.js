@@ -106,7 +106,7 @@ function drawAcceptance(box) {
   const most = Math.max(...summary.by_drafter.map((row) => row.verified));
   const drafters = summary.by_drafter.map((row) => {
     const shown = meterRow(row.name, row.accepted, row.verified, most, share(row));
-    if (DRAFTERS[row.name]) shown.firstChild.append(el("small", {}, DRAFTERS[row.name]));
+    if (aboutDrafter(row.name)) shown.firstChild.append(el("small", {}, aboutDrafter(row.name)));
     return shown;
   });
   box.append(table("By place in the draft (1: the first guess)", depths), table("By drafter (a shared guess counts for each)", drafters));

@@ -19,17 +19,8 @@ const MOST_OWNERS = 7; // colours; rarer owners share the last
 const owner = (names) => (names.length ? Math.min(ownerOf.get(names.join("\n")), MOST_OWNERS - 1) : "target");
 const ownerName = (names) => (names.length ? names.join(" + ") : "the target");
 
-const DRAFTERS = {
-  ngram: "what followed the same few tokens before",
-  suffix: "what followed the longest earlier match of the text's end",
-  prediction: "the text that the caller expected",
-  lookahead: "the target's own parallel guesses of earlier steps",
-  draft_model: "a second, cheaper model",
-  medusa: "extra heads on the target",
-  eagle: "a small network on the target's hidden states",
-  block: "a small network that fills a block at once",
-  early_exit: "the target's first layers",
-};
+/** The first sentence of what a drafter is; empty for one of the caller's own. */
+const aboutDrafter = (name) => summary.guessers.find((row) => row.name === name)?.about.split(". ")[0] ?? "";
 
 /** An element. Text goes in as text, never as HTML. */
 function el(name, properties = {}, ...children) {

@@ -86,7 +86,7 @@ function drawLegend(list) {
       ` ${name} `, el("span", { class: "count" }, count.toLocaleString("en")));
   list.append(entry("target", "the target itself", own));
   summary.owners.slice(0, MOST_OWNERS - 1).forEach(({ names, tokens }, o) => {
-    const what = names.map((name) => (DRAFTERS[name] ? `${name}: ${DRAFTERS[name]}` : name)).join("; ");
+    const what = names.map((name) => (aboutDrafter(name) ? `${name}: ${aboutDrafter(name)}` : name)).join("; ");
     list.append(entry(o, names.join(" + "), tokens, what));
   });
   const rest = summary.owners.slice(MOST_OWNERS - 1);

@@ -1,5 +1,5 @@
 // A decoder layer and its parts over packed weights, each one job of the thread pool.
-// Specification: outpace/ops/protocol.py (compose_decoder_layer) over outpace/ops/reference/network.py.
+// Specification: outpace/ops/compose.py (compose_decoder_layer) over outpace/ops/reference/network.py.
 #pragma once
 
 #include <cmath>
@@ -42,7 +42,7 @@ struct Layer {
   // Powers of two by which queries are multiplied after rope, and their reciprocals, for the keys; or both null.
   std::shared_ptr<const FloatVector> key_scale, key_shrink;
   std::shared_ptr<Rope> rope;
-  double growth_rate = 0;  // of queries with their position: QueryGrowth in ops/protocol.py; 0: they do not grow
+  double growth_rate = 0;  // of queries with their position: QueryGrowth in ops/layers.py; 0: they do not grow
   int64_t growth_length = 1;
 
   float query_growth(int64_t position) const {
