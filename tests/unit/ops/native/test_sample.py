@@ -130,6 +130,14 @@ def test_penalties_biases_and_masks_are_those_of_the_reference() -> None:
         assert found.tolist() == REFERENCE.sample(x, rows.build()).tolist()
 
 
+@pytest.mark.parametrize("size", [5, 7, 63, 66, 1023, 1090, 2048, 2049, 3137])
+def test_a_vocabulary_may_end_anywhere_in_the_steps_of_a_search(size: int) -> None:
+    x = logits("flat")[:, :size]
+    for k in (1, 2, 5):
+        rows = batch(k, temperature=1.0)
+        assert NATIVE.sample(NATIVE.array(x), rows, k).tolist() == REFERENCE.sample(x, rows, k).tolist(), k
+
+
 @pytest.mark.slow
 def test_noise_over_a_whole_vocabulary_decides_as_the_reference_does_for_many_seeds() -> None:
     x = logits("peaked")[:1]

@@ -118,69 +118,130 @@ inline double rough_exp_sum(const float* x, float shift, int64_t n) {
   return sum_lanes(sums[0] + sums[1]);
 }
 
-// High and low words of a * m.
-[[gnu::always_inline]] inline void multiply_wide(U32 a, uint32_t m, U32& high, U32& low) {
-  const U64 even = (U64)a & 0xFFFFFFFFu, odd = (U64)a >> 32;
+// The product of the low half of every 64-bit lane of a with m.
+[[gnu::always_inline]] inline U64 multiply_low(U64 a, uint32_t m) {
   const U64 factor = U64{} + m;
 #if defined(__AVX512F__)
-  const U64 p = (U64)_mm512_mul_epu32((__m512i)even, (__m512i)factor),
-            q = (U64)_mm512_mul_epu32((__m512i)odd, (__m512i)factor);
+  return (U64)_mm512_mul_epu32((__m512i)a, (__m512i)factor);
 #elif defined(__AVX2__)
-  const U64 p = (U64)_mm256_mul_epu32((__m256i)even, (__m256i)factor),
-            q = (U64)_mm256_mul_epu32((__m256i)odd, (__m256i)factor);
+  return (U64)_mm256_mul_epu32((__m256i)a, (__m256i)factor);
 #else
-  const U64 p = even * factor, q = odd * factor;
+  return (a & 0xFFFFFFFFu) * factor;
 #endif
-  low = (U32)((p & 0xFFFFFFFFu) | (q << 32));
-  high = (U32)((p >> 32) | (q >> 32 << 32));
 }
 
-// Ten rounds of Philox on counters in lanes.
-[[gnu::always_inline]] inline void philox_rounds(U32 (&c)[4], const NoiseKey& key) {
-  U32 k0 = U32{} + static_cast<uint32_t>(key.seed), k1 = U32{} + static_cast<uint32_t>(key.seed >> 32);
+// The high half of every 64-bit lane, in the low one; what is in the high one does not matter. A shuffle, which other
+// units of the core do than the shift beside it.
+[[gnu::always_inline]] inline U64 high_half(U64 a) {
+#if defined(__AVX512F__)
+  return (U64)_mm512_shuffle_epi32((__m512i)a, static_cast<_MM_PERM_ENUM>(0xF5));
+#elif defined(__AVX2__)
+  return (U64)_mm256_shuffle_epi32((__m256i)a, 0xF5);
+#else
+  return a >> 32;
+#endif
+}
+
+// Ten rounds of Philox on N vectors of counters: their even and their odd lanes apart, each in the low half of a 64-bit
+// lane, so that a product needs no rearranging.
+template <int N>
+[[gnu::always_inline]] inline void philox_rounds(U32 (&c)[N][4], const NoiseKey& key) {
+  U64 halves[2 * N][4];
+#pragma GCC unroll 4
+  for (int n = 0; n < 2 * N; ++n) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) halves[n][i] = (U64)c[n / 2][i] >> (n % 2 * 32);
+  }
+  uint32_t k0 = static_cast<uint32_t>(key.seed), k1 = static_cast<uint32_t>(key.seed >> 32);
+#pragma GCC unroll 1
   for (int round = 0; round < 10; ++round) {
-    U32 high0, low0, high1, low1;
-    multiply_wide(c[0], 0xD2511F53, high0, low0);
-    multiply_wide(c[2], 0xCD9E8D57, high1, low1);
-    c[0] = high1 ^ c[1] ^ k0;
-    c[2] = high0 ^ c[3] ^ k1;
-    c[1] = low1;
-    c[3] = low0;
+    const U64 key0 = (U64)(U32{} + k0), key1 = (U64)(U32{} + k1);
+#pragma GCC unroll 4
+    for (int n = 0; n < 2 * N; ++n) {
+      U64(&h)[4] = halves[n];
+      const U64 p0 = multiply_low(h[0], 0xD2511F53), p1 = multiply_low(h[2], 0xCD9E8D57);
+      h[0] = (p1 >> 32) ^ h[1] ^ key0;
+      h[2] = high_half(p0) ^ h[3] ^ key1;
+      h[1] = p1;
+      h[3] = p0;
+    }
     k0 += 0x9E3779B9;
     k1 += 0xBB67AE85;
   }
+#pragma GCC unroll 4
+  for (int n = 0; n < N; ++n) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) c[n][i] = (U32)((halves[2 * n][i] & 0xFFFFFFFFu) | halves[2 * n + 1][i] << 32);
+  }
 }
+
+// 1 - u of random words.
+[[gnu::always_inline]] inline F32 rests_of(U32 words) { return __builtin_convertvector(~words, F32) * 0x1p-32f; }
 
 // g <= -log(1 - u), so x + g >= score needs 1 - u <= e^(x - score). Rounding is on the side of "may".
 [[gnu::always_inline]] inline float slack_of(float score) { return 1e-3f + 1e-6f * __builtin_fabsf(score); }
 
-inline int64_t may_win(const float* x, const NoiseKey& key, int64_t begin, int64_t end, float score, int32_t* ids) {
-  const float slack = slack_of(score);
+// What 1 - u of tokens with these logits may be at most.
+[[gnu::always_inline]] inline F32 bounds_of(F32 logits, float score, float slack) {
+  return exp(logits - score + slack) * 1.001f;
+}
+
+// Tokens are looked at in steps, a vector of counters each; word `lane` of counter i belongs to token 4 i + lane.
+constexpr int64_t kStep = 4 * kLanes;
+constexpr int kStepsTogether = kLanes == 16 ? 2 : 1;  // as many as the registers hold
+
+// Adds those of the `count` tokens of a step that may win to ids; most have none, which the smallest 1 - u tells. bound:
+// that of its largest logit.
+inline int64_t note_winners(const float* x, int64_t first, int64_t count, const U32 (&words)[4], float bound,
+                            float score, float slack, int32_t* ids) {
+  F32 smallest = splat(1.0f);
+  for (const U32& word : words) smallest = min(rests_of(word), smallest);
+  if (!any(smallest <= splat(bound))) return 0;
   int64_t found = 0;
-  for (int64_t first = begin; first < end; first += 4 * kLanes) {
-    const int64_t count = smaller(end - first, 4 * kLanes);
-    const float best = largest_number(x + first, count);
-    if (best < score - kLargestNoise - slack) continue;
-    U32 c[4] = {};
-    U32 counters;
-    for (int i = 0; i < kLanes; ++i) counters[i] = static_cast<uint32_t>(first / 4 + i);
-    c[1] = counters;
-    c[0] = U32{} + key.position;
-    c[2] = U32{} + key.sample_index;
-    c[3] = U32{} + key.stream;
-    philox_rounds(c, key);
-    // Most stretches have no token that may win, which the smallest 1 - u tells.
-    F32 rests[4], smallest = splat(1.0f);
-    for (int lane = 0; lane < 4; ++lane) {
-      rests[lane] = __builtin_convertvector(~c[lane], F32) * 0x1p-32f;
-      smallest = min(rests[lane], smallest);
+  for (int64_t i = 0; i < (count + 3) / 4; ++i) {
+    if (!(smallest[i] <= bound)) continue;
+    const int64_t token = first + 4 * i, tokens = smaller(first + count - token, 4);
+    const F32 bounds = bounds_of(load_first(x + token, tokens), score, slack);
+    for (int64_t lane = 0; lane < tokens; ++lane) {
+      ids[found] = static_cast<int32_t>(token + lane);
+      found += rests_of(U32{} + words[lane][i])[0] <= bounds[lane];
     }
-    const auto bound = [&](F32 logit) { return exp(logit - score + slack) * 1.001f; };
-    if (-max_lanes(-smallest) > bound(splat(best))[0]) continue;
-    // Word `lane` of counter i belongs to token 4 i + lane.
-    for (int64_t i = 0; i < count; ++i) {
-      ids[found] = static_cast<int32_t>(first + i);
-      found += rests[i % 4][i / 4] <= bound(splat(x[first + i]))[0];
+  }
+  return found;
+}
+
+inline int64_t may_win(const float* x, const NoiseKey& key, int64_t begin, int64_t end, float score, int32_t* ids) {
+  const float slack = slack_of(score), least = score - kLargestNoise - slack;
+  U32 lanes;
+  for (int i = 0; i < kLanes; ++i) lanes[i] = static_cast<uint32_t>(i);
+  int64_t found = 0;
+  for (int64_t part = begin; part < end; part += kLanes * kStep) {
+    float best[kLanes], bounds[kLanes];  // of every step
+    for (int64_t i = 0; i < kLanes; ++i) {
+      const int64_t first = smaller(part + i * kStep, end);
+      best[i] = largest_number(x + first, smaller(end - first, kStep));
+    }
+    store(bounds, bounds_of(load(best), score, slack));
+    for (int64_t i = 0; i < kLanes; i += kStepsTogether) {
+      bool some = false;
+      for (int n = 0; n < kStepsTogether; ++n) some |= best[i + n] >= least;
+      if (!some) continue;
+      const int64_t first = part + i * kStep;
+      U32 c[kStepsTogether][4];
+#pragma GCC unroll 2
+      for (int n = 0; n < kStepsTogether; ++n) {
+        c[n][0] = U32{} + key.position;
+        c[n][1] = lanes + static_cast<uint32_t>(first / 4 + n * kLanes);
+        c[n][2] = U32{} + key.sample_index;
+        c[n][3] = U32{} + key.stream;
+      }
+      philox_rounds(c, key);
+#pragma GCC unroll 2
+      for (int n = 0; n < kStepsTogether; ++n) {
+        if (!(best[i + n] >= least)) continue;
+        const int64_t from = first + n * kStep;
+        found += note_winners(x, from, smaller(end - from, kStep), c[n], bounds[i + n], score, slack, ids + found);
+      }
     }
   }
   return found;
@@ -194,12 +255,11 @@ inline int64_t may_win_of(const float* x, const int32_t* tokens, const NoiseKey&
     if (largest_number(x + at, count) < score - kLargestNoise - slack) return;
     U32 token{};
     std::memcpy(&token, tokens + at, static_cast<size_t>(count) * sizeof *tokens);
-    U32 c[4] = {U32{} + key.position, token >> 2, U32{} + key.sample_index, U32{} + key.stream};
+    U32 c[1][4] = {{U32{} + key.position, token >> 2, U32{} + key.sample_index, U32{} + key.stream}};
     philox_rounds(c, key);
     const U32 lane = token & 3;
-    const U32 word = lane < 2 ? (lane == 0 ? c[0] : c[1]) : (lane == 2 ? c[2] : c[3]);
-    const F32 rest = __builtin_convertvector(~word, F32) * 0x1p-32f;
-    const F32 bound = exp(load_some(x + at, count) - score + slack) * 1.001f;
+    const U32 word = lane < 2 ? (lane == 0 ? c[0][0] : c[0][1]) : (lane == 2 ? c[0][2] : c[0][3]);
+    const F32 rest = rests_of(word), bound = bounds_of(load_some(x + at, count), score, slack);
     for (int64_t i = 0; i < count; ++i) {
       ids[found] = static_cast<int32_t>(at + i);
       found += rest[i] <= bound[i];
