@@ -1,4 +1,4 @@
-"""Matrices that AutoAWQ, auto-gptq, compressed-tensors and transformers packed are read as their code reads them."""
+"""Matrices that other packages packed (`quantised/make*.py` say which) are read as their own code reads them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from outpace.ops.formats import dequantise
 from outpace.weights.compressed import Converted, convert
 from outpace.weights.safetensors import read_safetensors
 
-FILES = sorted((Path(__file__).parent / "quantised").glob("*.safetensors"))  # made by quantised/make.py
+FILES = sorted((Path(__file__).parent / "quantised").glob("*.safetensors"))  # made by quantised/make*.py
 BECOMES = {
     "awq": "Q5_0",
+    "bytes-act-order": "F32",
     "fp8-blocks": "F32",
     "fp8-transformers": "F32",
     "gptq": "Q4_0",
     "gptq-8-bits": "Q8_0",
     "gptq-act-order": "F32",
     "gptq-zeros": "Q5_0",
+    "gptqmodel-v1": "Q5_0",
+    "gptqmodel-v2": "Q5_0",
+    "gptqmodel-v2-8-bits": "Q8_0",
+    "gptqmodel-v2-act-order": "F32",
+    "optimum-v2": "Q5_0",
     "packed": "Q4_0",
     "packed-8-bits": "Q8_0",
+    "packed-act-order": "F32",
+    "packed-act-order-zeros": "F32",
     "packed-zeros": "Q5_0",
 }
 

@@ -16,6 +16,7 @@ from typing import Any
 from outpace.models.config import Config, ModelConfig
 from outpace.models.tensors import Places
 from outpace.types import MaskFilling
+from outpace.weights.compressed import METHODS
 from outpace.weights.gguf import GGUFFile
 from outpace.weights.values import Values, shown
 
@@ -93,6 +94,10 @@ def normalise(raw: Mapping[str, Any], where: str, names: Mapping[str, str] | Non
     architecture = architectures()[model_type]
     method = source.object("quantization_config").text("quant_method")
     if method is None or method != architecture.quant_method:
+        if method is not None:
+            raise source.error(
+                "quantization_config", f"has the quant_method {shown(method)}, supported are {', '.join(METHODS)}"
+            )
         source.only("quantization_config", None, null=True)
     return {"model_type": model_type} | architecture.config(source)
 

@@ -102,7 +102,8 @@ def select(found: Mapping[str, Stored], config: Config, source: Source, where: s
     scales = {whole.scales: whole.shape[:-1] for _, t in of_network if (whole := t.whole(source)) and whole.scales}
     if missing := [name for name in (*names, *scales) if name not in found]:
         raise WeightsError(f"{where}: {_some(missing)} missing: fetch or convert the model again")
-    if extra := sorted(found.keys() - names.keys() - scales.keys()):
+    others = sorted(found.keys() - names.keys() - scales.keys())
+    if extra := [name for name in others if not _is_idle_bias(name, found)]:
         raise WeightsError(f"{where}: {_some(extra)} in the file, which a {config['model_type']} model does not have")
     for name, wanted in names.items():
         shape, tensor = wanted.stored_shape(source), found[name]
@@ -118,6 +119,13 @@ def select(found: Mapping[str, Stored], config: Config, source: Source, where: s
     by_place = _changes(architecture, architecture.sizes(config), source)
     changes = {tensor.name: by_place[place] for place, tensor in of_network if place in by_place}
     return Selected({tensor.name: tensor for _, tensor in of_network}, source, stored, changes)
+
+
+def _is_idle_bias(name: str, found: Mapping[str, Stored]) -> bool:
+    """Whether it is a bias of zeros beside a quantised matrix: old versions of auto-gptq wrote one for each."""
+    bias, matrix = found[name], found.get(name.removesuffix(".bias") + ".weight")
+    is_beside = name.endswith(".bias") and isinstance(matrix, Converted)
+    return is_beside and isinstance(bias, RawTensor) and not bias.data.any()
 
 
 def _named(tensor: Stored, name: str) -> Stored:

@@ -6,7 +6,8 @@ of 8 bits are Q8_0; floats of 8 bits are BF16 where all scales are powers of two
 groups lie scattered (act-order), and for all other floats of 8 bits, the numbers become F32. Activations are not
 rounded as such a folder may ask for: its scales of activations and of caches are left aside.
 
-Sources: the readers of these folders in transformers, compressed-tensors 0.20, AutoAWQ (version "gemm"), GPTQModel.
+Sources: the readers of these folders in transformers, compressed-tensors 0.20, AutoAWQ (version "gemm"), auto-gptq
+0.7.1, GPTQModel 7.7 and optimum 2.3.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from outpace.errors import WeightsError
 from outpace.types import RawTensor
 from outpace.types.mapped import release
-from outpace.weights.integers import Integers, awq_integers, gptq_integers, packed_integers, plain_integers
+from outpace.weights.integers import Integers, Zeros, awq_integers, gptq_integers, packed_integers, plain_integers
 from outpace.weights.scaled import Floats8
 from outpace.weights.values import Values, shown
 
@@ -26,6 +27,7 @@ Matrix = Integers | Floats8
 QUANTIZATION = "quantization_config"
 _LEFT_ASIDE = (".input_scale", ".input_zero_point", ".input_global_scale", ".activation_scale", ".k_scale", ".v_scale")
 _CT_FORMATS = ("float-quantized", "int-quantized", "naive-quantized", "pack-quantized")
+_CT_BY_GROUP = "mixed-precision"  # each group of a config states its own format
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def convert(found: Mapping[str, RawTensor], config: Mapping[str, Any], where: st
     """
     source = Values(config, where).object(QUANTIZATION)
     left = {name: tensor for name, tensor in found.items() if not name.endswith(_LEFT_ASIDE)}
-    matrices = dict(_METHODS[config[QUANTIZATION]["quant_method"]](left, source))
+    matrices = dict(METHODS[config[QUANTIZATION]["quant_method"]](left, source))
     if not matrices:
         raise source.error("quant_method", "is there, but no matrix is quantised: the folder is damaged")
     plain: dict[str, RawTensor | Converted] = {}
@@ -60,7 +62,7 @@ def convert(found: Mapping[str, RawTensor], config: Mapping[str, Any], where: st
 def is_converted(config: Mapping[str, Any]) -> bool:
     """Whether a config names a method that `convert` knows."""
     own = config.get(QUANTIZATION)
-    return isinstance(own, Mapping) and own.get("quant_method") in _METHODS
+    return isinstance(own, Mapping) and own.get("quant_method") in METHODS
 
 
 def _reader(name: str, matrix: Matrix, parts: tuple[RawTensor, ...]) -> Callable[[], RawTensor]:
@@ -76,11 +78,13 @@ def _reader(name: str, matrix: Matrix, parts: tuple[RawTensor, ...]) -> Callable
 Made = Iterator[tuple[str, tuple[Matrix, tuple[RawTensor, ...]]]]
 
 
-def _parts(found: Mapping[str, RawTensor], stem: str, *names: str) -> tuple[RawTensor, ...]:
-    """Return the tensors of a matrix; raises WeightsError for one that is missing."""
+def _parts(
+    found: Mapping[str, RawTensor], stem: str, *names: str, optional: tuple[str, ...] = ()
+) -> tuple[RawTensor, ...]:
+    """Return the tensors of a matrix, the optional ones where they are; raises WeightsError for one that is missing."""
     if missing := [name for name in names if f"{stem}.{name}" not in found]:
         raise WeightsError(f"tensor {stem + '.' + missing[0]!r} is missing beside others of the same matrix")
-    return tuple(found[f"{stem}.{name}"] for name in names)
+    return tuple(found[f"{stem}.{name}"] for name in (*names, *optional) if f"{stem}.{name}" in found)
 
 
 def _stems(found: Mapping[str, RawTensor], part: str) -> list[str]:
@@ -89,6 +93,8 @@ def _stems(found: Mapping[str, RawTensor], part: str) -> list[str]:
 
 def _fp8(found: Mapping[str, RawTensor], source: Values) -> Made:
     source.only("fmt", "e4m3", null=True)
+    if source.is_given("weight_scale_semantics"):
+        raise source.error("weight_scale_semantics", "is GPTQModel's: it divides by scales that others multiply with")
     blocks = source.raw.get("weight_block_size")
     for scale in ("weight_scale_inv", "weight_scale"):
         for stem in _stems(found, scale):
@@ -108,67 +114,105 @@ def _block(given: Any, source: Values) -> tuple[int, int] | None:
 def _compressed_tensors(found: Mapping[str, RawTensor], source: Values) -> Made:
     if source.raw.get("transform_config"):
         raise source.error("transform_config", "is not supported: its rotations change what matrices mean")
-    if source.raw.get("sparsity_config"):
-        raise source.error("sparsity_config", "is not supported")
-    bits, blocks = _groups(source)
+    sparsity = source.object("sparsity_config").raw.get("format", "dense")
+    if sparsity != "dense":
+        raise source.error("sparsity_config", f"has the format {shown(sparsity)}, only dense is supported")
+    blocks = _blocks(source)
     for stem in _stems(found, "weight_packed"):
-        optional = tuple(name for name in ("weight_zero_point", "weight_g_idx") if f"{stem}.{name}" in found)
-        parts = _parts(found, stem, "weight_packed", "weight_scale", "weight_shape", *optional)
-        by_name = {part.name.rpartition(".")[2]: part for part in parts}
-        yield f"{stem}.weight", (packed_integers(bits, **by_name), parts)
+        parts = _parts(
+            found, stem, "weight_packed", "weight_scale", "weight_shape", optional=("weight_zero_point", "weight_g_idx")
+        )
+        yield f"{stem}.weight", (packed_integers(**_by_name(parts)), parts)
     for stem in _stems(found, "weight_scale"):
         if f"{stem}.weight_packed" in found:
             continue
-        parts = _parts(found, stem, "weight", "weight_scale")
-        if parts[0].format == "F8_E4M3":
+        parts = _parts(found, stem, "weight", "weight_scale", optional=("weight_zero_point", "weight_g_idx"))
+        if parts[0].format == "F8_E4M3" and len(parts) == 2:
             yield f"{stem}.weight", (Floats8(parts[0], parts[1], blocks), parts)
-            continue
-        if f"{stem}.weight_zero_point" in found:
-            parts = _parts(found, stem, "weight", "weight_scale", "weight_zero_point")
-        yield f"{stem}.weight", (plain_integers(parts[0], parts[1], *parts[2:]), parts)
+        else:
+            yield f"{stem}.weight", (plain_integers(**_by_name(parts)), parts)
 
 
-def _groups(source: Values) -> tuple[int, tuple[int, int] | None]:
-    """Return the bits of packed codes, and the blocks that share a scale: the same in all groups of a config."""
+def _by_name(parts: tuple[RawTensor, ...]) -> dict[str, RawTensor]:
+    return {part.name.rpartition(".")[2]: part for part in parts}
+
+
+def _blocks(source: Values) -> tuple[int, int] | None:
+    """Return the blocks that share a scale: the same in all groups of a config."""
     groups = source.raw.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         raise source.error("config_groups", "must be an object of groups")
     formats = {source.raw.get("format"), *(group.get("format") for group in groups.values() if isinstance(group, dict))}
-    if unknown := sorted(map(str, formats - {None, *_CT_FORMATS})):
+    if unknown := sorted(map(str, formats - {None, _CT_BY_GROUP, *_CT_FORMATS})):
         raise source.error("format", f"is {shown(unknown[0])}, supported are {', '.join(_CT_FORMATS)}")
     weights = [group.get("weights") if isinstance(group, Mapping) else None for group in groups.values()]
     if not all(isinstance(own, Mapping) for own in weights):
         raise source.error("config_groups", "has a group without weights")
-    bits = {own.get("num_bits") for own in weights}  # type: ignore[union-attr]
+    if other := sorted({str(own.get("num_bits")) for own in weights} - {"4", "8"}):  # type: ignore[union-attr]
+        raise source.error("config_groups", f"has matrices of {other[0]} bits, supported are 4 and 8")
     blocks = {tuple(own.get("block_structure") or ()) for own in weights}  # type: ignore[union-attr]
-    if len(bits) > 1 or len(blocks) > 1 or not bits <= {4, 8}:
-        raise source.error(
-            "config_groups", f"has matrices of {sorted(map(str, bits))} bits: one of 4 and 8 is supported"
-        )
-    (block,) = blocks
-    return bits.pop(), _block(list(block) or None, source)
+    if len(blocks) > 1:
+        raise source.error("config_groups", f"has blocks of {sorted(blocks)}: one kind is supported")
+    return _block(list(blocks.pop()) or None, source)
 
 
 def _awq(found: Mapping[str, RawTensor], source: Values) -> Made:
     source.only("bits", 4)
-    source.only("version", "gemm")
+    source.only("w_bit", 4)
+    _layout(source, "version", "format", "checkpoint_format", allowed=("gemm",))
+    _only_plain_words(source)
+    if source.raw.get("backend") == "llm-awq":
+        raise source.error("backend", "is llm-awq, whose layout is not supported: take a folder of version gemm")
     for stem in _stems(found, "qweight"):
         parts = _parts(found, stem, "qweight", "qzeros", "scales")
         yield f"{stem}.weight", (awq_integers(*parts), parts)
 
 
 def _gptq(found: Mapping[str, RawTensor], source: Values) -> Made:
-    if source.raw.get("bits") not in (4, 8):
-        raise source.error("bits", f"is {shown(source.raw.get('bits'))}, supported are 4 and 8")
-    kind = source.raw.get("checkpoint_format", "gptq")
-    if kind not in ("gptq", "gptq_v2"):
-        raise source.error("checkpoint_format", f"is {shown(kind)}, supported are gptq and gptq_v2")
+    bits = source.raw.get("bits")
+    if bits not in (4, 8):
+        raise source.error("bits", f"is {shown(bits)}, supported are 4 and 8")
+    layout = _layout(source, "format", "checkpoint_format", allowed=("gptq", "gptq_v2"))
+    _only_plain_words(source)
+    varies = bool(source.object("dynamic").raw)
+    for name, own in source.object("dynamic").raw.items():
+        if isinstance(own, Mapping) and (other := sorted({"format", "method", "pack_dtype"} & own.keys())):
+            raise source.error("dynamic", f"has {other[0]} for {shown(name)}, which is not supported")
+    zeros: Zeros = "plain" if layout == "gptq_v2" else "words_less_one" if _is_by_gptqmodel(source) else "less_one"
     for stem in _stems(found, "qweight"):
         parts = _parts(found, stem, "qweight", "qzeros", "scales", "g_idx")
-        yield f"{stem}.weight", (gptq_integers(source.raw["bits"], int(kind == "gptq"), *parts), parts)
+        yield f"{stem}.weight", (gptq_integers(None if varies else bits, zeros, *parts), parts)
 
 
-_METHODS: dict[str, Callable[[Mapping[str, RawTensor], Values], Made]] = {
+def _is_by_gptqmodel(source: Values) -> bool:
+    """Whether GPTQModel wrote the folder: it says so itself, and optimum says so of it."""
+    makers = source.object("meta").raw.get("quantizer")
+    named = makers if isinstance(makers, list) else [makers]
+    return any(isinstance(maker, str) and maker.startswith("gptqmodel:") for maker in named)
+
+
+def _layout(source: Values, *keys: str, allowed: tuple[str, ...]) -> str:
+    """Return how matrices are laid out, which may stand under several keys; the first of `allowed` under none."""
+    given = {key: value for key in keys if (value := source.text(key)) is not None}
+    for key, value in given.items():
+        if value.lower() not in allowed:
+            raise source.error(key, f"is {shown(value)}, supported are {' and '.join(allowed)}")
+    layouts = {value.lower() for value in given.values()}
+    if len(layouts) > 1:
+        raise source.error(" and ".join(given), f"are {' and '.join(map(shown, given.values()))}: they must agree")
+    return layouts.pop() if layouts else allowed[0]
+
+
+def _only_plain_words(source: Values) -> None:
+    """Raise for what GPTQModel may do beside: words of other sizes, rotations, an adapter."""
+    source.only("pack_dtype", "int32", null=True)
+    if source.is_given("rotation"):
+        raise source.error("rotation", "is not supported: it changes what matrices mean")
+    if source.raw.get("adapter"):
+        raise source.error("adapter", "is not supported: matrices are to be read without one")
+
+
+METHODS: dict[str, Callable[[Mapping[str, RawTensor], Values], Made]] = {
     "fp8": _fp8,
     "compressed-tensors": _compressed_tensors,
     "awq": _awq,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ from outpace.ops.formats import dequantise
 from outpace.types import RawTensor
 
 Codes = NDArray[np.uint8]
+Zeros = Literal["plain", "less_one", "words_less_one"]
+"""How GPTQ stores zeros: as they are (`gptq_v2`); each less 1 (auto-gptq's `gptq`); a 1 in every place of a word
+subtracted from the word, so that a zero of 0 borrows from its neighbour (GPTQModel's `gptq`)."""
+_BITS = (4, 8)
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where column i of eight lies among a word's nibbles
 _ROWS = 512  # rows that are encoded at once
 
@@ -88,44 +93,49 @@ _BLOCKS = {"Q8_0": _q8_0, "Q4_0": _q4_0, "Q5_0": _q5_0}
 
 
 def packed_integers(
-    bits: int,
     weight_packed: RawTensor,
     weight_scale: RawTensor,
     weight_shape: RawTensor,
     weight_zero_point: RawTensor | None = None,
     weight_g_idx: RawTensor | None = None,
 ) -> Integers:
-    """Return a matrix of compressed-tensors: rows of words, zeros in words along the rows."""
-    out, width = _matrix(weight_packed)
-    shape = (out, width * 32 // bits)
-    if weight_shape.data.view("<i8").ravel().tolist() != [*shape]:
-        raise _wrong(weight_shape, f"must be {shape}, as {weight_packed.name} is")
+    """Return a matrix of compressed-tensors: rows of words, zeros in words along the rows or as signed bytes."""
+    out, words = _matrix(weight_packed)
+    stated = weight_shape.data.view("<i8").ravel().tolist() if weight_shape.format == "I64" else []
+    bits = next((bits for bits in _BITS if stated == [out, words * 32 // bits]), None)
+    if bits is None:
+        fitting = " or ".join(f"{(out, words * 32 // bits)}" for bits in _BITS)
+        raise _wrong(weight_shape, f"says {stated}, must be {fitting}, as {weight_packed.name} is")
+    shape = (out, words * 32 // bits)
     scales = _scales(weight_scale, shape)
     zeros = np.full(scales.shape, 1 << (bits - 1), np.int16)
-    if weight_zero_point is not None:
-        words = _words(weight_zero_point)
-        zeros = _unpack(np.ascontiguousarray(words.T), bits).T[:out].astype(np.int16)
-    return _checked(
-        weight_packed.name, shape, bits, _rows_of_words(weight_packed, bits), scales, zeros, _order(weight_g_idx, shape)
-    )
+    if weight_zero_point is not None and weight_zero_point.format == "I8":
+        zeros = zeros + _bytes(weight_zero_point, scales)
+    elif weight_zero_point is not None:
+        zeros = _unpack(np.ascontiguousarray(_words(weight_zero_point).T), bits).T[:out].astype(np.int16)
+    order = _group_order(weight_g_idx, shape, scales)
+    return _checked(weight_packed.name, shape, bits, _rows_of_words(weight_packed, bits), scales, zeros, order)
 
 
-def plain_integers(weight: RawTensor, scale: RawTensor, zero: RawTensor | None = None) -> Integers:
-    """Return a matrix of signed bytes: codes are those plus 128."""
+def plain_integers(
+    weight: RawTensor,
+    weight_scale: RawTensor,
+    weight_zero_point: RawTensor | None = None,
+    weight_g_idx: RawTensor | None = None,
+) -> Integers:
+    """Return a matrix of compressed-tensors that is signed bytes: codes are those plus 128."""
     if weight.format != "I8":
-        raise _wrong(weight, f"is {weight.format}, must be I8 or F8_E4M3")
+        raise _wrong(weight, f"is {weight.format}, must be I8, or F8_E4M3 without zeros and act-order")
     shape = _matrix(weight)
-    scales = _scales(scale, shape)
+    scales = _scales(weight_scale, shape)
     zeros = np.full(scales.shape, 128, np.int16)
 
     def codes(first: int, last: int) -> Codes:
         return np.bitwise_xor(weight.data[first:last], np.uint8(0x80))
 
-    if zero is not None:
-        if zero.format != "I8" or zero.data.size != scales.size:
-            raise _wrong(zero, f"is {zero.format} {zero.shape}, must be I8 and as many as scales")
-        zeros = zeros + zero.data.view(np.int8).reshape(scales.shape)
-    return _checked(weight.name, shape, 8, codes, scales, zeros, None)
+    if weight_zero_point is not None:
+        zeros = zeros + _bytes(weight_zero_point, scales)
+    return _checked(weight.name, shape, 8, codes, scales, zeros, _group_order(weight_g_idx, shape, scales))
 
 
 def awq_integers(qweight: RawTensor, qzeros: RawTensor, scales: RawTensor) -> Integers:
@@ -146,23 +156,35 @@ def awq_integers(qweight: RawTensor, qzeros: RawTensor, scales: RawTensor) -> In
 
 
 def gptq_integers(
-    bits: int, less: int, qweight: RawTensor, qzeros: RawTensor, scales: RawTensor, g_idx: RawTensor
+    bits: int | None, stored: Zeros, qweight: RawTensor, qzeros: RawTensor, scales: RawTensor, g_idx: RawTensor
 ) -> Integers:
-    """Return a matrix of GPTQ: [in * bits / 32, out] words; zeros are stored less 1 in its first version (`less`)."""
+    """Return a matrix of GPTQ: [in * bits / 32, out] words. bits: None for what the words and g_idx say."""
     words, out = _matrix(qweight)
-    shape = (out, words * 32 // bits)
+    if bits is None:
+        bits = next((bits for bits in _BITS if (words * 32 // bits,) == g_idx.shape), None)
+    if bits is None:
+        raise _wrong(qweight, f"has {words} rows for {g_idx.shape[0]} columns, which are neither of 4 nor of 8 bits")
+    shape, width = (out, words * 32 // bits), bits
 
     def codes(first: int, last: int) -> Codes:
-        return _unpack(np.ascontiguousarray(_words(qweight)[:, first:last].T), bits)
+        return _unpack(np.ascontiguousarray(_words(qweight)[:, first:last].T), width)
 
-    zeros = _unpack(_words(qzeros), bits).T.astype(np.int16) + np.int16(less)
+    own, zeros = _transposed(scales, shape), _gptq_zeros(qzeros, bits, stored)
+    return _checked(qweight.name, shape, bits, codes, own, zeros, _order(g_idx, shape))
+
+
+def _gptq_zeros(qzeros: RawTensor, bits: int, stored: Zeros) -> NDArray[np.int16]:
+    """Return zeros [out, groups]."""
+    words = _words(qzeros)
+    if stored == "words_less_one":
+        words = words + np.uint32(0xFFFFFFFF // ((1 << bits) - 1))  # a 1 in each code; what runs over, carries
+    zeros = _unpack(words, bits).T.astype(np.int16) + np.int16(stored == "less_one")
     if (zeros == 1 << bits).any():
         raise WeightsError(
             f"tensor {qzeros.name!r} has the zero {1 << bits}, which some readers take for that and some for 0: "
             "take a folder of version gptq_v2"
         )
-    own = _transposed(scales, shape)
-    return _checked(qweight.name, shape, bits, codes, own, zeros, _order(g_idx, shape))
+    return zeros
 
 
 def _checked(
@@ -242,3 +264,25 @@ def _order(tensor: RawTensor | None, shape: tuple[int, int]) -> NDArray[np.int64
     if tensor.format != "I32" or tensor.shape != (shape[1],):
         raise _wrong(tensor, f"is {tensor.format} {tensor.shape}, must be I32 of {shape[1]} numbers")
     return tensor.data.view("<i4").ravel().astype(np.int64)
+
+
+def _group_order(
+    tensor: RawTensor | None, shape: tuple[int, int], scales: NDArray[np.float32]
+) -> NDArray[np.int64] | None:
+    """Return the group of each column as compressed-tensors has it: -1 says that columns are in order.
+
+    Its reader sorts columns by group and cuts them into equal parts, so all groups must be of one size.
+    """
+    groups = _order(tensor, shape)
+    if tensor is None or groups is None or (groups == -1).any():
+        return None
+    sizes = np.bincount(groups, minlength=scales.shape[1]) if groups.min() >= 0 else groups
+    if (sizes != shape[1] // scales.shape[1]).any():
+        raise _wrong(tensor, f"must have {shape[1] // scales.shape[1]} columns of each of {scales.shape[1]} groups")
+    return groups
+
+
+def _bytes(zero: RawTensor, scales: NDArray[np.float32]) -> NDArray[np.int8]:
+    if zero.format != "I8" or zero.data.size != scales.size:
+        raise _wrong(zero, f"is {zero.format} {zero.shape}, must be I8 and as many as scales")
+    return zero.data.view(np.int8).reshape(scales.shape)

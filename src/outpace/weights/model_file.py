@@ -14,7 +14,8 @@ from outpace.weights.files import open_regular, present, read_object
 from outpace.weights.gguf import MAGIC, GGUFFile, part_names, read_gguf
 from outpace.weights.safetensors import read_folder
 
-_CONFIG, _GENERATION = "config.json", "generation_config.json"
+_CONFIG, _GENERATION, _QUANTIZATION = "config.json", "generation_config.json", "quantization_config"
+_OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # config -> method, of 2023
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class FolderFiles:
     """What a Hugging Face folder holds."""
 
     path: Path
-    config: Mapping[str, Any]  # of config.json
+    config: Mapping[str, Any]  # of config.json, with the quantisation that old folders describe in a file of its own
     generation: Mapping[str, Any] | None  # of generation_config.json; None if there is none
 
     def tensors(self, indices: bool = False) -> dict[str, RawTensor]:
@@ -49,6 +50,11 @@ def read_model(path: Path) -> GGUFFile | FolderFiles:
 
 def _read_folder(folder: Path) -> FolderFiles:
     config, generation = read_object(folder / _CONFIG), folder / _GENERATION
+    if _QUANTIZATION not in config:
+        for name, method in _OLD_FILES.items():
+            if present(folder / name):
+                config = {**config, _QUANTIZATION: {"quant_method": method, **read_object(folder / name)}}
+                break
     return FolderFiles(folder, config, read_object(generation) if present(generation) else None)
 
 

@@ -1,11 +1,13 @@
 """Write the files beside this one: small quantised matrices, made and read by the code that defined their layouts.
 
     python make.py SOURCES
+    python make.py SOURCES act-order
 
 SOURCES: a folder with the unpacked packages autoawq 0.2.9 (its sdist), auto-gptq 0.7.1 and compressed-tensors 0.20.0
 (wheels), in an environment with torch, transformers 4.57 and what compressed-tensors needs. Each file holds the tensors
 as a folder would, `expected` as that code dequantises them in float32, and the folder's `quantization_config` in its
-metadata. The files are committed, so the tests need none of these packages.
+metadata. The files are committed, so the tests need none of these packages. Act-order of compressed-tensors is written
+apart, with 0.15.0: later versions refuse such a folder.
 """
 
 from __future__ import annotations
@@ -89,22 +91,30 @@ def gptq(name: str, bits: int, zeros: bool, act_order: bool = False) -> None:
     write(name, {"quant_method": "gptq", "bits": bits, "group_size": GROUP, "desc_act": act_order}, parts, expected)
 
 
-def packed(name: str, bits: int, symmetric: bool) -> None:
-    """compressed-tensors: PackedQuantizationCompressor both ways."""
+def packed(name: str, bits: int, symmetric: bool, act_order: bool = False, layout: str = "pack_quantized") -> None:
+    """compressed-tensors: PackedQuantizationCompressor or NaiveQuantizationCompressor, both ways."""
     quantization = importlib.import_module("compressed_tensors.quantization")
-    base = importlib.import_module("compressed_tensors.compressors.pack_quantized.base")
-    [compressor] = [kind for kind in vars(base).values() if isinstance(kind, type) and kind.__module__ == base.__name__]
+    base = importlib.import_module(f"compressed_tensors.compressors.{layout}.base")
+    kinds = [kind for kind in vars(base).values() if isinstance(kind, type) and kind.__module__ == base.__name__]
+    compressor = kinds[0]
     scales, zero, numbers = groups(bits, zeros=not symmetric)
     weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": GROUP}
+    if act_order:
+        weights["actorder"] = "group"
+        order = (torch.arange(WIDTH) // GROUP)[torch.randperm(WIDTH)]
+        codes = torch.randint(0, 1 << bits, (OUT, WIDTH)).float()
+        numbers = (codes - zero[:, order]) * scales[:, order]
     scheme = quantization.QuantizationScheme(targets=["Linear"], weights=quantization.QuantizationArgs(**weights))
     given = {"weight": numbers, "weight_scale": scales}
     if not symmetric:
         given["weight_zero_point"] = (zero - (1 << (bits - 1))).to(torch.int8)
+    if act_order:
+        given["weight_g_idx"] = order.to(torch.int32)
     parts = compressor.compress(given, scheme)
     expected = compressor.decompress(parts, scheme)["weight"]
-    config = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    config = {"quant_method": "compressed-tensors", "format": layout.replace("_", "-")}
     config["config_groups"] = {"group_0": {"targets": ["Linear"], "weights": weights}}
-    write(name, config, {**parts, "weight_shape": parts["weight_shape"].long()}, expected)
+    write(name, config, parts, expected)
 
 
 def fp8_blocks() -> None:
@@ -174,5 +184,14 @@ def main(sources: Path) -> None:
     fp8_of_transformers(quantizers)
 
 
+def act_order(sources: Path) -> None:
+    """Write the files of compressed-tensors whose groups lie scattered."""
+    sys.path.insert(0, str(sources))
+    torch.manual_seed(2)
+    packed("packed-act-order", 4, symmetric=True, act_order=True)
+    packed("packed-act-order-zeros", 4, symmetric=False, act_order=True)
+    packed("bytes-act-order", 8, symmetric=False, act_order=True, layout="naive_quantized")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (act_order if sys.argv[2:] == ["act-order"] else main)(Path(sys.argv[1]))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from outpace.errors import WeightsError
 from outpace.models.checkpoint import open_checkpoint
@@ -158,24 +158,122 @@ def test_the_bytes_of_a_model_are_those_of_its_files(tmp_path: Path) -> None:
     assert open_checkpoint(folder).fingerprint != before.fingerprint
 
 
+def numbers_of(folder: Path) -> dict[str, Floats]:
+    return {name: dequantise(tensor) for name, tensor in open_checkpoint(folder).tensors.items()}
+
+
+@pytest.mark.parametrize("key", ["format", "checkpoint_format"])
+def test_the_version_of_gptq_may_stand_under_two_keys(tmp_path: Path, key: str) -> None:
+    folder, means = write(tmp_path, "gptq", **{key: "gptq_v2"})
+    for name, found in numbers_of(folder).items():
+        if "_proj.weight" not in name:
+            continue
+        shift = np.abs(found - means[name])  # zeros are stored less 1, which version 2 does not add again
+        assert 0.009 < shift.min() < shift.max() < 0.101
+
+
+def test_matrices_of_4_and_of_8_bits_may_be_in_one_folder(tmp_path: Path) -> None:
+    folder, means = write(tmp_path, "gptq", dynamic={"+:.*o_proj": {"bits": 8}, "-:.*k_proj": {}})
+    stored = load_file(folder / "model.safetensors")
+    stem = "model.layers.0.self_attn.o_proj"
+    codes = RNG.integers(0, 256, means[stem + ".weight"].shape)
+    stored[stem + ".qweight"] = torch.from_numpy(
+        np.ascontiguousarray(codes.T.astype(np.uint8).reshape(-1, 4, 64).transpose(0, 2, 1))
+        .view(np.int32)[..., 0]
+        .copy()
+    )
+    stored[stem + ".qzeros"] = torch.full((2, 16), 0x7F7F7F7F, dtype=torch.int32)
+    save_file(stored, folder / "model.safetensors")
+    scales = stored[stem + ".scales"].float().numpy().T
+    means[stem + ".weight"] = ((codes - 128) * scales.repeat(32, axis=1)).astype(np.float32)
+    for name, found in numbers_of(folder).items():
+        assert np.array_equal(found, means[name]), name
+
+
+def test_groups_of_compressed_tensors_may_differ_in_bits(tmp_path: Path) -> None:
+    eight = {"targets": ["re:.*o_proj"], "weights": WEIGHTS | {"num_bits": 8}, "format": "pack-quantized"}
+    four = {"targets": ["Linear"], "weights": WEIGHTS, "format": "pack-quantized"}
+    folder, means = write(
+        tmp_path, "compressed-tensors, packed", format="mixed-precision", config_groups={"a": four, "b": eight}
+    )
+    stored = load_file(folder / "model.safetensors")
+    stem = "model.layers.0.self_attn.o_proj"
+    codes = RNG.integers(0, 256, means[stem + ".weight"].shape)
+    stored[stem + ".weight_packed"] = torch.from_numpy(codes.astype(np.uint8).view(np.int32))
+    save_file(stored, folder / "model.safetensors")
+    scales = stored[stem + ".weight_scale"].float().numpy()
+    means[stem + ".weight"] = ((codes - 128) * scales.repeat(32, axis=1)).astype(np.float32)
+    for name, found in numbers_of(folder).items():
+        assert np.array_equal(found, means[name]), name
+
+
+def test_biases_of_zeros_beside_quantised_matrices_are_idle_and_others_are_refused(tmp_path: Path) -> None:
+    folder, means = write(tmp_path, "gptq")
+    stored = load_file(folder / "model.safetensors")
+    bias = "model.layers.0.self_attn.q_proj.bias"
+    save_file(stored | {bias: torch.zeros(64).half()}, folder / "model.safetensors")
+    assert numbers_of(folder).keys() == means.keys()
+    save_file(stored | {bias: torch.ones(64).half()}, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"q_proj\.bias' in the file"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("method", "file", "stated"),
+    [
+        ("gptq", "quantize_config.json", {"bits": 4, "group_size": 32, "desc_act": False, "sym": True}),
+        ("awq", "quant_config.json", {"zero_point": True, "q_group_size": 32, "w_bit": 4, "version": "GEMM"}),
+    ],
+)
+def test_folders_of_2023_describe_their_quantisation_in_a_file_of_its_own(
+    tmp_path: Path, method: str, file: str, stated: dict[str, Any]
+) -> None:
+    folder, means = write(tmp_path, method)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / file).write_text(json.dumps(stated))
+    for name, found in numbers_of(folder).items():
+        assert np.array_equal(found, means[name]), name
+
+
+BLOCKS = WEIGHTS | {"num_bits": 8, "type": "float", "block_structure": [32, 32]}
 REFUSED: Mapping[str, tuple[str, dict[str, Any], str]] = {
     "another order of AWQ": ("awq", {"version": "marlin"}, "version"),
     "three bits": ("gptq", {"bits": 3}, "bits.*supported are 4 and 8"),
     "an unknown layout of GPTQ": ("gptq", {"checkpoint_format": "marlin"}, "checkpoint_format"),
+    "a layout of optimum's that is not known": ("gptq", {"format": "gptq_p"}, "format is 'gptq_p'"),
+    "two layouts at once": ("gptq", {"format": "gptq_v2", "checkpoint_format": "gptq"}, "they must agree"),
+    "words of another size": ("gptq", {"pack_dtype": "int16"}, "pack_dtype"),
+    "rotations of GPTQModel": ("gptq", {"rotation": "hadamard"}, "rotation is not supported"),
+    "an adapter beside": ("gptq", {"adapter": {"name": "lora", "rank": 32}}, "adapter is not supported"),
+    "layouts by matrix": ("gptq", {"dynamic": {"+:.*q_proj": {"format": "marlin"}}}, "dynamic has format"),
+    "a layout of AWQ under GPTQModel's key": ("awq", {"format": "gemv"}, "format is 'gemv', supported are gemm"),
+    "another size of AWQ": ("awq", {"w_bit": 3}, "w_bit"),
+    "llm-awq": ("awq", {"backend": "llm-awq"}, "backend is llm-awq"),
+    "scales that divide": ("fp8", {"weight_scale_semantics": "inverse"}, "GPTQModel's: it divides"),
     "five-bit floats": ("fp8", {"fmt": "e5m2"}, "fmt"),
     "blocks that are none": ("fp8", {"weight_block_size": [0, 48]}, "weight_block_size"),
-    "a method that is not known": ("awq", {"quant_method": "bitsandbytes"}, "quantization_config"),
+    "a method that is not known": (
+        "awq",
+        {"quant_method": "bitsandbytes"},
+        "quantization_config has the quant_method 'bitsandbytes', supported are fp8, compressed-tensors, awq, gptq",
+    ),
     "a format of compressed-tensors that is not known": (
         "compressed-tensors, packed",
         {"format": "marlin-24"},
         "marlin-24.*supported are float-quantized",
     ),
     "rotations": ("compressed-tensors, packed", {"transform_config": {"a": 1}}, "rotations"),
-    "groups of different bits": (
-        "compressed-tensors, packed",
-        {"config_groups": {"a": {"weights": WEIGHTS}, "b": {"weights": WEIGHTS | {"num_bits": 8}}}},
-        "one of 4 and 8 is supported",
+    "blocks of different sizes": (
+        "compressed-tensors, floats",
+        {"config_groups": {"a": {"weights": BLOCKS}, "b": {"weights": BLOCKS | {"block_structure": [16, 16]}}}},
+        "has blocks of .* one kind is supported",
     ),
+    "three bits of compressed-tensors": (
+        "compressed-tensors, packed",
+        {"config_groups": {"a": {"weights": WEIGHTS | {"num_bits": 3}}}},
+        "has matrices of 3 bits, supported are 4 and 8",
+    ),
+    "sparsity": ("compressed-tensors, packed", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "only dense"),
     "no groups": ("compressed-tensors, packed", {"config_groups": {}}, "config_groups"),
     "groups without weights": ("compressed-tensors, packed", {"config_groups": {"a": {}}}, "without weights"),
 }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from outpace.errors import WeightsError
 from outpace.ops.formats import dequantise
 from outpace.types import RawTensor
-from outpace.weights.integers import Integers, awq_integers, gptq_integers, packed_integers, plain_integers
+from outpace.weights.integers import Integers, Zeros, awq_integers, gptq_integers, packed_integers, plain_integers
 from tests.tiny import raw_tensor
 
 OUT, WIDTH, GROUP = 16, 128, 64
@@ -61,12 +61,25 @@ def test_awq_has_columns_in_an_order_of_its_own() -> None:
     assert np.array_equal(numbers(matrix, "Q5_0"), expected(CODES, ZEROS, SCALES, IN_ORDER))
 
 
-@pytest.mark.parametrize("less", [0, 1])
-def test_gptq_has_words_down_the_columns(less: int) -> None:
+@pytest.mark.parametrize("stored", ["plain", "less_one", "words_less_one"])
+@pytest.mark.parametrize("bits", [4, None])
+def test_gptq_has_words_down_the_columns(stored: Zeros, bits: int | None) -> None:
     order = RawTensor("g", _ints(IN_ORDER), "I32", (WIDTH,))
-    qweight, qzeros = words("q", packed(CODES).T), words("z", packed((ZEROS - less).T))
-    matrix = gptq_integers(4, less, qweight, qzeros, raw_tensor("s", SCALES.T, "F16"), order)
+    qweight, qzeros = words("q", packed(CODES).T), words("z", packed((ZEROS - (stored != "plain")).T))
+    matrix = gptq_integers(bits, stored, qweight, qzeros, raw_tensor("s", SCALES.T, "F16"), order)
     assert np.array_equal(numbers(matrix, "Q5_0"), expected(CODES, ZEROS, SCALES, IN_ORDER))
+
+
+def test_a_zero_of_0_less_one_borrows_from_its_neighbour_in_the_words_of_gptqmodel() -> None:
+    zeros = ZEROS.copy()
+    zeros[[0, 3, 7, 12]] = 0
+    order = RawTensor("g", _ints(IN_ORDER), "I32", (WIDTH,))
+    stored = (packed(zeros.T).astype(np.int64) - 0x11111111) % (1 << 32)
+    given = words("q", packed(CODES).T), words("z", stored), raw_tensor("s", SCALES.T, "F16"), order
+    matrix = gptq_integers(4, "words_less_one", *given)
+    assert np.array_equal(numbers(matrix, "Q5_0"), expected(CODES, zeros, SCALES, IN_ORDER))
+    with pytest.raises(WeightsError, match="some for 0"):
+        gptq_integers(4, "less_one", *given)
 
 
 def _ints(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -77,7 +90,7 @@ def test_gptq_with_scattered_groups_becomes_float32() -> None:
     groups = np.random.default_rng(3).permutation(IN_ORDER)
     order = RawTensor("g", _ints(groups), "I32", (WIDTH,))
     qweight, qzeros = words("q", packed(CODES).T), words("z", packed(ZEROS.T))
-    matrix = gptq_integers(4, 0, qweight, qzeros, raw_tensor("s", SCALES.T, "F16"), order)
+    matrix = gptq_integers(4, "plain", qweight, qzeros, raw_tensor("s", SCALES.T, "F16"), order)
     assert np.array_equal(numbers(matrix, "F32"), expected(CODES, ZEROS, SCALES, groups))
 
 
@@ -85,7 +98,7 @@ def test_gptq_of_eight_bits() -> None:
     codes, zeros = RNG.integers(0, 256, (OUT, WIDTH)), np.full(ZEROS.shape, 128)
     order = RawTensor("g", _ints(IN_ORDER), "I32", (WIDTH,))
     qweight, qzeros = words("q", packed(codes, 8).T), words("z", packed((zeros - 1).T, 8))
-    matrix = gptq_integers(8, 1, qweight, qzeros, raw_tensor("s", SCALES.T, "F16"), order)
+    matrix = gptq_integers(8, "less_one", qweight, qzeros, raw_tensor("s", SCALES.T, "F16"), order)
     assert np.array_equal(numbers(matrix, "Q8_0"), expected(codes, zeros, SCALES, IN_ORDER))
 
 
@@ -93,7 +106,7 @@ def test_a_zero_that_readers_disagree_on_is_refused() -> None:
     order = RawTensor("g", _ints(IN_ORDER), "I32", (WIDTH,))
     qweight, qzeros = words("q", packed(CODES).T), words("z", packed(np.full_like(ZEROS, 15).T))
     with pytest.raises(WeightsError, match="some for 0"):
-        gptq_integers(4, 1, qweight, qzeros, raw_tensor("s", SCALES.T, "F16"), order)
+        gptq_integers(4, "less_one", qweight, qzeros, raw_tensor("s", SCALES.T, "F16"), order)
 
 
 def shape_of(out: int, width: int) -> RawTensor:
@@ -104,16 +117,36 @@ def shape_of(out: int, width: int) -> RawTensor:
 def test_compressed_tensors_packs_rows(bits: int) -> None:
     codes = RNG.integers(0, 1 << bits, (OUT, WIDTH))
     zeros = np.full(ZEROS.shape, 1 << (bits - 1))
-    matrix = packed_integers(
-        bits, words("p", packed(codes, bits)), raw_tensor("s", SCALES, "F16"), shape_of(OUT, WIDTH)
-    )
+    matrix = packed_integers(words("p", packed(codes, bits)), raw_tensor("s", SCALES, "F16"), shape_of(OUT, WIDTH))
     assert np.array_equal(numbers(matrix, f"Q{bits}_0"), expected(codes, zeros, SCALES, IN_ORDER))
 
 
 def test_compressed_tensors_packs_zeros_down_the_rows() -> None:
     zeros = words("z", packed(ZEROS.T).T)
-    matrix = packed_integers(4, words("p", packed(CODES)), raw_tensor("s", SCALES, "F16"), shape_of(OUT, WIDTH), zeros)
+    matrix = packed_integers(words("p", packed(CODES)), raw_tensor("s", SCALES, "F16"), shape_of(OUT, WIDTH), zeros)
     assert np.array_equal(numbers(matrix, "Q5_0"), expected(CODES, ZEROS, SCALES, IN_ORDER))
+
+
+def test_zeros_of_compressed_tensors_may_be_signed_bytes() -> None:
+    zeros = RawTensor("z", (ZEROS - 8).astype(np.int8).view(np.uint8), "I8", ZEROS.shape)
+    matrix = packed_integers(words("p", packed(CODES)), raw_tensor("s", SCALES, "F16"), shape_of(OUT, WIDTH), zeros)
+    assert np.array_equal(numbers(matrix, "Q5_0"), expected(CODES, ZEROS, SCALES, IN_ORDER))
+
+
+def test_compressed_tensors_with_scattered_groups_become_float32() -> None:
+    groups, eights = np.random.default_rng(3).permutation(IN_ORDER), np.full(ZEROS.shape, 8)
+    given = words("p", packed(CODES)), raw_tensor("s", SCALES, "F16"), shape_of(OUT, WIDTH)
+    order = RawTensor("g", _ints(groups), "I32", (WIDTH,))
+    assert np.array_equal(
+        numbers(packed_integers(*given, weight_g_idx=order), "F32"), expected(CODES, eights, SCALES, groups)
+    )
+    unset = RawTensor("g", _ints(np.full(WIDTH, -1)), "I32", (WIDTH,))
+    assert np.array_equal(
+        numbers(packed_integers(*given, weight_g_idx=unset), "Q4_0"), expected(CODES, eights, SCALES, IN_ORDER)
+    )
+    groups[np.flatnonzero(groups == 0)[0]] = 1
+    with pytest.raises(WeightsError, match="must have 64 columns of each of 2 groups"):
+        packed_integers(*given, weight_g_idx=RawTensor("g", _ints(groups), "I32", (WIDTH,)))
 
 
 def test_bytes_with_a_scale_for_each_row() -> None:
@@ -129,12 +162,12 @@ def test_bytes_with_a_scale_for_each_row() -> None:
 
 def test_scales_that_no_half_holds_become_float32() -> None:
     scales = np.full_like(SCALES, 0.1)
-    matrix = packed_integers(4, words("p", packed(CODES)), raw_tensor("s", scales), shape_of(OUT, WIDTH))
+    matrix = packed_integers(words("p", packed(CODES)), raw_tensor("s", scales), shape_of(OUT, WIDTH))
     assert np.array_equal(numbers(matrix, "F32"), expected(CODES, np.full(ZEROS.shape, 8), scales, IN_ORDER))
 
 
 def test_many_rows_are_encoded_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix = packed_integers(4, words("p", packed(CODES)), raw_tensor("s", SCALES), shape_of(OUT, WIDTH))
+    matrix = packed_integers(words("p", packed(CODES)), raw_tensor("s", SCALES), shape_of(OUT, WIDTH))
     whole = matrix.encode()
     monkeypatch.setattr("outpace.weights.integers._ROWS", 3)
     assert np.array_equal(matrix.encode(), whole)
@@ -142,15 +175,17 @@ def test_many_rows_are_encoded_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -
 
 def test_parts_that_do_not_fit_are_refused() -> None:
     codes, scales = words("p", packed(CODES)), raw_tensor("s", SCALES, "F16")
-    with pytest.raises(WeightsError, match=r"'shape' must be \(16, 128\)"):
-        packed_integers(4, codes, scales, shape_of(OUT, 64))
+    with pytest.raises(WeightsError, match=r"'shape' says \[16, 32\], must be \(16, 128\) or \(16, 64\)"):
+        packed_integers(codes, scales, shape_of(OUT, 32))
     with pytest.raises(WeightsError, match="does not fit scales"):
-        packed_integers(4, codes, raw_tensor("s", SCALES[:8], "F16"), shape_of(OUT, WIDTH))
+        packed_integers(codes, raw_tensor("s", SCALES[:8], "F16"), shape_of(OUT, WIDTH))
     with pytest.raises(WeightsError, match="must be I32"):
-        packed_integers(4, raw_tensor("p", SCALES), scales, shape_of(OUT, 16))
+        packed_integers(raw_tensor("p", SCALES), scales, shape_of(OUT, 16))
     with pytest.raises(WeightsError, match="must be F32, F16 or BF16"):
-        packed_integers(4, codes, words("s", ZEROS), shape_of(OUT, WIDTH))
+        packed_integers(codes, words("s", ZEROS), shape_of(OUT, WIDTH))
     order = RawTensor("g", _ints(IN_ORDER + 1), "I32", (WIDTH,))
     qweight, qzeros, own = words("q", packed(CODES).T), words("z", packed(ZEROS.T)), raw_tensor("s", SCALES.T)
     with pytest.raises(WeightsError, match=r"must be in \[0, 2\)"):
-        gptq_integers(4, 0, qweight, qzeros, own, order)
+        gptq_integers(4, "plain", qweight, qzeros, own, order)
+    with pytest.raises(WeightsError, match="neither of 4 nor of 8 bits"):
+        gptq_integers(None, "plain", qweight, qzeros, own, RawTensor("g", _ints(IN_ORDER[:96]), "I32", (96,)))
