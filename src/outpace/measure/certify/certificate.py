@@ -10,7 +10,7 @@ from outpace.measure.certify.divergence import Divergence
 from outpace.measure.certify.identity import IdentityRun
 from outpace.measure.certify.loss import Loss
 
-SCHEMA = 3
+SCHEMA = 4
 Verdict = Literal["pass", "fail", "void"]
 
 
@@ -114,7 +114,7 @@ def _divergence(divergence: Divergence | None) -> dict[str, Any] | None:
 
 
 def _loss(loss: Loss) -> dict[str, Any]:
-    return {**asdict(loss), "perplexity_change": loss.change, "large": loss.is_large}
+    return {**asdict(loss), "cost": loss.cost, "finding": loss.finding}
 
 
 def _test(test: DistributionTest) -> dict[str, Any]:

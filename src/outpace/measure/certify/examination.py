@@ -15,7 +15,7 @@ from outpace.measure.certify.adversarial_drafter import AdversarialDrafter
 from outpace.measure.certify.certificate import Certificate, DistributionTest, Scope
 from outpace.measure.certify.distribution import BATCH, LENGTH, BiasedRejection, check_distribution
 from outpace.measure.certify.identity import PLAIN, SAMPLINGS, Identity, IdentityRun, default_strategies, wrong_token
-from outpace.measure.certify.loss import Loss, measure_loss
+from outpace.measure.certify.loss import Comparison, Loss
 from outpace.measure.certify.target_distribution import TargetDistribution
 from outpace.measure.progress import Progress, Work
 from outpace.measure.prompts import TaskPrompt, varied
@@ -83,6 +83,8 @@ class _Examination:
         started = time.perf_counter()
         runs = self._runs(self.target)
         texts = self._texts()
+        self.work.begin(self._effort_of_loss(), f"{TARGET} with other last bits against {TARGET}")
+        comparison = Comparison(self.target.lm.runner, texts)
         losses: list[Loss] = []
         for kv in FORMATS:
             if kv == TARGET:
@@ -90,7 +92,8 @@ class _Examination:
             lossy = self._identity(self.open_model(kv, self.cache_tokens), kv)
             runs += self._runs(lossy)
             self.work.begin(self._effort_of_loss(), f"{kv} keys and values against {TARGET}")
-            losses.append(self._loss(lossy, texts))
+            mode, target = (f"{identity.kv} keys and values" for identity in (lossy, self.target))
+            losses.append(comparison.measure(mode, target, lossy.lm.runner))
         tests, control = self._distributions()
         certificate = Certificate(
             provenance=provenance(self.target.lm),
@@ -109,7 +112,7 @@ class _Examination:
     def _effort(self) -> int:
         """Return the effort of everything that `run` begins."""
         identity = len(FORMATS) * len(SAMPLINGS) * self.target.effort(self.strategies)
-        losses = (len(FORMATS) - 1) * self._effort_of_loss()
+        losses = len(FORMATS) * self._effort_of_loss()  # the target's floor, and each other format
         texts = sum(self._effort_of_text(index) for index in range(len(self.tokens)))
         return identity + texts + losses + len(_VERIFICATIONS) * _effort_of_draws(self.scope.draws)
 
@@ -153,10 +156,6 @@ class _Examination:
             )
             texts.append([*prompt, *written.tokens])
         return texts
-
-    def _loss(self, lossy: Identity, texts: list[list[int]]) -> Loss:
-        mode, target = (f"{identity.kv} keys and values" for identity in (lossy, self.target))
-        return measure_loss(mode, target, lossy.lm.runner, self.target.lm.runner, texts)
 
     def _distributions(self) -> tuple[tuple[DistributionTest, ...], DistributionTest]:
         runner = self.target.lm.runner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,8 +34,8 @@ def verdict_lines(certificate: Certificate) -> list[str]:
         f"controls: a wrong token was {'' if c.wrong_token else 'NOT '}caught; "
         f"biased rejection sampling was {'NOT ' if biased.passed else ''}caught (p = {biased.p_value:.1e})",
         *(
-            f"lossy: {loss.mode} against {loss.target}: {_divergence(loss)}, perplexity {loss.change:+.2%}, same top "
-            f"token {loss.top1:.1%}, {loss.positions} positions{_warning(loss)}"
+            f"lossy: {loss.mode} against {loss.target}: {_finding(loss)} (divergence {loss.divergence:.5f} nats, "
+            f"last bits alone {loss.floor:.5f}; same top token {loss.top1:.1%}; {loss.positions} positions)"
             for loss in c.losses
         ),
         *(f"lossy by request: {_lossy(test)}" for test in c.distribution if test.is_lossy),
@@ -92,15 +93,17 @@ def markdown(certificate: Certificate) -> str:
         "## How lossy?",
         "KV formats change the text on purpose (identity above holds within each format). Measured along "
         "texts that the model wrote with f32 keys and values (temperature 1), their prompts included: every format "
-        "reads the same tokens, and its next-token distribution is compared with f32's at each of them.",
+        "reads the same tokens, and its next-token distribution is compared with f32's at each of them. The floor is "
+        "f32's own divergence from itself when only its last bits are others; what a format costs is its divergence "
+        "less the floor, here in percent of perplexity.",
         _table(
             (
                 "mode",
                 "positions",
                 "divergence (nats)",
-                "perplexity",
-                "f32's",
-                "change",
+                "floor",
+                "cost",
+                "95 % interval",
                 "total variation: mean",
                 "max",
                 "same top token",
@@ -109,10 +112,10 @@ def markdown(certificate: Certificate) -> str:
                 (
                     loss.mode,
                     loss.positions,
-                    _divergence(loss).removeprefix("divergence "),
-                    f"{loss.perplexity:.3f}",
-                    f"{loss.own_perplexity:.3f}",
-                    f"{loss.change:+.2%}",
+                    f"{loss.divergence:.5f}",
+                    f"{loss.floor:.5f}",
+                    _percent(loss.cost),
+                    f"{_percent(loss.cost_low)} to {_percent(loss.cost_high)}",
                     f"{loss.tv_mean:.5f}",
                     f"{loss.tv_max:.4f}",
                     f"{loss.top1:.2%}",
@@ -120,7 +123,7 @@ def markdown(certificate: Certificate) -> str:
                 for loss in c.losses
             ],
         ),
-        *(f"**{loss.mode}**{_warning(loss)}." for loss in c.losses if loss.is_large),
+        *(f"**{loss.mode}**: {_finding(loss)}." for loss in c.losses),
         "## Prompts",
         "\n".join(f"{i}. {' '.join(text.split())[:100]}" for i, text in enumerate(c.prompts, 1)),
     ]
@@ -165,13 +168,22 @@ def _difference(d: Divergence) -> str:
     )
 
 
-def _divergence(loss: Loss) -> str:
-    return f"divergence {loss.divergence:.5f} ± {loss.divergence_error:.5f}"
+def _finding(loss: Loss) -> str:
+    """Return what a mode costs, in words: what is measured, and what cannot be told from last bits."""
+    if loss.finding == "none measurable":
+        return f"no loss measurable above last bits (at most {_percent(loss.cost_high)} of perplexity, 95 %)"
+    interval = f"{_percent(loss.cost_low)} to {_percent(loss.cost_high)}"
+    if loss.finding == "loss":
+        return f"a loss of {_percent(loss.cost)} of perplexity ({interval})"
+    return (
+        f"LOSES {_percent(loss.cost)} of perplexity ({interval}), more than the {_percent(LIMIT)} that a format should "
+        "cost: take another one for this model"
+    )
 
 
-def _warning(loss: Loss) -> str:
-    """Return what is to be said of a mode that loses more than a KV format should."""
-    return f": LOSES MORE than {LIMIT} nats: take another format for this model" if loss.is_large else ""
+def _percent(nats: float) -> str:
+    """Return by how much perplexity changes with so many nats a token."""
+    return f"{math.expm1(nats):.2%}" if math.isfinite(nats) else f"{nats}"
 
 
 def _test(test: DistributionTest) -> str:

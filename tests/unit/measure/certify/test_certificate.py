@@ -21,7 +21,7 @@ def test_the_verdict_is_void_without_its_controls_and_fails_with_any_broken_part
 
 def test_it_survives_json(certificate: Certificate) -> None:
     again = json.loads(json.dumps(certificate.as_dict()))
-    assert (again["schema"], again["verdict"], len(again["identity"])) == (3, "pass", len(certificate.identity))
+    assert (again["schema"], again["verdict"], len(again["identity"])) == (4, "pass", len(certificate.identity))
     assert again["scope"]["draws"] == 500
     assert again["distribution_control"]["verification"] == "control: biased rejection sampling"
     assert again["identity_control"]["within_rounding"] is False

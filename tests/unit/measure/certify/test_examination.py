@@ -73,7 +73,9 @@ def test_lossy_formats_are_measured_against_f32(certificate: Certificate) -> Non
     assert bf16.tv_mean <= bf16.tv_max
     assert 0.5 < int8.top1 <= 1
     assert int8.positions >= SMALL.num_scored
-    assert bf16.own_perplexity == int8.own_perplexity > 1
+    assert bf16.perplexity == int8.perplexity > 1
+    assert bf16.floor == int8.floor < bf16.divergence
+    assert (bf16.finding, int8.finding) == ("loss", "loss")  # of a reference without noise
 
 
 def test_an_engine_that_believes_its_drafts_is_caught(opener: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,14 +36,27 @@ def test_a_control_that_was_not_caught_is_said(certificate: Certificate) -> None
     assert controls.count("NOT") == 2
 
 
-def test_a_format_that_loses_too_much_is_named_and_others_are_measured(certificate: Certificate) -> None:
-    bf16, int8 = (replace(loss, divergence=value) for loss, value in zip(certificate.losses, (1e-5, 0.02), strict=True))
-    found = replace(certificate, losses=(bf16, int8))
-    lines = [line for line in verdict_lines(found) if line.startswith("lossy: ")]
-    assert "divergence 0.00001" in lines[0]
-    assert "LOSES MORE" not in lines[0]
-    assert "int8 keys and values against f32 keys and values: divergence 0.02000" in lines[1]
-    assert "LOSES MORE than 0.01 nats" in lines[1]
-    assert "**int8 keys and values**: LOSES MORE" in markdown(found)
-    assert found.as_dict()["losses"][1]["large"]
-    assert found.verdict == certificate.verdict
+def test_what_formats_cost_is_said_with_its_interval_and_a_large_loss_by_name(certificate: Certificate) -> None:
+    bf16, int8 = certificate.losses
+    bf16 = replace(bf16, divergence=0.0045, floor=0.0044, cost_low=-0.0002, cost_high=0.0004)
+    small = replace(int8, divergence=0.0060, floor=0.0044, cost_low=0.0011, cost_high=0.0021)
+    large = replace(int8, divergence=0.0264, floor=0.0044, cost_low=0.0180, cost_high=0.0260)
+    for other, words in (
+        (small, "int8 keys and values against f32 keys and values: a loss of 0.16% of perplexity (0.11% to 0.21%)"),
+        (large, "LOSES 2.22% of perplexity (1.82% to 2.63%), more than the 0.50% that a format should cost"),
+    ):
+        found = replace(certificate, losses=(bf16, other))
+        first, second = (line for line in verdict_lines(found) if line.startswith("lossy: "))
+        assert "bf16 keys and values" in first
+        assert "no loss measurable above last bits (at most 0.04% of perplexity, 95 %)" in first
+        assert words in second
+        assert "last bits alone 0.00440" in second
+        assert words.partition(": ")[2] in markdown(found)
+        assert found.verdict == certificate.verdict
+        assert [loss["finding"] for loss in found.as_dict()["losses"]] == ["none measurable", other.finding]
+
+
+def test_the_table_of_formats_has_floor_and_cost(certificate: Certificate) -> None:
+    bf16 = replace(certificate.losses[0], divergence=0.0045, floor=0.0044, cost_low=-0.0002, cost_high=0.0004)
+    row = "| 0.00450 | 0.00440 | 0.01% | -0.02% to 0.04% |"
+    assert row in markdown(replace(certificate, losses=(bf16,)))
