@@ -23,7 +23,8 @@ from outpace.tokenizer.parts import Parts
 from outpace.tokenizer.pre_tokenizer import PRE
 
 TRAPS = (
-    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n\r\n line's end \r\n\r\nHello world, it's 1 12 123 1234 12345 3.14 "
+    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n\r\n line's end \r\n\r\n{ x;\n\t};\r\n"
+    "Hello world, it's 1 12 123 1234 12345 3.14 "
     "x2y3z helloWorld HTTPServer aBC ABc McDonald's WE'LL they'Ve i'M Don'T 'twas ''' \"\" ``` ...!!??;; a/b//c (x) "
     "<|x|> </s> a_b__c #$%^&*+=~ €5 £7 naïve café ÉCOLE Ünï øre übel nai\u0308ve ﬁ ½ ² Ⅷ ٣٤٥ ١٢٣٤ हिन्दी में क्षेत्र "
     "ภาษาไทย 我想在apple工作1314151天 日本語のテスト 한국어 텍스트 Привет МИР ёлка Ελληνικά ǅ 🚀 👩‍👩‍👧 ✅🦙 “quoted”"
