@@ -20,7 +20,7 @@ from tests.vocabularies import byte_level_metadata, sentencepiece_metadata
         ({}, "tokenizer.ggml.tokens"),
         (byte_level_metadata(model=None), "tokenizer.ggml.model is missing"),
         (byte_level_metadata(model="bert"), "tokenizer.ggml.model is 'bert', supported: gpt2, llama"),
-        (byte_level_metadata(pre="falcon"), "tokenizer.ggml.pre is 'falcon', supported: chatglm-bpe, "),
+        (byte_level_metadata(pre="falcon"), "tokenizer.ggml.pre is 'falcon', supported: a.x-4.0, bloom, chatglm-bpe, "),
         (byte_level_metadata(pre="gpt2"), "tokenizer.ggml.pre is 'gpt2', supported: "),  # llama.cpp: "gpt-2" only
         (byte_level_metadata(pre=7), "tokenizer.ggml.pre is a int, expected a str"),
         (byte_level_metadata(tokens=[]), "tokenizer.ggml.tokens"),
