@@ -45,6 +45,11 @@ _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, every head its own": ("llama", {"num_key_value_heads": 4}),
     "mistral": ("mistral", {}),
     "mistral, no window": ("mistral", {"sliding_window": None}),
+    "mixtral": ("mixtral", {}),
+    "mixtral, window, one expert, wide heads": (
+        "mixtral",
+        {"sliding_window": 24, "num_experts_per_tok": 1, "head_dim": 16, "tie_word_embeddings": True},
+    ),
     "qwen2": ("qwen2", {}),
     "qwen2, window in one layer": ("qwen2", SLIDING),
     "qwen3": ("qwen3", {}),

@@ -23,6 +23,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "gpt_oss": {"head_dim": 16, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 24},
     "llada": {"mask_token_id": 96},
     "Dream": {"mask_token_id": 96},
+    "mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": None},
     "qwen3_moe": {"head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
 }
 

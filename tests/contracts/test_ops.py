@@ -68,6 +68,7 @@ CASES = [
     Case("qwen3_moe", "Q8_0", "bf16"),
     Case("qwen3_moe", "F32", "f32"),
     Case("qwen3_moe, some layers, biases, window", "F16", "int8"),
+    Case("mixtral, window, one expert, wide heads", "F16", "bf16"),
     Case("gpt_oss", "BF16", "bf16"),
     Case("gpt_oss", "F32", "f32"),
     Case("gpt_oss, listed, no biases", "Q8_0", "int8"),

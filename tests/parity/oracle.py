@@ -15,6 +15,7 @@ import transformers
 from numpy.typing import NDArray
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from outpace.models import architectures
 from tests.networks import NETWORKS
 from tests.tiny import tiny_config, tiny_values
 
@@ -35,7 +36,8 @@ def theirs(config: dict[str, Any], values: dict[str, NDArray[np.float32]], token
     own._attn_implementation = "eager"
     with torch.no_grad():
         network = transformers.AutoModelForCausalLM.from_config(own, dtype=torch.float32).eval()
-        state = {name: torch.from_numpy(value) for name, value in values.items()}
+        names = architectures()[config["model_type"]]
+        state = {names.folder_name(name): torch.from_numpy(value) for name, value in values.items()}
         if config["tie_word_embeddings"]:
             state["lm_head.weight"] = state["model.embed_tokens.weight"]
         network.load_state_dict(state, strict=True)

@@ -9,7 +9,8 @@ import pytest
 
 from outpace.errors import WeightsError
 from outpace.models import build, normalise, sizes
-from outpace.models.select import select
+from outpace.models.architecture import architecture_of
+from outpace.models.select import select, tensors
 from outpace.ops.reference import ReferenceOps
 from outpace.types import Segment
 from tests.tiny import raw_tensor
@@ -155,6 +156,7 @@ OWN: dict[str, dict[str, Any]] = {
         **{"num_local_experts": 8, "num_experts_per_tok": 3, "layer_types": ["full_attention", "sliding_attention"]},
         **{"sliding_window": 8, "attention_bias": True, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
     },
+    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 3, "sliding_window": 8},
     "qwen3_moe": {
         **{"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "norm_topk_prob": True},
         **{"decoder_sparse_step": 2, "mlp_only_layers": [0], "use_sliding_window": True, "sliding_window": 8},
@@ -195,7 +197,11 @@ def test_a_network_without_a_key_is_the_one_of_transformers(model_type: str, key
     if config is None:
         return
     ops = ReferenceOps()
-    found = {name: raw_tensor(name, value.detach().numpy()) for name, value in theirs.named_parameters()}
+    ours = {architecture_of(config).folder_name(tensor.name): tensor.name for tensor in tensors(config)}
+    found = {
+        (own := ours.get(name, name)): raw_tensor(own, value.detach().numpy())
+        for name, value in theirs.named_parameters()
+    }
     model = build(config, select(found, config, "folder", "theirs"), ops)
     plan = ops.plan([Segment((0, 1), 0, TOKENS, num_scored=len(TOKENS))], 32)
     logits = ops.numpy(model.forward(plan, ops.kv_alloc(model.spec("f32"), 2))[0])

@@ -29,7 +29,15 @@ from tests.networks import MASKED, NETWORKS
 from tests.tiny import built, tiny_config, tiny_values
 from tests.unit.weights.tiny import write_gguf
 
-PAIRS = ("llama", "mistral", "ministral3", "granite", "smollm3", "llada")  # Q and K are permuted in their files
+PAIRS = (
+    "llama",
+    "mistral",
+    "mixtral",
+    "ministral3",
+    "granite",
+    "smollm3",
+    "llada",
+)  # Q and K are permuted in their files
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: NETWORKS[name] for name in NETWORKS if NETWORKS[name][0] in ("granite", "phi3")},
@@ -37,6 +45,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: NETWORKS[name] for name in ("llama", "llama, biases", "mistral", "qwen2", "qwen3", "glm4", "smollm3")},
     "olmo3": ("olmo3", NETWORKS["olmo3"][1]),
     "qwen3_moe": NETWORKS["qwen3_moe"],
+    "mixtral": NETWORKS["mixtral"],
     "gpt_oss": NETWORKS["gpt_oss"],
     "ministral3": NETWORKS["ministral3"],
     **{model_type: (model_type, {}) for model_type in MASKED},
@@ -106,11 +115,18 @@ def olmo2(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def llama(config: dict[str, Any]) -> dict[str, Any]:
+    own = {"attention.sliding_window": config["sliding_window"]} if config.get("sliding_window") else {}
+    if "num_local_experts" in config:
+        own |= {"expert_count": config["num_local_experts"], "expert_used_count": config["num_experts_per_tok"]}
+    return own
+
+
 OWN = {
     "phi3": phi3,
     "gemma3": gemma3,
     "olmo2": olmo2,
-    "llama": lambda c: {"attention.sliding_window": c["sliding_window"]} if "sliding_window" in c else {},
+    "llama": llama,
     "mistral3": lambda c: {
         "attention.temperature_scale": c["rope_parameters"]["llama_4_scaling_beta"],
         "rope.scaling.yarn_log_multiplier": c["rope_parameters"]["mscale_all_dim"],
@@ -211,7 +227,8 @@ def test_what_outpace_writes_is_what_the_converter_writes(tmp_path: Path, name: 
     config = tiny_config(model_type, **overrides)
     values = tiny_values(config, spread=1.0)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    save_file(values, tmp_path / "model.safetensors")
+    names = architectures()[model_type]
+    save_file({names.folder_name(name): x for name, x in values.items()}, tmp_path / "model.safetensors")
     found, tensors = gguf_network(open_checkpoint(tmp_path))
     arch = architectures()[model_type].gguf
     is_llama3 = (config.get("rope_scaling") or {}).get("rope_type") == "llama3"

@@ -37,6 +37,8 @@ T = TypeVar("T")
 # Values of tokenizer.ggml.token_type.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
+_NO_PRE = "default"  # the pre-tokenizer of files from before there was a key for it
+
 # How names in chat templates map to keys.
 NAMED = {
     "bos_token": "bos_token_id",
@@ -92,6 +94,10 @@ class _Fields:
             raise TokenizerError(f"tokenizer.ggml.tokens has {shown(twice)} twice, expected each token once")
         self._types = np.array(self.array("token_type", int, len(tokens)))
 
+    def has(self, name: str) -> bool:
+        """Whether the file has a key."""
+        return f"tokenizer.ggml.{name}" in self._metadata
+
     def get(self, name: str, kind: type[T], default: T | None = None) -> T:
         """Return a value; raises TokenizerError if it has another type, or is missing without a default."""
         value = self._metadata.get(f"tokenizer.ggml.{name}", default)
@@ -117,7 +123,7 @@ class _Fields:
     def id(self, name: str, default: int | None = None) -> int | None:
         """Return a token id, or `default` if there is none; raises TokenizerError for what cannot be an id."""
         default = default if default is not None and default < len(self.tokens) else None
-        if f"tokenizer.ggml.{name}" not in self._metadata:
+        if not self.has(name):
             return default
         value = self.get(name, int)
         if means_none(value, len(self.tokens)):
@@ -161,7 +167,13 @@ class _Fields:
 
 def _bpe(fields: _Fields) -> Parts:
     """Build byte-level BPE (tokenizer.ggml.model = gpt2)."""
-    pre = _choose("tokenizer.ggml.pre", fields.get("pre", str), PRE)
+    pre = _choose("tokenizer.ggml.pre", fields.get("pre", str, _NO_PRE), PRE)
+    if not fields.has("pre"):
+        warnings.warn(
+            "tokenizer.ggml.pre is missing: text is cut in a way that probably no model was trained with, as llama.cpp "
+            "does it then, and what this one writes GETS WORSE: use a newer conversion",
+            stacklevel=2,
+        )
     pairs = [tuple(merge.split(" ")) for merge in fields.array("merges", str)]
     if set(map(len, pairs)) - {2}:
         bad = next(" ".join(pair) for pair in pairs if len(pair) != 2)

@@ -22,7 +22,8 @@ from outpace.errors import DownloadError, UsageError
 from outpace.weights.gguf import part_names
 from outpace.weights.pull import Progress
 
-FOLDER_FILES = ["config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json"]
+FOLDER_FILES = ["config.json", "generation_config.json", "quantize_config.json", "quant_config.json"]
+FOLDER_FILES += ["*.safetensors", "model.safetensors.index.json"]
 FOLDER_FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template*"]
 
 PREFERRED = (  # without a wish: small and close to the original first, then what else there is by size

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from outpace.errors import WeightsError
-from outpace.models import open_checkpoint
+from outpace.models import architectures, open_checkpoint
 from outpace.types import RawTensor
 from tests.unit.weights.tiny import CONFIG, tensors_of, write_gguf
 
@@ -39,6 +39,18 @@ def test_a_llama_file_with_a_window_is_a_mistral(tmp_path: Path) -> None:
     config = open_checkpoint(write_gguf(tmp_path / "a.gguf", metadata={"llama.attention.sliding_window": 32})).config
     assert (config["model_type"], config["sliding_window"]) == ("mistral", 32)
     assert config["layer_types"] == ["sliding_attention"] * 2
+
+
+def test_a_llama_file_with_experts_is_a_mixtral_and_its_names_are_those_of_its_folders(tmp_path: Path) -> None:
+    mixtral = architectures()["mixtral"]
+    assert mixtral.folder_name("model.layers.1.mlp.experts.3.down_proj.weight") == (
+        "model.layers.1.block_sparse_moe.experts.3.w2.weight"
+    )
+    assert mixtral.folder_name("model.layers.0.mlp.gate.weight") == "model.layers.0.block_sparse_moe.gate.weight"
+    metadata = {"llama.expert_count": 5, "llama.expert_used_count": 2}
+    path = write_gguf(tmp_path / "a.gguf", metadata=metadata)
+    with pytest.raises(WeightsError, match=r"ffn_gate_inp\.weight.* missing"):
+        open_checkpoint(path)  # the tensors of a llama
 
 
 def test_what_metadata_leaves_out_is_derived(tmp_path: Path) -> None:
@@ -93,7 +105,8 @@ def test_rope_factors_become_a_scaling_and_no_tensor(tmp_path: Path) -> None:
         ({"llama.vocab_size": 81}, "'token_embd.weight' has shape"),
         ({"llama.rope.dimension_count": 8}, "metadata llama.rope.dimension_count is 8, must be the head's width, 16"),
         ({"llama.attention.value_length": 8}, "metadata llama.attention.value_length is 8"),
-        ({"llama.expert_count": 8}, "metadata llama.expert_count is 8"),
+        ({"general.architecture": "qwen2", "qwen2.expert_count": 8}, "metadata qwen2.expert_count is 8"),
+        ({"llama.expert_count": "8"}, "metadata llama.expert_count must be an integer"),
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "layer_norm_rms_epsilon must be a number"),
         ({"llama.rope.scaling.type": "longrope"}, "scaling.type is 'longrope', supported are none, linear, yarn"),
         ({"llama.rope.scaling.type": "linear"}, r"metadata llama.rope.scaling.\*: factor is missing"),

@@ -14,13 +14,21 @@ from outpace.tokenizer import Tokenizer
 from tests.vocabularies import byte_level_metadata, sentencepiece_metadata
 
 
+def test_a_file_without_a_pre_tokenizer_is_read_like_default_with_a_loud_warning() -> None:
+    with pytest.warns(UserWarning, match=r"tokenizer\.ggml\.pre is missing.* GETS WORSE: use a newer conversion"):
+        silent = Tokenizer.from_gguf(byte_level_metadata(pre=None))
+    stated = Tokenizer.from_gguf(byte_level_metadata(pre=None) | {"tokenizer.ggml.pre": "default"})
+    for text in ("it's a test, v1234567!?  x", "let x = 10;\n"):
+        assert silent.encode_text(text) == stated.encode_text(text)
+
+
 @pytest.mark.parametrize(
     ("metadata", "named"),
     [
         ({}, "tokenizer.ggml.tokens"),
         (byte_level_metadata(model=None), "tokenizer.ggml.model is missing"),
         (byte_level_metadata(model="bert"), "tokenizer.ggml.model is 'bert', supported: gpt2, llama"),
-        (byte_level_metadata(pre="falcon"), "tokenizer.ggml.pre is 'falcon', supported: chatglm-bpe, "),
+        (byte_level_metadata(pre="falcon"), "tokenizer.ggml.pre is 'falcon', supported: a.x-4.0, bloom, chatglm-bpe, "),
         (byte_level_metadata(pre="gpt2"), "tokenizer.ggml.pre is 'gpt2', supported: "),  # llama.cpp: "gpt-2" only
         (byte_level_metadata(pre=7), "tokenizer.ggml.pre is a int, expected a str"),
         (byte_level_metadata(tokens=[]), "tokenizer.ggml.tokens"),
@@ -40,7 +48,6 @@ from tests.vocabularies import byte_level_metadata, sentencepiece_metadata
         (sentencepiece_metadata(tokens=None), "tokenizer.ggml.tokens is missing"),
         (byte_level_metadata(tokens=None), "tokenizer.ggml.tokens is missing"),
         (byte_level_metadata(token_type=None), "tokenizer.ggml.token_type is missing"),
-        (byte_level_metadata(pre=None), "tokenizer.ggml.pre is missing"),
         (byte_level_metadata(merges=None), "tokenizer.ggml.merges is missing"),
         (byte_level_metadata(merges=[1, 2]), "tokenizer.ggml.merges is not an array of str"),
         (byte_level_metadata(add_bos_token=True, bos_token_id=None), "tokenizer.ggml.bos_token_id is missing"),

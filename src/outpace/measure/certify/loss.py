@@ -7,8 +7,8 @@ last bits others, nobody would call it worse. What a mode costs is its divergenc
 
 Both are means over the positions of the same texts, so their difference is taken position by position. Neighbouring
 positions are not independent, and a few tokens may hold most of a divergence: the interval is a bootstrap over
-batches of neighbours, whose percentiles are expanded for few batches (Hesterberg 2015,
-doi:10.1080/00031305.2015.1089789).
+batches of neighbours, whose percentiles are expanded for few batches (Hesterberg 2015, American
+Statistician 69).
 """
 
 from __future__ import annotations
