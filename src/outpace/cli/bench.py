@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from inspect import unwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,7 +67,7 @@ def bench_strategies(
     num_tokens: Annotated[int, typer.Option("--num-tokens", "-n", help="Number of new tokens per text.")] = 128,
     repeats: Repeats = 3,
     draft_model: DraftModel = None,
-    quality: Annotated[
+    with_quality: Annotated[
         bool,
         typer.Option("--quality", help="Measure quality beside speed: `outpace bench quality`, with its defaults."),
     ] = False,
@@ -80,9 +81,9 @@ def bench_strategies(
     if context.invoked_subcommand is not None:
         _refuse_ignored(context, context.invoked_subcommand)
         return
-    if quality:
-        _refuse_ignored(context, "--quality", ("quality", "prompts", "output", *loading))
-        measured(loading, None, prompts, output)
+    if with_quality:
+        _refuse_ignored(context, "--quality", ("with_quality", "prompts", "output", *loading))
+        unwrap(quality)(loading, prompts=prompts, output=output)  # the function behind the command, with its defaults
         return
     from outpace.measure.bench import alternate, files, tables
     from outpace.measure.bench.adversarial import adversarial
@@ -189,26 +190,6 @@ def quality(
 
     Perplexity under the model, small tasks answered right, repetition. Exit 1 where a lossless way wrote another text.
     """
-    design = {"per_category": per_category, "num_tasks": num_tasks, "num_tokens": num_tokens, "repeats": repeats}
-    dials = {"thresholds": fractions(thresholds, "--thresholds"), "passes": numbers(passes, "--passes", 1)}
-    named = None if strategies is None else words(strategies, "--strategies", "auto,block_diffusion")
-    measured(loading, named, prompts, output, students=students or (), dials=dials, **design)
-
-
-def measured(
-    loading: Mapping[str, Any],
-    strategies: Sequence[str] | None,
-    prompts: Path | None,
-    output: Path,
-    *,
-    students: Sequence[str] = (),
-    dials: Mapping[str, Any] | None = None,
-    per_category: int = 2,
-    num_tasks: int = 8,
-    num_tokens: int = 96,
-    repeats: int = 1,
-) -> None:
-    """Measure and write what `outpace bench quality` is asked for."""
     from outpace.measure.bench.quality import Design, Sample, measure_quality, ways_of
     from outpace.measure.bench.quality_report import quality_lines, save_quality
     from outpace.measure.prompts import spread
@@ -217,10 +198,12 @@ def measured(
 
     at_least(1, per_category=per_category, tasks=num_tasks, repeats=repeats)
     at_least(2, num_tokens=num_tokens)
+    dials = fractions(thresholds, "--thresholds"), numbers(passes, "--passes", 1)
+    named = None if strategies is None else words(strategies, "--strategies", "auto,block_diffusion")
     chosen = spread(prompts_from(prompts), per_category)
     output_folder(output, "quality.json", "quality.md")
     lm = open_model(**loading)
-    ways = ways_of(lm, strategies, {name: lm.companion(name) for name in students}, **(dials or {}))
+    ways = ways_of(lm, named, {name: lm.companion(name) for name in students or ()}, *dials)
     design, origin = Design(num_tokens, num_tasks, repeats), provenance(lm)
     samples: list[Sample] = []
     complete = False

@@ -147,3 +147,19 @@ def test_quality_refuses_what_it_cannot_use(
 ) -> None:
     assert run(*options, "-m", folder, "-o", str(tmp_path)) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_flag_quality_is_the_command_with_its_defaults(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def note(lm: Any, ways: Any, prompts: Any, tasks: Any, design: Any, progress: Any) -> Any:
+        asked.append(([way.name for way in ways], [prompt.text for prompt in prompts], len(tasks), design, lm.name))
+        return iter(())
+
+    monkeypatch.setattr("outpace.measure.bench.quality.measure_quality", note)
+    for start in (["bench", "--quality"], ["bench", "quality"]):
+        assert run(*start, "-m", folder, *SMALL[:4], "-o", str(tmp_path)) == 0
+    assert asked[0] == asked[1]
+    assert asked[0][4] == folder
