@@ -14,7 +14,8 @@ from outpace.cli.fields import spelled_out
 from outpace.cli.loading import loading_fields, open_model
 from outpace.cli.messages import told
 from outpace.cli.streams import note
-from outpace.cli.writing import argument_text, generation_fields, need_chat_template, show, summarise
+from outpace.cli.summary import summarise
+from outpace.cli.writing import argument_text, generation_fields, need_chat_template, show
 from outpace.errors import ContextError, OutpaceError, UsageError
 from outpace.measure.text_files import decode_text
 

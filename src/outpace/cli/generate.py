@@ -16,7 +16,8 @@ from outpace.cli.fields import spelled_out
 from outpace.cli.loading import loading_fields, open_model
 from outpace.cli.streams import Failures, note, put
 from outpace.cli.streams import as_json as dumped
-from outpace.cli.writing import argument_text, generation_fields, need_chat_template, show, summarise, wait_for
+from outpace.cli.summary import summarise
+from outpace.cli.writing import argument_text, generation_fields, need_chat_template, show, wait_for
 from outpace.errors import UsageError
 from outpace.measure.output_file import OutputFile
 from outpace.measure.text_files import decode_text

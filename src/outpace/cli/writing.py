@@ -1,18 +1,16 @@
-"""What `generate` and `chat` share: the options of a generation, showing a text as it comes, the line below it."""
+"""What `generate` and `chat` share: the options of a generation, and showing a text as it comes."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outpace.cli.colors import DIM, Painter, painted
+from outpace.cli.colors import Painter
 from outpace.cli.fields import Fields, Spelling
-from outpace.cli.messages import with_options
 from outpace.cli.progress import progress_on_stderr
-from outpace.cli.streams import note, put
+from outpace.cli.streams import put
 from outpace.errors import OutpaceError, UsageError
 from outpace.measure.text_files import decode_text, read_text
 from outpace.types import Options, SamplingParams
@@ -135,21 +133,3 @@ def wait_for(stream: Stream, most: int | None) -> Result:
         stream.close()
     assert stream.result is not None
     return stream.result
-
-
-def summarise(result: Result, *, sampled: bool = False) -> None:
-    """Tell on standard error what a text took, and the seed of a sampled one, which writes it again."""
-    stats = result.stats
-    speed = f", {rate:.1f} tokens/s" if (rate := stats.decode_tokens_per_second) else ""
-    if result.verification == "none":
-        took = f"{stats.passes} passes, {stats.passes_per_token:.2f} passes per token"
-        lossy = "; lossy: refined, not verified"
-    else:
-        per_step = f", {stats.tokens_per_step:.2f} tokens per step" if stats.steps else ""
-        took = f"{stats.steps} steps{per_step}"
-        lossy = "; lossy: typical acceptance" if result.verification == "typical" and not result.lossless else ""
-    seed = f"; seed {result.seed}" if sampled else ""
-    line = f"[{stats.tokens} tokens in {took}{speed}; {result.finish_reason}{lossy}{seed}]"
-    note(painted(line, DIM, sys.stderr))
-    for warning in stats.warnings:
-        note(f"warning: {with_options(warning)}")
