@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,12 @@ from numpy.typing import NDArray
 
 from outpace.drafters.draft_model import DraftModel
 from outpace.drafters.ngram import NGram
-from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, PhiloxChance, reject
+from outpace.engine.verify import REJECTION_SAMPLING, PhiloxChance, reject
 from outpace.errors import DrafterError
 from outpace.measure.certify.chi_square import chi_square
 from outpace.runner import Runner
 from outpace.types.tree import DraftTree, merge
-from tests.decoding import decode, request, tiny_runner
+from tests.decoding import decode, request, tiny_ops, tiny_runner
 
 Probs = NDArray[np.float64]
 
@@ -234,28 +235,26 @@ def test_a_drafter_without_q_is_switched_off_and_the_text_goes_on() -> None:
     assert "no q" in g.stats.warnings[0]
 
 
+def _assert_target_distribution(target: Runner, **how: Any) -> None:
+    """Hold the tokens at one place over many seeds against the target's distribution (false alarm 10^-6)."""
+    counts = np.zeros(24, np.int64)
+    for seed in range(700):
+        (g,) = decode(target, [[5, 6, 7]], temperature=1.5, max_new_tokens=3, seed=seed, max_draft=4, **how)
+        counts[g.output.tokens[0]] += 1
+    assert chi_square(counts, _probs_of_first(target, (5, 6, 7), 1.5), false_alarm=1e-6).passed
+
+
 @pytest.mark.parametrize(("branches", "vocab_size"), [(1, 24), (2, 24), (2, 20), (2, 40)])
 def test_a_draft_model_keeps_the_targets_distribution(branches: int, vocab_size: int) -> None:
-    """The whole loop: chi-square of the tokens at one place over many seeds (false alarm 10^-6).
-
-    The draft model may have fewer token ids than the target, or more.
-    """
-    target, cheap = tiny_runner(vocab_size=24), tiny_runner(vocab_size=vocab_size, seed=1)
+    """The whole loop. The draft model may have fewer token ids than the target, or more."""
+    target = tiny_runner(ops=tiny_ops(), vocab_size=24)
+    cheap = tiny_runner(ops=target.ops, vocab_size=vocab_size, seed=1)
     drafter = DraftModel(cheap.join(target.cache, "draft"), 24, branches=branches, min_confidence=0.0)
-    counts = np.zeros(24, np.int64)
-    plain = np.zeros(24, np.int64)
-    for seed in range(700):
-        for tally, draft, verifier, verification in (
-            (counts, drafter, REJECTION_SAMPLING, "rejection"), (plain, None, EXACT_MATCH, "exact"),
-        ):  # fmt: skip
-            (g,) = decode(
-                target, [[5, 6, 7]], drafter=draft, verifier=verifier, verification=verification,
-                temperature=1.5, max_new_tokens=3, seed=seed, max_draft=4,
-            )  # fmt: skip
-            tally[g.output.tokens[0]] += 1
-    probs = _probs_of_first(target, (5, 6, 7), 1.5)
-    for tally in (counts, plain):
-        assert chi_square(tally, probs, false_alarm=1e-6).passed
+    _assert_target_distribution(target, drafter=drafter, verifier=REJECTION_SAMPLING, verification="rejection")
+
+
+def test_plain_decoding_has_the_targets_distribution() -> None:
+    _assert_target_distribution(tiny_runner(ops=tiny_ops(), vocab_size=24))
 
 
 def _probs_of_first(runner: Runner, prompt: tuple[int, ...], temperature: float) -> Probs:

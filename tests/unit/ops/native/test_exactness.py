@@ -7,9 +7,6 @@ that make kernels quick (whole vectors, shared keys, ranges cut between threads)
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +19,7 @@ from outpace.ops.protocol import Ops
 from outpace.ops.reference import ReferenceOps
 from outpace.types import KVFormat, KVSpec, Segment
 from tests.tiny import raw_tensor, tiny_model
+from tests.unit.ops.native.instruction_sets import NAMES, assert_passes
 
 pytest.importorskip("outpace.ops.native._native")
 from outpace.ops.native import NativeOps
@@ -187,13 +185,6 @@ def test_a_whole_network_of_odd_widths_has_the_same_bits_on_any_number_of_thread
     assert (bits(results[0]) == bits(results[2])).all()
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set_that_the_machine_has_passes_this_file(isa: str) -> None:
-    if "OUTPACE_ISA" in os.environ:
-        pytest.skip("this is the run of one instruction set")
-    environment = os.environ | {"OUTPACE_ISA": isa}
-    probe = "from outpace.ops.native import NativeOps; NativeOps()"
-    if subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, check=False).returncode:
-        pytest.skip(f"this machine has no {isa}")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize("isa", NAMES)
+def test_all_of_this_holds_for_each_instruction_set(isa: str) -> None:
+    assert_passes(__file__, isa)

@@ -6,9 +6,6 @@ Kernels are chosen by the instruction set, so the last test runs all others once
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -18,13 +15,13 @@ from numpy.typing import NDArray
 from outpace.errors import UsageError
 from outpace.ops.formats import BLOCKS, dequantise, row_bytes
 from outpace.types import RawTensor, Segment
+from tests.unit.ops.native.instruction_sets import NAMES, ask, assert_passes, run_with
 
 native = pytest.importorskip("outpace.ops.native._native")
 
 FORMATS = tuple(BLOCKS)
 QUANTISED = tuple(f for f in FORMATS if BLOCKS[f].size > 1)
 FLOATS = tuple(f for f in FORMATS if BLOCKS[f].size == 1)
-ISA_VARIABLE = "OUTPACE_ISA"
 TILE = 16  # columns that are packed together
 
 Bytes = NDArray[np.uint8]
@@ -282,11 +279,6 @@ def test_an_unknown_format_is_refused() -> None:
         native.Context(1).pack(np.zeros((4, 50), np.uint8), "IQ1_S", 4, 256, "IQ1_S")
 
 
-def run_with_isa(isa: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {ISA_VARIABLE: isa, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
-
-
 def print_packed() -> None:
     """Print the packed bytes of every format and shape, as one hash each."""
     for format, out, width in ALL_SHAPES:
@@ -297,27 +289,17 @@ def test_every_instruction_set_packs_the_same_bytes(capsys: pytest.CaptureFixtur
     """The baseline moves dword by dword; the others transpose whole tiles in vectors."""
     print_packed()
     code = f"from {__name__} import print_packed; print_packed()"
-    plain = run_with_isa("baseline", "-c", code)
+    plain = run_with("baseline", "-c", code)
     assert plain.stdout == capsys.readouterr().out, plain.stderr
     assert len(plain.stdout.splitlines()) == len(ALL_SHAPES)
 
 
-def ask_isa(isa: str) -> subprocess.CompletedProcess[str]:
-    return run_with_isa(isa, "-c", "from outpace.ops.native import _native; _native.isa()")
-
-
 def test_an_unknown_instruction_set_is_refused_by_name() -> None:
-    found = ask_isa("sse9")
+    found = ask("sse9")
     assert found.returncode != 0
     assert "OUTPACE_ISA is 'sse9': allowed are baseline, avx2, avx512" in found.stderr
 
 
-@pytest.mark.skipif(ISA_VARIABLE in os.environ, reason="this run is for one instruction set already")
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", NAMES)
 def test_all_of_this_holds_for_each_instruction_set(isa: str) -> None:
-    if isa == native.isa():
-        pytest.skip("the other tests of this run are for it")
-    if "which this CPU lacks" in ask_isa(isa).stderr:
-        pytest.skip(f"this CPU lacks {isa}")
-    found = run_with_isa(isa, "-m", "pytest", "-q", "-x", __file__)
-    assert found.returncode == 0, found.stdout + found.stderr
+    assert_passes(__file__, isa)
