@@ -10,6 +10,7 @@ from outpace.measure.certify.certificate import Certificate, DistributionTest
 from outpace.measure.certify.divergence import Divergence
 from outpace.measure.certify.identity import IdentityRun
 from outpace.measure.certify.loss import LIMIT, Loss
+from outpace.measure.markdown import table
 
 _WORDS = {
     "pass": "PASS: every strategy wrote plain decoding's sequence, and verification kept the target's distribution.",
@@ -49,7 +50,7 @@ def markdown(certificate: Certificate) -> str:
     parts = [
         "# Certificate",
         f"**{_WORDS[c.verdict]}**",
-        _table(
+        table(
             ("what", "value"),
             [
                 ("model", f"{p['model']['name']}, SHA-256 {p['model']['sha256']}"),
@@ -63,7 +64,7 @@ def markdown(certificate: Certificate) -> str:
         f"Each case wrote up to {c.scope.num_tokens} tokens (`recompute`: {c.scope.num_recomputed}) after the prompts "
         "listed at the end, past the model's own end token, and was compared token by token with plain decoding of "
         "each prompt alone with nothing cached. Sampled sequences have a fixed seed.",
-        _table(("strategy", "KV", "sampling", "identical", "tokens", "tokens per step"), _identity_rows(c.identity)),
+        table(("strategy", "KV", "sampling", "identical", "tokens", "tokens per step"), _identity_rows(c.identity)),
         *_divergences(c.broken),
         "Control: a sequence with one wrong token was "
         + (f"caught ({_difference(c.wrong_token)})." if c.wrong_token else "**not caught**."),
@@ -73,7 +74,7 @@ def markdown(certificate: Certificate) -> str:
         "unlikely: most drafts are rejected. Right verification would be accused with odds of "
         f"{c.scope.false_alarm:g}, all tests together (Bonferroni). Seeds are fixed, so the same machine gives the "
         "same result again.",
-        _table(
+        table(
             (
                 "verification",
                 "cells",
@@ -96,7 +97,7 @@ def markdown(certificate: Certificate) -> str:
         "reads the same tokens, and its next-token distribution is compared with f32's at each of them. The floor is "
         "f32's own divergence from itself when only its last bits are others; what a format costs is its divergence "
         "less the floor, here in percent of perplexity.",
-        _table(
+        table(
             (
                 "mode",
                 "positions",
@@ -150,7 +151,7 @@ def _divergences(broken: Sequence[IdentityRun]) -> list[str]:
     if not broken:
         return []
     rows = [(_case(run), d.sequence + 1, _difference(d)) for run in broken for d in run.divergences]
-    return ["### Where sequences part", _table(("case", "sequence", "first difference"), rows)]
+    return ["### Where sequences part", table(("case", "sequence", "first difference"), rows)]
 
 
 def _case(run: IdentityRun) -> str:
@@ -214,9 +215,3 @@ def _test_row(test: DistributionTest) -> tuple[Any, ...]:
         f"{r.distance:.3f}",
         "lossy by request" if test.is_lossy else "kept" if r.passed else "broken",
     )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    lines += [" | ".join(str(value).replace("|", "\\|") for value in row) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)
