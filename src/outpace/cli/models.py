@@ -43,6 +43,7 @@ def models(
     from outpace.models import architectures
     from outpace.ops.formats import BLOCKS
     from outpace.weights.catalog import known_models
+    from outpace.weights.compressed import METHODS
 
     known = known_models()
     if as_json:
@@ -63,6 +64,7 @@ def models(
     put("also: a path to a GGUF file or a folder, or a hub id (owner/name; owner/name:Q4_K_M of GGUF files)")
     put(f"of the architectures (model_type): {', '.join(architectures())}")
     put(f"in the formats: {', '.join(BLOCKS)}")
+    put(f"and folders that are quantised already (quant_method): {', '.join(METHODS)}")
 
 
 def version() -> None:

@@ -20,6 +20,7 @@ def test_models_and_version_tell_what_is_here(
     assert "not here yet: outpace pull smollm2-135m" in listed
     assert f"of the architectures (model_type): {', '.join(architectures())}" in listed
     assert f"in the formats: {', '.join(BLOCKS)}" in listed
+    assert "quantised already (quant_method): fp8, compressed-tensors, awq, gptq" in listed
     assert run("models", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0] == {
         "name": "smollm2-135m",

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from outpace.errors import WeightsError
 from outpace.models.checkpoint import open_checkpoint
 from outpace.ops.formats import dequantise
+from outpace.weights.compressed import QUANTIZATION, Converted, convert
+from outpace.weights.safetensors import read_safetensors
 from tests.tiny import tiny_config, tiny_values
 
 CONFIG = tiny_config("llama", hidden_size=64, intermediate_size=128, num_hidden_layers=1)
@@ -300,3 +302,33 @@ def test_a_method_without_a_matrix_is_a_damaged_folder(tmp_path: Path) -> None:
     save_file({name: torch.from_numpy(x) for name, x in tiny_values(CONFIG).items()}, folder / "model.safetensors")
     with pytest.raises(WeightsError, match="no matrix is quantised"):
         open_checkpoint(folder)
+
+
+def damaged(part: torch.Tensor) -> list[torch.Tensor]:
+    """Return a part of a matrix as damaged or foreign files may have it."""
+    if part.dim() == 0:
+        return [part[None], part.int()]
+    shapes = [part[None], part[:0], part[: max(len(part) // 2, 1)], part.flatten(), part.flatten()[0]]
+    shapes += [part.T, part[:, :0], part[:, : part.shape[1] // 2]] if part.dim() == 2 else []
+    kinds = [part.float() if part.dtype != torch.float32 else part.int(), part.flatten().view(torch.uint8)]
+    numbers = [torch.full_like(part, n) for n in (2**31 - 1, -2)] if part.dtype == torch.int32 else []
+    return [*shapes, *kinds, *numbers]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_damaged_part_is_an_error_of_the_file_or_makes_a_matrix(tmp_path: Path, method: str) -> None:
+    make, config, _ = METHODS[method]
+    parts, _ = make(RNG.standard_normal((64, 128)).astype(np.float32))
+    refused = 0
+    for name, part in parts.items():
+        for other in damaged(part):
+            stored = {f"layer.{n}": (other if n == name else own).contiguous() for n, own in parts.items()}
+            save_file(stored, tmp_path / "model.safetensors")
+            try:
+                found = dict(read_safetensors(tmp_path / "model.safetensors", indices=True))
+                matrix = convert(found, {QUANTIZATION: config}, "config.json")["layer.weight"]
+                assert isinstance(matrix, Converted)
+                assert dequantise(matrix.read()).shape == matrix.shape
+            except WeightsError:
+                refused += 1
+    assert refused >= 5 * (len(parts) - 1)
