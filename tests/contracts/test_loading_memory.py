@@ -24,9 +24,11 @@ def kilobytes(name):
 
 ops = NativeOps(threads=2)
 warm = models.build(*[getattr(open_checkpoint(Path(sys.argv[1])), name) for name in ("config", "tensors")], ops)
+ops.synchronize()
 before = kilobytes("VmRSS")
 checkpoint = open_checkpoint(Path(sys.argv[2]))
 network = models.build(checkpoint.config, checkpoint.tensors, ops)
+ops.synchronize()
 print(checkpoint.num_bytes / 1024, kilobytes("VmHWM") - before)
 """
 

@@ -96,20 +96,20 @@ def load(
     own = adapted(None if adapter is None else Path(adapter), network, checkpoint, tokenizer, name)
     cache = Cache(chosen, spec, capacity=capacity, max_window=network.max_window, fingerprint=own.fingerprint)
     runner = Runner(network, chosen, cache, context, adapter=own.adapter)
-    return LanguageModel(
-        LoadedModel(
-            runner,
-            tokenizer,
-            name=name,
-            path=checkpoint.path,
-            fingerprint=own.fingerprint,
-            eos_ids=checkpoint.eos_ids | tokenizer.eos_ids,
-            num_bytes=checkpoint.num_bytes,
-            costs=cache_folder().with_name("costs"),
-            trained=None if trained is None else load_trained(trained, checkpoint, runner, tokenizer, name),
-            filling=own.filling,
-        )
+    loaded = LoadedModel(
+        runner,
+        tokenizer,
+        name=name,
+        path=checkpoint.path,
+        fingerprint=own.fingerprint,
+        eos_ids=checkpoint.eos_ids | tokenizer.eos_ids,
+        num_bytes=checkpoint.num_bytes,
+        costs=cache_folder().with_name("costs"),
+        trained=None if trained is None else load_trained(trained, checkpoint, runner, tokenizer, name),
+        filling=own.filling,
     )
+    chosen.synchronize()  # packed while the tokenizer was built; from here on the file may be replaced
+    return LanguageModel(loaded)
 
 
 def default_ops() -> Ops:

@@ -176,6 +176,7 @@ class _Reorder:
         # A vector is stored as one row: its numbers are moved.
         size = tensor.data.size // len(self._rows)
         moved = np.ascontiguousarray(tensor.data).reshape(len(self._rows), size)[self._rows]
+        moved.flags.writeable = False  # so that it is packed while the next one is moved
         return replace(tensor, data=moved.reshape(tensor.data.shape))
 
 

@@ -17,7 +17,9 @@ from __future__ import annotations
 import math
 import warnings
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from operator import methodcaller
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,6 +35,8 @@ from outpace.weights.gguf import means_none
 from outpace.weights.values import shown
 
 T = TypeVar("T")
+
+_SPLIT = 1024  # merges that are taken apart at once
 
 # Values of tokenizer.ggml.token_type.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -174,16 +178,39 @@ def _bpe(fields: _Fields) -> Parts:
             "does it then, and what this one writes GETS WORSE: use a newer conversion",
             stacklevel=2,
         )
-    pairs = [tuple(merge.split(" ")) for merge in fields.array("merges", str)]
-    if set(map(len, pairs)) - {2}:
-        bad = next(" ".join(pair) for pair in pairs if len(pair) != 2)
-        raise TokenizerError(f"tokenizer.ggml.merges has {shown(bad)}, expected two tokens and a space between")
-    backend = tokenizers.Tokenizer(models.BPE(fields.vocab, pairs, ignore_merges=pre.whole_words))
+    model = models.BPE(fields.vocab, _Pairs(fields.array("merges", str)), ignore_merges=pre.whole_words)
+    backend = tokenizers.Tokenizer(model)
     if pre.nfc:
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre.split()
     backend.decoder = decoders.ByteLevel()
     return _parts(fields, backend, pre.adds_bos, {key: fields.id(key) for key in _ID_KEYS})
+
+
+class _Pairs(Sequence[tuple[str, str]]):
+    """Merges as pairs of tokens, which are there only while they are read: all at once, they take 30 MB.
+
+    Raises TokenizerError for a merge that is no pair.
+    """
+
+    def __init__(self, merges: list[str]) -> None:
+        self._merges = merges
+        if set(map(methodcaller("count", " "), merges)) - {1}:
+            bad = next(merge for merge in merges if merge.count(" ") != 1)
+            raise TokenizerError(f"tokenizer.ggml.merges has {shown(bad)}, expected two tokens and a space between")
+
+    def __len__(self) -> int:
+        return len(self._merges)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [*self][index]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return chain.from_iterable(map(self._some, range(0, len(self._merges), _SPLIT)))
+
+    def _some(self, start: int) -> Iterator[tuple[str, str]]:
+        parts = " ".join(self._merges[start : start + _SPLIT]).split(" ")  # faster than one by one
+        return zip(parts[::2], parts[1::2], strict=True)
 
 
 def _sentencepiece(fields: _Fields) -> Parts:

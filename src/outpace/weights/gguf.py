@@ -31,6 +31,11 @@ from outpace.types import RawTensor
 from outpace.weights.files import HEADER_LIMIT, map_file, present
 from outpace.weights.values import shown
 
+try:
+    from outpace.ops.native import read_strings as _read_strings
+except ImportError:  # the module is not compiled here
+    _read_strings = None  # type: ignore[assignment]
+
 MAGIC = b"GGUF"
 
 _STRING, _ARRAY = 8, 9
@@ -140,6 +145,7 @@ class _Header:
 
     def __init__(self, buffer: mmap.mmap, where: str) -> None:
         self._buffer = buffer
+        self._bytes = np.frombuffer(buffer, np.uint8)
         self._where = where
         self._end = min(len(buffer), HEADER_LIMIT)
         self.position = 0
@@ -183,7 +189,7 @@ class _Header:
     def _array(self, field: str) -> list[Any] | array[Any]:
         kind = self.number("I", f"{field} element type")
         if kind == _STRING:
-            return self._strings(self.count(f"{field} length", 8), field)
+            return self._string_array(self.count(f"{field} length", 8), field)
         if kind not in _SCALARS:
             what = "is an array of arrays" if kind == _ARRAY else f"has elements of the unknown type {kind}"
             raise self.error(f"{field} {what}: not supported")
@@ -198,8 +204,15 @@ class _Header:
             values.byteswap()
         return values
 
+    def _string_array(self, count: int, field: str) -> list[str]:
+        """Return strings, read in C++ where that is installed: a vocabulary and its merges are some 300,000."""
+        found = None if _read_strings is None else _read_strings(self._bytes, self.position, self._end, count)
+        if found is None:
+            return self._strings(count, field)  # says what is wrong with them, if something is
+        values, self.position = found
+        return values
+
     def _strings(self, count: int, field: str) -> list[str]:
-        # A vocabulary takes this loop some 100,000 times: local names, one comparison a string.
         buffer, end, position, values = self._buffer, self._end, self.position, list[str]()
         try:
             for _ in range(count):

@@ -45,10 +45,12 @@ from outpace.ops.sampling import SamplingBatch
 from outpace.types import NUMERIC_PARAMS, KVSpec, RawTensor, Segment
 from outpace.types.mapped import mapped_file
 
-__all__ = ["NativeOps"]
+__all__ = ["NativeOps", "read_strings"]
 
 if _native.sampling_params() != list(NUMERIC_PARAMS):
     raise ImportError("outpace's compiled module is of another version than its Python files: build it again")
+
+read_strings = _native.read_strings
 
 _TILE = 16  # rows that are packed together
 _COLUMN_BYTES = {
@@ -83,7 +85,8 @@ class NativeOps:
         self._context = _native.Context(self.threads)
 
     def synchronize(self) -> None:
-        """Nothing to wait for: every call returns when it is done."""
+        """Wait for matrices of arrays that are read-only, which are packed meanwhile. What computes waits by itself."""
+        _native.finish_packing()
 
     def clock(self) -> float:
         return time.thread_time()  # the caller works or spins all through a call, as long as it has a core
@@ -104,8 +107,8 @@ class NativeOps:
                 f"{tensor.format}, got {tensor.data.shape}: the file is damaged"
             )
         data = np.ascontiguousarray(tensor.data, np.uint8)
-        mapped = mapped_file(data) is not None  # then its pages are let go as they are packed
-        return self._context.pack(data, tensor.format, rows, width, self._packed_format(tensor), mapped)
+        stays, mapped = not data.flags.writeable, mapped_file(data) is not None
+        return self._context.pack(data, tensor.format, rows, width, self._packed_format(tensor), stays, mapped)
 
     def packed_bytes(self, tensor: RawTensor) -> int:
         rows, width, format = math.prod(tensor.shape[:-1]), tensor.shape[-1], self._packed_format(tensor)

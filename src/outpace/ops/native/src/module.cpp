@@ -18,16 +18,18 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "array.h"
 #include "from_python.h"
-#include "mapped_file.h"
 #include "matmul/isa.h"
 #include "matmul/matmul.h"
 #include "matmul/rounding.h"
 #include "network.h"
+#include "packing.h"
 #include "sample.h"
+#include "strings.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -60,6 +62,30 @@ void take_gil(PyThreadState* state) {
   }
 }
 
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// The bytes that are being packed meanwhile: guarded by the GIL, and none where nothing is to be waited for.
+struct BytesInUse {
+  std::vector<Bytes> arrays;
+  int64_t copied = 0;  // bytes that lie in no mapped file
+
+  static BytesInUse& get() {
+    static auto* const bytes = new BytesInUse;  // never destroyed: Python may be gone by then
+    return *bytes;
+  }
+};
+constexpr int64_t kMaximumCopied = int64_t{32} << 20;
+
+// Waits for what was begun to be packed, without the GIL.
+void finish_packing() {
+  if (BytesInUse::get().arrays.empty()) return;
+  PyThreadState* state = PyEval_SaveThread();
+  Packing::get().finish();
+  take_gil(state);
+  if (!Packing::get().is_finished()) return;  // another thread has begun more
+  const BytesInUse let_go = std::exchange(BytesInUse::get(), {});
+}
+
 // Workspaces wait here between calls. Two Python threads that compute at the same time get one each.
 class Workspaces {
  public:
@@ -89,9 +115,18 @@ class Context {
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
-  // Calls body(threads, workspace) without the GIL.
+  int threads() const { return threads_; }
+
+  // Calls body(threads, workspace) without the GIL, when all matrices are packed.
   template <class Body>
   void compute(Body body) {
+    finish_packing();
+    run(body);
+  }
+
+  // The same for a body that reads no matrix.
+  template <class Body>
+  void run(Body body) {
     auto workspace = workspaces_.take();
     std::exception_ptr error;
     PyThreadState* state = PyEval_SaveThread();
@@ -113,14 +148,12 @@ class Context {
 // -- memory
 // ------------------------------------------------------------------------------------------------------------
 
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 
-constexpr int64_t kReleased = int64_t{1} << 20;  // bytes of a mapped file that a thread packs before it lets them go
-
-// mapped: `raw` lies in a file that is mapped read-only, whose pages are let go as they are packed.
+// stays: nobody writes to `raw`, so that it can be packed meanwhile. mapped: it lies in a file that is mapped read-only,
+// whose pages are let go then.
 std::shared_ptr<Matrix> pack(Context& context, const Bytes& raw, const std::string& raw_format, int64_t out, int64_t in,
-                             const std::string& format, bool mapped) {
+                             const std::string& format, bool stays, bool mapped) {
   const Format from = format_from_name(raw_format);
   auto matrix = std::make_shared<Matrix>(make_matrix(format_from_name(format), out, in));
   check(in % block_width(from) == 0,
@@ -128,17 +161,21 @@ std::shared_ptr<Matrix> pack(Context& context, const Bytes& raw, const std::stri
   check(static_cast<int64_t>(raw.shape(0)) == out && static_cast<int64_t>(raw.shape(1)) == row_bytes(from, in),
         "the bytes must be [" + std::to_string(out) + ", " + std::to_string(row_bytes(from, in)) + "], got [" +
             std::to_string(raw.shape(0)) + ", " + std::to_string(raw.shape(1)) + "]");
+  check(stays || !mapped, "what is mapped read-only stays");
   pack_tiles(*matrix, from, raw.data(), 0, 0);  // refuses a pair of formats that it cannot convert
   const uint8_t* bytes = raw.data();
-  context.compute([&](int threads, Workspace&) {
+  if (stays) {
+    BytesInUse& in_use = BytesInUse::get();
+    if (!mapped && in_use.copied > kMaximumCopied) finish_packing();
+    if (!mapped) in_use.copied += static_cast<int64_t>(raw.nbytes());
+    in_use.arrays.push_back(raw);
+    Packing::get().begin(matrix, from, bytes, mapped, context.threads());
+    return matrix;
+  }
+  context.run([&](int threads, Workspace&) {
     Pool::get().run(threads, [&](const Member& m) {
       const auto [begin, end] = m.share(matrix->num_tiles());
-      const int64_t raw_tile = kTileWidth * row_bytes(from, in), step = std::max<int64_t>(1, kReleased / raw_tile);
-      for (int64_t first = begin; first < end; first += step) {
-        const int64_t last = std::min(end, first + step);
-        pack_tiles(*matrix, from, bytes, first, last);
-        if (mapped) release_pages(bytes + first * raw_tile, bytes + std::min(last * kTileWidth, out) * row_bytes(from, in));
-      }
+      pack_tiles(*matrix, from, bytes, begin, end);
     });
   });
   return matrix;
@@ -187,6 +224,14 @@ std::shared_ptr<Plan> plan(nb::handle segments, int64_t block_size) {
   return result;
 }
 
+using ByteLine = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+nb::object strings(const ByteLine& bytes, int64_t start, int64_t end, int64_t count) {
+  check(0 <= start && start <= end && end <= static_cast<int64_t>(bytes.shape(0)) && count >= 0 && count <= end - start,
+        "strings must lie in the bytes, and be no more than these");
+  return read_strings(bytes.data(), start, end, count);
+}
+
 // -- network
 // -----------------------------------------------------------------------------------------------------------
 
@@ -221,7 +266,7 @@ nb::ndarray<nb::numpy, uint8_t> round_op(Context& context, const Floats& x, cons
   auto rounded = std::make_unique<uint8_t[]>(static_cast<size_t>(rows * bytes));
   const float* numbers = x.data();
   uint8_t* to_bytes = rounded.get();
-  context.compute([&](int threads, Workspace&) {
+  context.run([&](int threads, Workspace&) {
     Pool::get().run(threads, [&](const Member& m) {
       const auto [begin, end] = m.share(rows);
       for (int64_t r = begin; r < end; ++r) round_row(to, numbers + r * in, in, to_bytes + r * bytes);
@@ -678,7 +723,11 @@ NB_MODULE(_native, m) {
       .def_prop_ro("shape", [](const Matrix& w) { return nb::make_tuple(w.out, w.in); })
       .def_prop_ro("num_bytes", [](const Matrix& w) { return w.num_tiles() * w.tile_bytes; })
       .def_prop_ro(
-          "tiles", [](const Matrix& w) { return nb::bytes(w.data.data(), static_cast<size_t>(w.num_tiles() * w.tile_bytes)); },
+          "tiles",
+          [](const Matrix& w) {
+            finish_packing();
+            return nb::bytes(w.data.data(), static_cast<size_t>(w.num_tiles() * w.tile_bytes));
+          },
           "A copy of the packed bytes.");
   nb::class_<FloatVector>(m, "Vector", "A float vector: a norm weight or a bias.");
   nb::class_<Rope>(m, "Rope", "A rotary table.");
@@ -687,6 +736,8 @@ NB_MODULE(_native, m) {
   nb::class_<Layer>(m, "Layer", "A decoder layer, checked.");
   nb::class_<Array>(m, "Array", "Rows of float32.")
       .def_prop_ro("shape", [](const Array& x) { return nb::make_tuple(x.rows(), x.cols()); });
+  m.def("read_strings", strings, "bytes"_a.noconvert(), "start"_a, "end"_a, "count"_a);
+  m.def("finish_packing", finish_packing);
   m.def("isa", [] { return std::string(isa_name(active_isa())); });
   m.def("has_bf16_dot", [] { return has_bf16_dot(); });
   m.def("vector", vector, "values"_a.noconvert());
@@ -726,7 +777,8 @@ NB_MODULE(_native, m) {
            "masks"_a = nb::none(), "has_mask"_a = nb::none(), "bias_tokens"_a = nb::none(), "biases"_a = nb::none());
   nb::class_<Context>(m, "Context", "What the kernels of one NativeOps need.")
       .def(nb::init<int>(), "threads"_a)
-      .def("pack", pack, "raw"_a.noconvert(), "raw_format"_a, "out"_a, "in_"_a, "format"_a, "mapped"_a = false)
+      .def("pack", pack, "raw"_a.noconvert(), "raw_format"_a, "out"_a, "in_"_a, "format"_a, "stays"_a = false,
+           "mapped"_a = false)
       .def("round", round_op, "x"_a.noconvert(), "format"_a)
       .def("kv_move", kv_move, "kv"_a, "sources"_a, "targets"_a)
       .def("embed", embed, "weight"_a, "plan"_a)

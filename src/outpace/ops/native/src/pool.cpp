@@ -1,7 +1,6 @@
 #include "pool.h"
 
 #include <pthread.h>
-#include <signal.h>
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -12,6 +11,7 @@
 #include <thread>
 
 #include "float_mode.h"
+#include "signals.h"
 
 namespace outpace {
 namespace {
@@ -95,22 +95,6 @@ std::atomic<Pool*> pool_of_process{nullptr};
 
 // In the child of a fork: its parent's pool is a husk without threads, its mutex perhaps locked for ever.
 void forget_pool() { pool_of_process.store(nullptr); }
-
-// While it lives, new threads start with all signals blocked: Ctrl-C belongs to the thread that runs Python.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &saved_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &saved_, nullptr); }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
- private:
-  sigset_t saved_;
-};
 
 }  // namespace
 
