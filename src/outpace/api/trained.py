@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from outpace import drafters
-from outpace.drafters.block import BlockDrafter
-from outpace.drafters.eagle import EagleDrafter
-from outpace.drafters.medusa import MedusaDrafter
 from outpace.drafters.protocol import Drafter, Expectation
-from outpace.models import block, eagle, medusa
-from outpace.models.block import BlockConfig
 from outpace.models.checkpoint import Checkpoint
-from outpace.models.eagle import EagleConfig
-from outpace.models.medusa import MedusaConfig
 from outpace.runner import Runner
 from outpace.tokenizer import Tokenizer
 from outpace.weights.drafter import DrafterCheckpoint, open_drafter
 from outpace.weights.files import present
 from outpace.weights.trained import DrafterTarget
+
+if TYPE_CHECKING:
+    from outpace.models.eagle import EagleConfig
 
 _SHIPPED = Path(drafters.__file__).with_name("weights")
 _ACCEPTANCE = 0.6  # of a trained drafter's guess: 0.5 to 0.7, by text
@@ -58,7 +55,10 @@ def with_vocabulary(file: DrafterCheckpoint) -> DrafterCheckpoint:
 
 
 def _eagle(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Drafter:
-    config = EagleConfig.read(file.entries, file.target)
+    from outpace.drafters.eagle import EagleDrafter
+    from outpace.models import eagle
+
+    config = eagle.EagleConfig.read(file.entries, file.target)
     network = eagle.build(config, file.tensors, runner.model)
     return EagleDrafter(network, runner, expectation=_expectation(file, config, target.num_bytes))
 
@@ -76,13 +76,19 @@ def _expectation(file: DrafterCheckpoint, config: EagleConfig, target_bytes: int
 
 
 def _medusa(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Drafter:
-    config = MedusaConfig.read(file.entries, file.target)
+    from outpace.drafters.medusa import MedusaDrafter
+    from outpace.models import medusa
+
+    config = medusa.MedusaConfig.read(file.entries, file.target)
     output = target.tensors.get("lm_head.weight") or target.tensors.get("model.embed_tokens.weight")
     return MedusaDrafter(medusa.build(config, file.tensors, runner.model, output), runner)
 
 
 def _block(file: DrafterCheckpoint, runner: Runner, target: Checkpoint) -> Drafter:
-    config = BlockConfig.read(file.entries, file.target)
+    from outpace.drafters.block import BlockDrafter
+    from outpace.models import block
+
+    config = block.BlockConfig.read(file.entries, file.target)
     return BlockDrafter(block.build(config, file.tensors, runner.model), runner)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from outpace.cli.exit_codes import INTERRUPTED, READER_GONE
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _COLLECTED = 100_000  # objects between two looks for garbage: a vocabulary has as many, and they all stay
+_WITH_TORCH = ("train", "distill")  # commands that multiply matrices outside the ops, perhaps with NumPy's library
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -25,6 +27,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         import gc
 
         gc.set_threshold(_COLLECTED)
+        if sys.argv[1:2] not in [[name] for name in _WITH_TORCH]:
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy starts them, and nobody would use them
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments, owns_process)
     except KeyboardInterrupt:
@@ -33,6 +37,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         import signal
 
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C cannot do more
+        gc.freeze()  # nothing is looked through for garbage on the way out
     sys.exit(code)
 
 

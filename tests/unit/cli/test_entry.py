@@ -54,6 +54,28 @@ def test_generate_imports_what_it_uses_and_no_other_command(folder: str) -> None
     assert found & unused == set()
 
 
+ASKS = "import atexit, gc, os, sys; atexit.register(lambda: print({what}, file=sys.__stderr__))"
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")])
+def test_numpy_starts_no_threads_of_its_own_unless_somebody_asks_for_them(given: dict[str, str], kept: str) -> None:
+    """They take a sixth of a cold start, and the ops have threads of their own."""
+    before = f"import os; os.environ.pop('OPENBLAS_NUM_THREADS', None); os.environ.update({given!r}); "
+    done = outcome("models", before=before + ASKS.format(what="os.environ['OPENBLAS_NUM_THREADS']"))
+    assert done.stderr.decode().split() == [kept]
+
+
+def test_commands_that_train_leave_the_threads_of_numpy_alone() -> None:
+    before = "import os; os.environ.pop('OPENBLAS_NUM_THREADS', None); "
+    done = outcome("train", "--help", before=before + ASKS.format(what="'OPENBLAS_NUM_THREADS' in os.environ"))
+    assert done.stderr.decode().split() == ["False"]
+
+
+def test_nothing_is_looked_through_for_garbage_on_the_way_out() -> None:
+    done = outcome("models", before=ASKS.format(what="gc.get_freeze_count() > 1000"))
+    assert done.stderr.decode().split() == ["True"]
+
+
 def test_debug_shows_the_traceback_wherever_it_stands(folder: str) -> None:
     arguments = ["generate", "hi", "-m", folder, "-s", "ngrm", *SMALL]
     for debugged in ([*arguments, "--debug"], ["--debug", *arguments]):
