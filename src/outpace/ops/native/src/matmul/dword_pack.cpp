@@ -125,7 +125,7 @@ bool is_known(Format f) {
     case Format::Q4_K:
     case Format::Q5_K:
     case Format::Q6_K: return true;
-    default: return layout::is_float(f);
+    default: return false;
   }
 }
 
@@ -169,7 +169,6 @@ TilePacker tile_packer() {
 
 bool pack_by_dwords(const Matrix& matrix, const uint8_t* rows, int64_t columns, uint8_t* tile) {
   const Format f = matrix.format;
-  if (!is_known(f)) return false;
   const int64_t stride = row_bytes(f, matrix.in);
   if (layout::is_float(f)) {
     pack_float_tile(matrix, rows, stride, columns, tile);
@@ -180,6 +179,7 @@ bool pack_by_dwords(const Matrix& matrix, const uint8_t* rows, int64_t columns, 
     whole(matrix, rows, tile);
     return true;
   }
+  if (!is_known(f)) return false;
   const int64_t groups = layout::has_super_blocks(f) ? layout::kSuperGroups : 1;
   const int64_t block_bytes = row_bytes(f, groups * layout::kGroup);
   for (int64_t g = 0; g < matrix.in / layout::kGroup; g += groups) {

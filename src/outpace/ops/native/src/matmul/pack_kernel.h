@@ -31,6 +31,10 @@ class UnitPacker {
       case Format::Q5_1: return pack_nibbles<true, 4>(place);
       case Format::Q4_K: return pack_q4_k_or_q5_k<false>(place);
       case Format::Q5_K: return pack_q4_k_or_q5_k<true>(place);
+      case Format::Q2_K: return pack_q2_k(place);
+      case Format::Q3_K: return pack_q3_k(place);
+      case Format::IQ4_XS: return pack_iq4_xs(place);
+      case Format::MXFP4: return pack_mxfp4(place);
       default: return pack_q6_k(place);
     }
   }
@@ -50,12 +54,15 @@ class UnitPacker {
     std::memcpy(tile_ + offset + 2 * column_, &halves, sizeof halves);
   }
 
+  // The lowest byte of `v` to a line of bytes.
+  void store_byte(int64_t offset, int64_t line, Dwords v) const {
+    const auto bytes = __builtin_convertvector(v, typename S::Bytes);
+    std::memcpy(tile_ + offset + line * kTileWidth + column_, &bytes, sizeof bytes);
+  }
+
   // Byte i of `v` to line `first + i` of bytes.
   void store_bytes(int64_t offset, int64_t first, Dwords v) const {
-    for (int64_t i = 0; i < 4; ++i) {
-      const auto bytes = __builtin_convertvector(v >> static_cast<uint32_t>(8 * i), typename S::Bytes);
-      std::memcpy(tile_ + offset + (first + i) * kTileWidth + column_, &bytes, sizeof bytes);
-    }
+    for (int64_t i = 0; i < 4; ++i) store_byte(offset, first + i, v >> static_cast<uint32_t>(8 * i));
   }
 
   void pack_bytes(const layout::GroupPlace& place) const {
@@ -182,6 +189,76 @@ class UnitPacker {
         store(codes + quarter * kGroup + kHigh, 1, h[4 + quarter]);
       }
     }
+  }
+
+  // The pairs of bits in 32 bytes become two vectors of each of four groups, from `codes` on.
+  void store_pairs(int64_t at, int64_t codes, int64_t group_bytes) const {
+    Dwords q[8];
+    load(at, q);
+    load(at + 16, q + 4);
+    transpose_fields<2>(q);
+    transpose_fields<2>(q + 4);
+    for (int64_t g = 0; g < 4; ++g) {
+      store(codes + g * group_bytes, 0, q[g]);
+      store(codes + g * group_bytes, 1, q[4 + g]);
+    }
+  }
+
+  void pack_q2_k(const layout::GroupPlace& first) const {
+    constexpr int64_t kGroup = layout::group_bytes(Format::Q2_K), kHalf = layout::d_place(Format::Q2_K);
+    Dwords scales[4], tail[4];
+    load(0, scales);
+    load(68, tail);
+    for (int64_t i = 0; i < 4; ++i) store_bytes(first.scale, 4 * i, scales[i]);
+    store_halves(first.unit + kHalf, tail[3]);
+    store_halves(first.unit + kHalf + layout::kHalves, tail[3] >> 16);
+    for (int64_t half = 0; half < 2; ++half) store_pairs(16 + 32 * half, first.codes + 4 * half * kGroup, kGroup);
+  }
+
+  void pack_q3_k(const layout::GroupPlace& first) const {
+    constexpr int64_t kGroup = layout::group_bytes(Format::Q3_K), kHigh = layout::high_place(Format::Q3_K);
+    Dwords tail[4], high[8];
+    load(94, tail);  // two bytes of codes, 12 of scales, d
+    // 16 scales of six bits: their low nibbles in eight bytes, their high pairs in four.
+    for (int64_t i = 0; i < 2; ++i) {
+      const Dwords low = tail[i] >> 16 | tail[i + 1] << 16;
+      for (uint32_t nibble = 0; nibble < 2; ++nibble) {
+        const Dwords scales = low >> 4 * nibble & kLow4, pairs = scales | scales >> 4;
+        store_byte(first.scale, 4 * nibble + 2 * i, pairs);
+        store_byte(first.scale, 4 * nibble + 2 * i + 1, pairs >> 16);
+      }
+    }
+    const Dwords above = tail[2] >> 16 | tail[3] << 16;
+    for (uint32_t i = 0; i < 4; ++i) {
+      const Dwords pairs = above >> 2 * i & kLow2;
+      store_byte(first.minimum, i, pairs | pairs >> 6 | pairs >> 12 | pairs >> 18);
+    }
+    store_halves(first.unit + layout::d_place(Format::Q3_K), tail[3] >> 16);
+    for (int64_t half = 0; half < 2; ++half) store_pairs(32 + 32 * half, first.codes + 4 * half * kGroup, kGroup);
+    load(0, high);
+    load(16, high + 4);
+    transpose_fields<1>(high);
+    for (int64_t g = 0; g < 8; ++g) store(first.codes + g * kGroup + kHigh, 0, high[g]);
+  }
+
+  void pack_iq4_xs(const layout::GroupPlace& first) const {
+    constexpr int64_t kGroup = layout::group_bytes(Format::IQ4_XS);
+    Dwords head[4], q[4];
+    load(0, head);  // d and the scales' high pairs, their low nibbles
+    store_halves(first.unit + layout::d_place(Format::IQ4_XS), head[0]);
+    for (uint32_t g = 0; g < 8; ++g) {
+      store_byte(first.scale, g, ((head[1] >> 4 * g & 15) | (head[0] >> (16 + 2 * g) & 3) << 4) - 32);
+      load(8 + 16 * g, q);
+      for (int64_t j = 0; j < 4; ++j) store(first.codes + g * kGroup, j, q[j]);
+    }
+  }
+
+  void pack_mxfp4(const layout::GroupPlace& place) const {
+    Dwords head[4], q[4];
+    load(0, head);
+    load(1, q);
+    store_byte(place.scale, 0, head[0]);
+    for (int64_t j = 0; j < 4; ++j) store(place.codes, j, q[j]);
   }
 
   const uint8_t* block_;
