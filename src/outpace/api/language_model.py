@@ -13,6 +13,7 @@ from outpace import models
 from outpace.api.adapted import adapted
 from outpace.api.calls import Call, Chat, Result, Stream
 from outpace.api.options import encode_chat, encode_prompts
+from outpace.api.pack_cache import packed_model
 from outpace.api.preflight import check_room, needs
 from outpace.api.quantise import Rounded
 from outpace.api.strategies import check_strategy, drafter_for
@@ -47,6 +48,7 @@ def load(
     quantize: Quantization | None = None,
     drafter: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    pack_cache: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """Load a model: a known name, a GGUF file, a Hugging Face folder, or a hub id.
@@ -64,7 +66,8 @@ def load(
     the package brings for the default model).
     adapter: low-rank changes that `train diffusion`, `train jacobi` or `train medusa --joint` wrote for this model: a
     GGUF file. One for diffusion works where block_diffusion and mask_predict refine, and nowhere else; the others make
-    another model of it. progress(done, total): bytes while a known model is fetched.
+    another model of it. pack_cache: keep large models on disk as they are packed, so that the next load maps them, in a
+    folder of the user's cache of at most 32 GiB. progress(done, total): bytes while a known model is fetched.
 
     Raises UsageError for a name or option that cannot work, and for a model that memory has no room for (weights,
     drafter, and the `context` or `cache_tokens` asked for), WeightsError for a malformed file, DownloadError.
@@ -88,7 +91,9 @@ def load(
         checkpoint, chosen, kv=kv, context=context, cache_tokens=cache_tokens, drafter=trained, rounded=rounded
     )
     check_room(found, path, kv)
-    network = models.build(checkpoint.config, checkpoint.tensors if rounded is None else rounded, chosen, context)
+    packed = packed_model(checkpoint, chosen, quantize) if pack_cache else None
+    tensors = checkpoint.tensors if rounded is None else rounded
+    network = models.build(checkpoint.config, tensors, chosen, context, packed)
     spec = network.spec(kv)
     capacity = _blocks(spec, cache_tokens, context or limit, chosen.memory_bytes)
     tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)
@@ -109,7 +114,9 @@ def load(
         filling=own.filling,
     )
     chosen.synchronize()  # packed while the tokenizer was built; from here on the file may be replaced
-    return LanguageModel(loaded)
+    if packed is not None:
+        packed.save()
+    return LanguageModel(loaded, pack_cache)
 
 
 def default_ops() -> Ops:
@@ -156,8 +163,9 @@ class LanguageModel:
     ids (list[int]), or a list of any of these: a batch, answered by a list.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, pack_cache: bool = True) -> None:
         self.loaded = loaded
+        self._pack_cache = pack_cache  # of companions too
         self.engine = Engine(Decoder(loaded.runner))
         self.runner = loaded.runner
         self.tokenizer = loaded.tokenizer
@@ -244,7 +252,9 @@ class LanguageModel:
         name = os.fspath(model)
         with self._loading:
             if name not in self._companions:
-                self._companions[name] = load(name, ops=self.runner.ops, kv=self.runner.cache.spec.format)
+                self._companions[name] = load(
+                    name, ops=self.runner.ops, kv=self.runner.cache.spec.format, pack_cache=self._pack_cache
+                )
             return self._companions[name]
 
     def _call(self, prompts: list[list[int]], options: Options, n: int = 1, *, follow: bool = False) -> Call:

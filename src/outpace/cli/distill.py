@@ -29,7 +29,7 @@ _TEACHER = Fields(
             str, "Model to learn from: a known name, a GGUF file, a folder or a hub id.", option="--teacher"
         )
     },
-    without=frozenset({"kv", "context", "cache_tokens", "quantize", "drafter", "adapter"}),
+    without=frozenset({"kv", "context", "cache_tokens", "quantize", "drafter", "adapter", "pack_cache"}),
 )
 _PATHS = {
     "prompts": "File of prompts, one JSON value a line. (default: the teacher writes its own)",

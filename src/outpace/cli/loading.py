@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from outpace.cli.fields import Fields
+from outpace.cli.fields import Fields, Spelling
 from outpace.cli.progress import progress_on_stderr
 from outpace.types import Quantization
 from outpace.weights.catalog import DEFAULT, KNOWN
@@ -47,11 +47,31 @@ class Loading:
         default=None,
         metadata={"help": "What `train diffusion`, `jacobi` or `medusa --joint` made for the model: a GGUF file."},
     )
+    pack_cache: bool = field(
+        default=True,
+        metadata={"help": "Keep large models on disk as they are packed, which makes their next load quicker."},
+    )
+
+
+PACKING: dict[str, Spelling] = {
+    "pack_cache": Spelling(
+        bool,
+        "Do not keep large models on disk as they are packed, which makes their next load quicker.",
+        lambda option, value: not value,
+        option="--no-pack-cache",
+    )
+}
 
 
 def loading_fields(*without: str) -> Fields:
     """Return the options that load a model, under a heading of their own in the help text."""
-    return Fields({Loading: "Model"}, short={"model": "-m"}, without=frozenset(without))
+    return Fields(
+        {Loading: "Model"},
+        short={"model": "-m"},
+        spellings=PACKING,
+        without=frozenset(without),
+        defaults={"pack_cache": False},  # of the option, which says the opposite
+    )
 
 
 def open_model(model: str, **settings: Any) -> LanguageModel:

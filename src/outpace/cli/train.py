@@ -30,7 +30,7 @@ _TARGET = Fields(
             str, "Model to train for: a known name, a GGUF file, a folder or a hub id.", option="--target"
         )
     },
-    without=frozenset({"kv", "context", "cache_tokens", "quantize", "drafter", "adapter"}),
+    without=frozenset({"kv", "context", "cache_tokens", "quantize", "drafter", "adapter", "pack_cache"}),
 )
 _PATHS = {
     "prompts": "File of prompts, one JSON value a line. (default: the target writes its own)",

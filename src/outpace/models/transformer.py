@@ -5,7 +5,7 @@ Which parts a layer has is its architecture's choice; how they follow each other
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +28,13 @@ class Stage(Protocol):
 
     def forward(self, ops: Ops, x: Array, kv: KV, plan: Plan) -> Array:
         """Return x after the stage, [T, D]."""
+
+
+class Packed(Protocol):
+    """Matrices that may have been packed before."""
+
+    def take(self, name: str, shape: tuple[int, ...], pack: Callable[[], Weight]) -> Weight:
+        """Return a matrix as it was packed before, or else what `pack` makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +126,22 @@ class Transformer:
         return logits if config.logit_cap is None else ops.soft_cap(logits, config.logit_cap)
 
 
-def build(config: Config, tensors: Mapping[str, RawTensor], ops: Ops, context: int | None = None) -> Transformer:
+def build(
+    config: Config,
+    tensors: Mapping[str, RawTensor],
+    ops: Ops,
+    context: int | None = None,
+    packed: Packed | None = None,
+) -> Transformer:
     """Return the network that a checked config describes, with its tensors packed by `ops`.
 
     context: how many positions are wanted, for networks that differ by that (longrope: short or long factors).
+    packed: matrices of this model that need not be packed again.
     WeightsError for a missing tensor, a wrong shape, or a tensor that the network has no place for: leaving it out
     would change the text.
     """
     architecture, config = architecture_of(config), config | ({} if context is None else {"context": context})
-    sizes, shelf = architecture.sizes(config), _Shelf(tensors, ops)
+    sizes, shelf = architecture.sizes(config), _Shelf(tensors, ops, packed)
     ropes = _Ropes(ops, sizes.context)
     table = shelf.take(embedding(sizes))
     layers = tuple(
@@ -205,15 +219,20 @@ class _Ropes:
 class _Shelf:
     """The tensors of a file, taken off one by one: raw bytes are let go as soon as they are packed."""
 
-    def __init__(self, tensors: Mapping[str, RawTensor], ops: Ops) -> None:
-        self._tensors, self._left = tensors, set(tensors)
+    def __init__(self, tensors: Mapping[str, RawTensor], ops: Ops, packed: Packed | None) -> None:
+        self._tensors, self._left, self._packed = tensors, set(tensors), packed
         self.ops = ops
 
     def take(self, wanted: Tensor) -> Any:
         """Return the handle of a tensor: a packed matrix, or a vector."""
-        tensor = self.raw(wanted)
+        if len(wanted.shape) != 2:
+            handle: Any = self.ops.vector(self.raw(wanted))
+        elif self._packed is None or wanted.name not in self._left:
+            handle = self.ops.pack(self.raw(wanted))
+        else:
+            handle = self._packed.take(wanted.name, wanted.shape, lambda: self.ops.pack(self.raw(wanted)))
         self._left.remove(wanted.name)
-        return self.ops.pack(tensor) if len(wanted.shape) == 2 else self.ops.vector(tensor)
+        return handle
 
     def raw(self, wanted: Tensor) -> RawTensor:
         """Return a tensor as it is stored, and leave it there."""

@@ -91,7 +91,7 @@ class _Fields:
             raise TokenizerError("tokenizer.ggml.tokens is empty: this file has no tokenizer")
         if len(tokens) > MAX_VOCABULARY:
             raise TokenizerError(f"tokenizer.ggml.tokens has {len(tokens)} entries, at most {MAX_VOCABULARY} can be")
-        self.tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
+        self.tokens = tokens if all(tokens) else [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
         self.vocab = {token: i for i, token in enumerate(self.tokens)}
         if len(self.vocab) != len(self.tokens):
             twice = next(token for i, token in enumerate(self.tokens) if self.vocab[token] != i)

@@ -8,11 +8,12 @@ kernels are those of the best instruction set that the machine has; the environm
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import fields
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +110,20 @@ class NativeOps:
         data = np.ascontiguousarray(tensor.data, np.uint8)
         stays, mapped = not data.flags.writeable, mapped_file(data) is not None
         return self._context.pack(data, tensor.format, rows, width, self._packed_format(tensor), stays, mapped)
+
+    @property
+    def module(self) -> list[Any]:
+        """What tells builds of the kernels apart: instruction set, rounding at load, and the compiled file."""
+        found = os.stat(_native.__file__)
+        return [self.isa, self._quantized, found.st_size, found.st_mtime_ns]
+
+    def packed_file(self, path: os.PathLike[str]) -> _native.PackedFile:
+        """Map a file; its `matrix` is one whose `tiles` lie there. Raises UsageError where that cannot be."""
+        return _native.PackedFile(os.fspath(path))
+
+    def tiles(self, weight: Weight) -> NDArray[np.uint8]:
+        """Return the bytes of a packed matrix, not copied: what `packed_file` takes."""
+        return _native.tiles_in_place(weight)
 
     def packed_bytes(self, tensor: RawTensor) -> int:
         rows, width, format = math.prod(tensor.shape[:-1]), tensor.shape[-1], self._packed_format(tensor)

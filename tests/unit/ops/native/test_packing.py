@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from outpace.errors import UsageError
 from outpace.ops.formats import BLOCKS
 from outpace.types import RawTensor
 
@@ -137,3 +138,28 @@ def test_a_process_may_end_while_it_packs(file: Path, end: str) -> None:
     script = f"import sys; sys.path[:0] = {sys.path!r}\n{PACKS}{packs}; {end}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (5, "")
+
+
+def test_tiles_of_a_file_are_a_matrix(file: Path, tmp_path: Path) -> None:
+    ops = native.NativeOps(threads=2)
+    weight = ops.pack(copied(mapped(file)))
+    (tmp_path / "packed").write_bytes(bytes(64) + ops.tiles(weight).tobytes())
+    found = ops.packed_file(tmp_path / "packed").matrix(64, "F32", OUT, IN)
+    x = ops.array(np.ones((3, IN), np.float32))
+    assert (ops.numpy(ops.linear(x, found)) == ops.numpy(ops.linear(x, weight))).all()
+    assert (found.shape, found.format, found.tiles) == (weight.shape, "F32", weight.tiles)
+
+
+@pytest.mark.parametrize(("offset", "out"), [(-64, OUT), (32, OUT), (128, OUT), (1 << 40, OUT), (0, OUT + 16)])
+def test_tiles_outside_their_file_are_refused(file: Path, tmp_path: Path, offset: int, out: int) -> None:
+    ops = native.NativeOps(threads=2)
+    (tmp_path / "packed").write_bytes(bytes(64) + ops.tiles(ops.pack(mapped(file))).tobytes())
+    with pytest.raises(UsageError, match="cannot begin at"):
+        ops.packed_file(tmp_path / "packed").matrix(offset, "F32", out, IN)
+
+
+def test_what_cannot_be_mapped_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for path in (tmp_path / "nowhere", tmp_path / "empty", tmp_path):
+        with pytest.raises(UsageError, match="cannot be mapped"):
+            native.NativeOps(threads=1).packed_file(path)

@@ -26,6 +26,7 @@
 #include "matmul/isa.h"
 #include "matmul/matmul.h"
 #include "matmul/rounding.h"
+#include "mapped_file.h"
 #include "network.h"
 #include "packing.h"
 #include "sample.h"
@@ -63,6 +64,8 @@ void take_gil(PyThreadState* state) {
 }
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+constexpr int64_t kTileAlignment = 64;
 
 // The bytes that are being packed meanwhile: guarded by the GIL, and none where nothing is to be waited for.
 struct BytesInUse {
@@ -179,6 +182,26 @@ std::shared_ptr<Matrix> pack(Context& context, const Bytes& raw, const std::stri
     });
   });
   return matrix;
+}
+
+// A matrix whose tiles lie in a file, from `offset` on, as they were packed before.
+std::shared_ptr<Matrix> packed_before(const MappedFile& file, int64_t offset, const std::string& format, int64_t out,
+                                      int64_t in) {
+  auto matrix = std::make_shared<Matrix>(matrix_without_data(format_from_name(format), out, in));
+  const int64_t bytes = matrix->num_tiles() * matrix->tile_bytes, size = static_cast<int64_t>(file.size());
+  check(offset >= 0 && offset % kTileAlignment == 0 && offset <= size && bytes <= size - offset,
+        "a packed matrix of " + std::to_string(bytes) + " bytes cannot begin at " + std::to_string(offset) +
+            " of a file of " + std::to_string(size));
+  matrix->data = AlignedBuffer::view(file.mapping(), file.data() + offset, static_cast<size_t>(bytes));
+  return matrix;
+}
+
+// The tiles of a matrix, not copied.
+nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>> tiles_in_place(nb::handle_t<Matrix> weight) {
+  finish_packing();
+  const auto& matrix = *nb::inst_ptr<Matrix>(weight);
+  const size_t shape[1] = {static_cast<size_t>(matrix.num_tiles() * matrix.tile_bytes)};
+  return {matrix.data.data(), 1, shape, weight};
 }
 
 std::shared_ptr<FloatVector> vector(const Floats& values) {
@@ -728,7 +751,12 @@ NB_MODULE(_native, m) {
             finish_packing();
             return nb::bytes(w.data.data(), static_cast<size_t>(w.num_tiles() * w.tile_bytes));
           },
-          "A copy of the packed bytes.");
+          "A copy of the packed bytes.")
+      .def_prop_ro("format", [](const Matrix& w) { return std::string(format_name(w.format)); });
+  nb::class_<MappedFile>(m, "PackedFile", "A file of packed matrices, mapped.")
+      .def(nb::init<const std::string&>(), "path"_a)
+      .def("matrix", packed_before, "offset"_a, "format"_a, "out"_a, "in_"_a);
+  m.def("tiles_in_place", tiles_in_place, "weight"_a);
   nb::class_<FloatVector>(m, "Vector", "A float vector: a norm weight or a bias.");
   nb::class_<Rope>(m, "Rope", "A rotary table.");
   nb::class_<KvStore>(m, "KV", "Storage of a paged cache, all layers.");

@@ -98,6 +98,14 @@ AlignedBuffer::AlignedBuffer(size_t bytes) : size_(bytes) {
   data_ = piece.start;
 }
 
+AlignedBuffer AlignedBuffer::view(std::shared_ptr<void> mapping, uint8_t* data, size_t bytes) {
+  AlignedBuffer buffer;
+  buffer.mapping_ = std::move(mapping);
+  buffer.data_ = data;
+  buffer.size_ = bytes;
+  return buffer;
+}
+
 AlignedBuffer AlignedBuffer::in_huge_pages(size_t bytes) {
   static SharedMapping shared;
   AlignedBuffer buffer;

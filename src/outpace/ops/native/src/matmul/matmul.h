@@ -44,6 +44,7 @@ enum class ActKind : uint8_t { F32, BF16, Int8 };
 constexpr int64_t kTileWidth = 16;  // output columns of a tile, for every format and instruction set
 
 Format format_from_name(std::string_view name);  // as GGUF spells it; throws std::invalid_argument
+std::string_view format_name(Format format);
 int64_t block_width(Format format);              // `in` must be a multiple of this
 int64_t row_bytes(Format format, int64_t in);    // bytes of one row as files store it
 
@@ -57,6 +58,9 @@ class AlignedBuffer {
   // A piece of a large mapping that many buffers share, so that small ones lie in huge pages too. Memory returns to the
   // system when all pieces of a mapping are gone. Throws std::bad_alloc.
   static AlignedBuffer in_huge_pages(size_t bytes);
+
+  // Memory that is somebody else's, as long as there is a pointer to `mapping`.
+  static AlignedBuffer view(std::shared_ptr<void> mapping, uint8_t* data, size_t bytes);
 
   uint8_t* data() { return data_; }
   const uint8_t* data() const { return data_; }
@@ -82,6 +86,9 @@ struct Matrix {
 // Makes an empty matrix. Throws std::invalid_argument if out or in is not positive, in is not a multiple of
 // block_width(format), or the sizes overflow.
 Matrix make_matrix(Format format, int64_t out, int64_t in);
+
+// The same without memory: `data` is empty.
+Matrix matrix_without_data(Format format, int64_t out, int64_t in);
 
 // Packs tiles [begin, end) from `raw`: the file's bytes of the whole matrix [out, row_bytes(raw_format, in)], any
 // alignment. If raw_format is not the matrix's own, it must be F32, F16 or BF16 and the matrix's Q8_0 or Q4_0: rows are

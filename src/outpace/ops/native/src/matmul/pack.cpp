@@ -217,11 +217,13 @@ Format format_from_name(std::string_view name) {
   throw std::invalid_argument("unknown weight format '" + std::string(name) + "'");
 }
 
+std::string_view format_name(Format format) { return info(format).name; }
+
 int64_t block_width(Format format) { return info(format).width; }
 
 int64_t row_bytes(Format format, int64_t in) { return in / info(format).width * info(format).bytes; }
 
-Matrix make_matrix(Format format, int64_t out, int64_t in) {
+Matrix matrix_without_data(Format format, int64_t out, int64_t in) {
   constexpr int64_t kMost = int64_t{1} << 30;  // of either side: bytes then fit 64 bits
   if (out <= 0 || in <= 0 || out > kMost || in > kMost) {
     throw std::invalid_argument("a matrix needs sides in [1, 2^30], got " + std::to_string(out) + " x " +
@@ -231,7 +233,11 @@ Matrix make_matrix(Format format, int64_t out, int64_t in) {
     throw std::invalid_argument(std::string(info(format).name) + " needs rows of a multiple of " +
                                 std::to_string(block_width(format)) + " numbers, got " + std::to_string(in));
   }
-  Matrix matrix{format, out, in, activations_of(format), layout::tile_bytes(format, in), {}};
+  return {format, out, in, activations_of(format), layout::tile_bytes(format, in), {}};
+}
+
+Matrix make_matrix(Format format, int64_t out, int64_t in) {
+  Matrix matrix = matrix_without_data(format, out, in);
   matrix.data = AlignedBuffer::in_huge_pages(static_cast<size_t>(matrix.num_tiles() * matrix.tile_bytes));
   return matrix;
 }
