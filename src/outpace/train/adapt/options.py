@@ -40,10 +40,10 @@ class AdaptingOptions:
         metadata=about("Diffusion: 1 if a row predicts the token behind it, 0 if the token at its place; None: 1."),
     )
     min_noise: float | None = field(
-        default=None, metadata=about("Diffusion: least probability that a slot is masked; None: 0.")
+        default=None, metadata=about("Diffusion: minimum probability that a slot is masked; None: 0.")
     )
     max_noise: float | None = field(
-        default=None, metadata=about("Diffusion: largest probability that a slot is masked; None: 1.")
+        default=None, metadata=about("Diffusion: maximum probability that a slot is masked; None: 1.")
     )
     loss: Literal["mean", "elbo"] | None = field(
         default=None, metadata=about("Diffusion: whether masked slots weigh the same, or 1 / noise; None: mean.")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from outpace.measure.markdown import table
 from outpace.train.adapt.measure import Measured
 from outpace.train.adapt.options import AdaptOptions
 from outpace.train.ledger import Ledger
-from outpace.train.report.card import how_it_was_made, made_by, table
+from outpace.train.report.card import how_it_was_made, made_by
 
 _MASKS = "It opens blocks: masked slots see each other, and everything before the block, which is computed causally"
 _JUMPS = (
@@ -44,10 +45,19 @@ def card(
         "On conversations that training did not see, written by the target: every block decoded in PyTorch behind the "
         f"true text ({measured.num_tokens} tokens).",
         measured_table(options.kind, before, measured),
-        f"The checkpoint was chosen by its score: {measured.score:.3f}, {before.score:.3f} before.",
+        f"The checkpoint was chosen by {scored(options.kind, measured)}: {measured.score:.3f}, {before.score:.3f} "
+        "before.",
         *how_it_was_made(options, ledger, origin),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def scored(kind: str, measured: Measured) -> str:
+    """Return what checkpoints are chosen by."""
+    what = "tokens per pass" if kind == "jacobi" else "verified tokens per pass at the best threshold"
+    if measured.clean_agreement is None:
+        return what
+    return f"{what} x next tokens that are the original's ({measured.clean_agreement:.1%})"
 
 
 def measured_table(kind: str, before: Measured, measured: Measured) -> str:

@@ -26,7 +26,7 @@ from outpace.train.adapt.export import write_model
 from outpace.train.adapt.learner import Learner
 from outpace.train.adapt.measure import Measured, measured_of
 from outpace.train.adapt.options import AdaptOptions
-from outpace.train.adapt.report import card
+from outpace.train.adapt.report import card, scored
 from outpace.train.adapt.settings import AdaptSettings
 from outpace.train.given import ADAPTER
 from outpace.train.networks.transformer import Dequantised
@@ -119,7 +119,8 @@ class AdaptRun:
         outcome, facts = learn(self._text, prepare)
         self.ledger.finish("training", **facts, mask_token=mask_token)
         self._text.tell(
-            f"training: {outcome.steps} steps; score {outcome.score:.2f} ({outcome.score_before:.2f} before)"
+            f"training: {outcome.steps} steps; {outcome.score:.2f} {scored(self.options.kind, outcome.measured)} "
+            f"({outcome.score_before:.2f} before)"
         )
 
     def _mask_token(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> int:

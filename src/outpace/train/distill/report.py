@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from outpace.errors import UsageError
+from outpace.measure.markdown import table as markdown
 from outpace.train.report.card import machine_part, made_by
-from outpace.train.report.card import table as markdown
 
 _HEAD = ("", "parameters", "bytes", "tokens/s", "perplexity", "agreement", "arithmetic", "copy", "edit", "repetition")
 

@@ -4,7 +4,7 @@
     training                        training/, log.jsonl -> student/ (a Hugging Face folder), student.gguf
     check                           result.json: speed, tasks, and real decoding with the student as draft model
 
-`card.md` says it in words. A run that was killed goes on where it was.
+`card.md` says it in words, `plot.png` shows how it learned. A run that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from outpace.train.distill.outcome import measure
 from outpace.train.distill.report import card
 from outpace.train.distill.settings import DistillSettings
 from outpace.train.distill.student import Student, student_of
-from outpace.train.stages import TextStages, unseen
+from outpace.train.report.log import Log
+from outpace.train.report.plot import plot
+from outpace.train.stages import LOG, TextStages, unseen
 from outpace.train.state import load_tensors
 from outpace.train.text.corpus import Conversation
 from outpace.train.training import learn, target_on
 
-RESULT, CARD = "result.json", "card.md"
+RESULT, CARD, PLOT = "result.json", "card.md", "plot.png"
 FOLDER, FILE = "student", "student.gguf"
 
 
@@ -79,6 +81,7 @@ class DistillRun:
             self._check(path, held_out, opened)
         result: dict[str, Any] = json.loads((self._folder / RESULT).read_text(encoding="utf-8"))
         save(self._folder / CARD, card(result, command))
+        save(self._folder / PLOT, plot(Log(self._folder / LOG).entries, f"student of {self._lm.path.name}"))
         return Finished(path, result)
 
     # Training.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from outpace.measure.markdown import table
 from outpace.train.ledger import SHARES, Ledger
 from outpace.train.options import RunOptions, TrainOptions
 from outpace.train.report.forecast import TOLERANCE, Check, Row
@@ -164,9 +165,3 @@ def machine_part(origin: Mapping[str, Any]) -> str:
 
 def _minutes(ledger: Ledger, stage: str) -> str:
     return f"{ledger.seconds(stage) / 60:.1f}"
-
-
-def table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
