@@ -134,8 +134,8 @@ def write_gguf(
     return path
 
 
-def write_ours(lm: LanguageModel, path: Path) -> Path:
-    """Write a random eagle drafter for a loaded model in our own layout, its values as they are."""
+def write_ours(lm: LanguageModel, path: Path, **more: Any) -> Path:
+    """Write a random eagle drafter for a loaded model in our own layout, its values as they are. more: entries."""
     model = lm.runner.model
     config = tiny_eagle_config(model)
     entries: dict[str, Any] = {
@@ -144,6 +144,7 @@ def write_ours(lm: LanguageModel, path: Path) -> Path:
         **{f"target.{name}": getattr(model.config, name) for name in ("vocab_size", "width", "num_layers")},
         **{name: getattr(config, name) for name in ("num_heads", "num_kv_heads", "head_width", "num_fixed")},
         **{name: list(getattr(config, name)) for name in ("taps", "head_tokens")},
+        **more,
     }
     tensors = tiny_eagle_tensors(config, model)
     values = {name: dequantise(tensor).astype(np.float32).reshape(tensor.shape) for name, tensor in tensors.items()}

@@ -18,12 +18,14 @@ from outpace.weights.trained import DrafterTarget
 class Adapted:
     """A model's adapter, if it has one. fingerprint: of the model that the cache remembers.
 
-    filling: how it fills masks; None: it was not trained to.
+    filling: how it fills masks; None: it was not trained to. tuned_by: fingerprint, in hex, of the adapter that makes
+    another model of it, loaded or merged; None: of none.
     """
 
     adapter: Adapter | None
     filling: MaskFilling | None
     fingerprint: bytes
+    tuned_by: str | None
 
 
 def adapted(
@@ -34,9 +36,10 @@ def adapted(
     Raises UsageError for a file that is no adapter of this model, WeightsError for a malformed one.
     """
     if path is None:
-        return Adapted(None, checkpoint.filling, checkpoint.fingerprint)
+        return Adapted(None, checkpoint.filling, checkpoint.fingerprint, checkpoint.tuned_by)
     file, sizes = open_adapter(path.expanduser()), network.config
     target = DrafterTarget(tokenizer.fingerprint, sizes.model_type, sizes.vocab_size, sizes.width, sizes.num_layers)
     file.check_target(name, target)
     own = file.fingerprint_of(checkpoint.fingerprint)
-    return Adapted(build(file, network), file.filling or checkpoint.filling, own)
+    tuned_by = file.fingerprint.hex() if file.is_always_on else checkpoint.tuned_by
+    return Adapted(build(file, network), file.filling or checkpoint.filling, own, tuned_by)

@@ -43,6 +43,8 @@ class Inspection:
 
     model: the one that it was held against; pass_bytes: of its weights that a pass reads. vocabulary: "same" as the
     model's, token by token; "not stated": the drafter says nothing beyond its size. None: it was held against none.
+    tuned_by: fingerprint, in hex, of the adapter that its target was tuned by beside it (Medusa-2), if it was;
+    is_tuned: whether the model is merged with that.
     """
 
     path: str
@@ -57,6 +59,8 @@ class Inspection:
     model: str | None = None
     vocabulary: str | None = None
     pass_bytes: int | None = None
+    tuned_by: str | None = None
+    is_tuned: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -87,6 +91,8 @@ def inspect_drafter(name_or_path: str, model: str | None = None) -> Inspection:
         model=model,
         vocabulary=vocabulary,
         pass_bytes=None if checkpoint is None else _pass_bytes(checkpoint),
+        tuned_by=file.tuned_by,
+        is_tuned=None if checkpoint is None or file.tuned_by is None else checkpoint.tuned_by == file.tuned_by,
     )
 
 

@@ -17,7 +17,7 @@ from outpace.api.pack_cache import packed_model
 from outpace.api.preflight import check_room, needs
 from outpace.api.quantise import Rounded
 from outpace.api.strategies import check_strategy, drafter_for
-from outpace.api.trained import load_trained, opened, shipped
+from outpace.api.trained import load_trained, opened, shipped, untuned
 from outpace.cache import Cache
 from outpace.drafters.router import Experience
 from outpace.engine.decode import Decoder
@@ -99,6 +99,8 @@ def load(
     tokenizer = Tokenizer.from_gguf(checkpoint.gguf) if checkpoint.gguf else Tokenizer.from_folder(path)
     name = os.fspath(model)
     own = adapted(None if adapter is None else Path(adapter), network, checkpoint, tokenizer, name)
+    if trained is not None and (warning := untuned(trained, own.tuned_by, name)):
+        warnings.warn(warning, stacklevel=2)
     cache = Cache(chosen, spec, capacity=capacity, max_window=network.max_window, fingerprint=own.fingerprint)
     runner = Runner(network, chosen, cache, context, adapter=own.adapter)
     loaded = LoadedModel(

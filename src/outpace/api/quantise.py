@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.errors import UsageError
-from outpace.models.checkpoint import Checkpoint, open_checkpoint
+from outpace.models.checkpoint import TUNED_BY, Checkpoint, open_checkpoint
 from outpace.models.mixture import FILE_TYPES, format_named, format_of
 from outpace.models.select import tensors
 from outpace.models.to_gguf import Stored, gguf_network
@@ -96,7 +96,8 @@ def _folder(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Stored]]:
     metadata, stored = gguf_network(checkpoint)
     name = checkpoint.path.resolve().name
     tokenizer = gguf_tokenizer(checkpoint.path, checkpoint.config["vocab_size"], name)
-    return metadata | {"general.type": "model", "general.name": name} | tokenizer, stored
+    tuned = {} if checkpoint.tuned_by is None else {f"general.{TUNED_BY}": checkpoint.tuned_by}
+    return metadata | {"general.type": "model", "general.name": name} | tuned | tokenizer, stored
 
 
 def _file(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Stored]]:

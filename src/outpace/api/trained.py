@@ -41,6 +41,21 @@ def load_trained(
     return _KINDS[file.kind](file, runner, checkpoint)
 
 
+def untuned(file: DrafterCheckpoint, tuned_by: str | None, name: str) -> str | None:
+    """Return the warning that a drafter was trained beside another, tuned model than the one that it drafts for.
+
+    tuned_by: of the model (`Adapted`). None: there is nothing to warn of.
+    """
+    if file.tuned_by is None or file.tuned_by == tuned_by:
+        return None
+    has = "has no adapter" if tuned_by is None else "has another adapter"
+    return (
+        f"the drafter {file.path} was trained together with an adapter of its target (Medusa-2), and {name} {has}: no "
+        f"token changes, but fewer guesses come true. Load the adapter that was written beside the drafter too "
+        f"(adapter=..., {file.tuned_by[:12]}), or the merged model"
+    )
+
+
 def with_vocabulary(file: DrafterCheckpoint) -> DrafterCheckpoint:
     """Return the drafter with what its target's token ids stand for, where a tokenizer lies beside it."""
     if file.target.vocabulary is not None:

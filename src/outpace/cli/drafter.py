@@ -79,6 +79,8 @@ def _table(found: Inspection) -> str:
     if found.model is not None:
         same = "the same tokens" if found.vocabulary == "same" else "as many tokens; the drafter does not say which"
         rows["fits"] = f"{found.model} ({same})"
+    if found.tuned_by is not None:
+        rows["beside"] = _beside(found)
     width = max(map(len, rows))
     return "\n".join(f"{name:{width}}  {text}" for name, text in rows.items())
 
@@ -104,6 +106,15 @@ def _head(found: Inspection) -> str:
     rows, fixed = found.network.head_rows, found.network.fixed_rows
     share = f"{rows:,} of {found.target.vocab_size:,} tokens"
     return share if rows == fixed else f"{share}, {fixed:,} always and the others where they are in the sequence"
+
+
+def _beside(found: Inspection) -> str:
+    made = f"an adapter of its target, trained together with it (Medusa-2; {found.tuned_by:.12})"
+    if found.model is None:
+        return f"{made}: load both, or the merged model; alone it drafts losslessly, and worse"
+    if found.is_tuned:
+        return f"{made}, which is merged into {found.model}"
+    return f"{made}. WARNING: {found.model} is not merged with it: load it too (--adapter), or it drafts worse"
 
 
 def _reads(found: Inspection) -> str:

@@ -28,6 +28,7 @@ from outpace.weights.values import shown
 
 _SAMPLES, _SAMPLE_BYTES = 4, 256
 _CHUNK = 1 << 20  # bytes that are compared at once
+TUNED_BY = "outpace_tuned_by"  # in config.json, and behind "general." in a GGUF file
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
@@ -43,6 +44,7 @@ class Checkpoint:
     fingerprint: bytes  # see `_fingerprint`
     num_bytes: int  # of all tensors, as stored
     filling: MaskFilling | None = None  # how it fills masks, where it was trained to
+    tuned_by: str | None = None  # fingerprint, in hex, of an adapter that was merged into it (`train medusa --merge`)
     is_part: bool = False  # the text network of a multimodal folder, whose tensors of images are not read
 
 
@@ -64,7 +66,9 @@ def _from_gguf(file: GGUFFile) -> Checkpoint:
     read = (ROPE_FACTORS, *architecture.gguf_tensors)
     found = {name: tensor for name, tensor in file.tensors.items() if name not in read}
     tensors = select(found, config, "gguf", where)
-    return _checkpoint(file.path, config, tensors, file.metadata, _gguf_ends(file.metadata, config["vocab_size"]))
+    ends = _gguf_ends(file.metadata, config["vocab_size"])
+    checkpoint = _checkpoint(file.path, config, tensors, file.metadata, ends)
+    return replace(checkpoint, tuned_by=_tuned_by(file.metadata.get(f"general.{TUNED_BY}")))
 
 
 def _from_folder(files: FolderFiles) -> Checkpoint:
@@ -91,7 +95,7 @@ def _from_folder(files: FolderFiles) -> Checkpoint:
                 release(tied.data)
     tensors = select(found, config, "folder", str(files.path))
     checkpoint = _checkpoint(files.path, config, tensors, None, _folder_ends(given, files.generation, config))
-    checkpoint = replace(checkpoint, is_part=text is not None)
+    checkpoint = replace(checkpoint, is_part=text is not None, tuned_by=_tuned_by(files.config.get(TUNED_BY)))
     stated = _filling(files.config.get("outpace_diffusion"), config["vocab_size"], files.path)
     return checkpoint if stated is None else replace(checkpoint, filling=stated)
 
@@ -103,6 +107,11 @@ def _ours(found: Mapping[str, Stored], config: Config) -> Mapping[str, Stored]:
         return found
     names = {architecture.folder_name(tensor.name): tensor.name for tensor in all_tensors(config)}
     return {names.get(name, name): tensor for name, tensor in found.items()}
+
+
+def _tuned_by(stated: Any) -> str | None:
+    """Return what a model says of an adapter that was merged into it."""
+    return stated if isinstance(stated, str) else None
 
 
 def _filling(stated: Any, vocab_size: int, path: Path) -> MaskFilling | None:

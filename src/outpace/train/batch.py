@@ -10,7 +10,7 @@ Which those are is planned in NumPy, beside the device's work (`feeding.py`); a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,6 +144,18 @@ def make_batch(
     """Return the batch of some conversations, planned and looked at on the spot; None without an anchor."""
     plan = Plan.of(conversations, num_depths, rng, share)
     return None if plan is None else look(plan, target, taps)
+
+
+def by_length(conversations: Iterable[Conversation], tokens: int = 4096) -> Iterator[list[Conversation]]:
+    """Yield conversations of similar length together, at most `tokens` tokens of them, padding included."""
+    part: list[Conversation] = []
+    for own in sorted(conversations, key=lambda own: len(own.tokens)):
+        if part and (len(part) + 1) * len(own.tokens) > tokens:
+            yield part
+            part = []
+        part.append(own)
+    if part:
+        yield part
 
 
 def _anchors(

@@ -36,7 +36,9 @@ def export(network: DraftNetwork, identity: TargetIdentity, path: Path, format: 
 def target_entries(identity: TargetIdentity) -> dict[str, Any]:
     """Return the entries that say for whom a drafter was made."""
     traits = identity.traits
+    tuned = {} if identity.adapter is None else {"target.adapter": identity.adapter}
     return {
+        **tuned,
         "target.name": identity.name,
         "target.fingerprint": identity.fingerprint,
         **{

@@ -1,4 +1,4 @@
-"""Plans of batches, made in a thread of their own while a device computes the steps before them."""
+"""Plans of steps, made in a thread of their own while a device computes the steps before them."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
-from outpace.train.batch import Plan
-
-Planner = Callable[[int], Plan | None]  # of the batch of a step, counted from 0
+P = TypeVar("P")
 _AHEAD = 4  # plans that wait
 
 
 @contextmanager
-def feed(plan: Planner, first: int, *, is_ahead: bool) -> Iterator[Iterator[Plan | None]]:
-    """Give the plans of all steps from `first` on.
+def feed(plan: Callable[[int], P], first: int, *, is_ahead: bool) -> Iterator[Iterator[P]]:
+    """Give the plans of all steps from `first` on, each counted from 0.
 
-    is_ahead: made in the background and in pinned memory; what the planner raises there is raised here, in its turn.
-    The thread has ended when the context is left.
+    is_ahead: made in the background; what the planner raises there is raised here, in its turn. The thread has ended
+    when the context is left.
     """
     if not is_ahead:
         yield map(plan, _from(first))
         return
-    waiting: queue.Queue[Plan | Exception | None] = queue.Queue(_AHEAD)
+    waiting: queue.Queue[P | Exception] = queue.Queue(_AHEAD)
     is_over = threading.Event()
 
     def fill() -> None:
         for step in _from(first):
-            found: Plan | Exception | None
+            found: P | Exception
             try:
                 found = plan(step)
-                found = None if found is None else found.pinned()
             except Exception as error:
                 found = error
             while not is_over.is_set():
@@ -58,7 +56,7 @@ def _from(first: int) -> Iterator[int]:
         first += 1
 
 
-def _taken(waiting: queue.Queue[Plan | Exception | None]) -> Iterator[Plan | None]:
+def _taken(waiting: queue.Queue[P | Exception]) -> Iterator[P]:
     while True:
         found = waiting.get()
         if isinstance(found, Exception):

@@ -116,6 +116,11 @@ class Losses:
     by_depth: Sequence[Tensor]
     accuracy: Sequence[Tensor]
 
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """What the log tells of them, a vector of one entry a depth each."""
+        return {"loss_by_depth": torch.stack([*self.by_depth]), "accuracy_by_depth": torch.stack([*self.accuracy])}
+
 
 def draft_loss(network: DraftNetwork, batch: Batch, probs: Tensor, head_tokens: Tensor) -> Losses:
     """Return the loss of a batch: the depths' means, each weighted by decay^(depth - 1)."""

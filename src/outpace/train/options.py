@@ -16,7 +16,8 @@ LAST = ("responses", "training")  # stages behind which a run may stop, to go on
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def _about(text: str) -> dict[str, str]:
+def about(text: str) -> dict[str, str]:
+    """Return what a field says of itself, for the help of the command line."""
     return {"help": text}
 
 
@@ -25,27 +26,27 @@ class TextOptions:
     """Which text is trained on."""
 
     prompts: Path | None = field(
-        default=None, metadata=_about("File of prompts, a JSON value a line; None: the target writes its own.")
+        default=None, metadata=about("File of prompts, a JSON value a line; None: the target writes its own.")
     )
     texts: Path | None = field(
         default=None,
-        metadata=_about("Texts to train on as they are: plain text, JSON lines, or a corpus folder; None: none."),
+        metadata=about("Texts to train on as they are: plain text, JSON lines, or a corpus folder; None: none."),
     )
     exclude: Path | None = field(
-        default=None, metadata=_about("File of prompts that training must not see, such as a benchmark's; None: none.")
+        default=None, metadata=about("File of prompts that training must not see, such as a benchmark's; None: none.")
     )
     num_prompts: int | None = field(
-        default=None, metadata=_about("Number of prompts the target writes; None: as many as the budget allows.")
+        default=None, metadata=about("Number of prompts the target writes; None: as many as the budget allows.")
     )
     num_responses: int | None = field(
-        default=None, metadata=_about("Number of prompts it answers to train on; None: as many as the budget allows.")
+        default=None, metadata=about("Number of prompts it answers to train on; None: as many as the budget allows.")
     )
-    max_tokens: int = field(default=256, metadata=_about("Maximum number of tokens of a response."))
-    max_prompt_tokens: int = field(default=1024, metadata=_about("Longer prompts are left out."))
-    batch: int = field(default=32, metadata=_about("Number of requests that the target answers at once."))
-    held_out: float = field(default=0.05, metadata=_about("Fraction of the prompts that training never sees."))
+    max_tokens: int = field(default=256, metadata=about("Maximum number of tokens of a response."))
+    max_prompt_tokens: int = field(default=1024, metadata=about("Longer prompts are left out."))
+    batch: int = field(default=32, metadata=about("Number of requests that the target answers at once."))
+    held_out: float = field(default=0.05, metadata=about("Fraction of the prompts that training never sees."))
     num_checked: int = field(
-        default=48, metadata=_about("Maximum number of held-out conversations to forecast and to decode for real.")
+        default=48, metadata=about("Maximum number of held-out conversations to forecast and to decode for real.")
     )
 
 
@@ -54,24 +55,24 @@ class LengthOptions:
     """How long it is trained, how fast, and on what."""
 
     budget: str = field(
-        default="30m", metadata=_about("Time for all of it, such as 90s, 30m or 2h, shared among the stages.")
+        default="30m", metadata=about("Time for all of it, such as 90s, 30m or 2h, shared among the stages.")
     )
-    steps: int | None = field(default=None, metadata=_about("Number of training steps; None: what the budget allows."))
+    steps: int | None = field(default=None, metadata=about("Number of training steps; None: what the budget allows."))
     batch_tokens: int | None = field(
-        default=None, metadata=_about("Tokens of a training step; None: 4096 on the CPU, 24576 on an accelerator.")
+        default=None, metadata=about("Tokens of a training step; None: 4096 on the CPU, 24576 on an accelerator.")
     )
     learning_rate: float | None = field(
-        default=None, metadata=_about("Peak learning rate of matrices; None: the recipe's own.")
+        default=None, metadata=about("Peak learning rate of matrices; None: the recipe's own.")
     )
     evaluations: int = field(
-        default=4, metadata=_about("Number of times that training measures itself on held-out conversations.")
+        default=4, metadata=about("Number of times that training measures itself on held-out conversations.")
     )
     until: str | None = field(
         default=None,
-        metadata=_about("Last stage to run here, responses or training: the folder may move on; None: all of them."),
+        metadata=about("Last stage to run here, responses or training: the folder may move on; None: all of them."),
     )
-    device: str = field(default="auto", metadata=_about("auto, cpu, or an accelerator by its name in PyTorch."))
-    seed: int = field(default=0, metadata=_about("Same seed, same training, on the CPU and without a time limit."))
+    device: str = field(default="auto", metadata=about("auto, cpu, or an accelerator by its name in PyTorch."))
+    seed: int = field(default=0, metadata=about("Same seed, same training, on the CPU and without a time limit."))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +80,9 @@ class TrainingOptions(LengthOptions):
     """How a drafter is trained."""
 
     start: Path | None = field(
-        default=None, metadata=_about("Drafter to continue: its file, or the folder of an earlier run; None: none.")
+        default=None, metadata=about("Drafter to continue: its file, or the folder of an earlier run; None: none.")
     )
-    max_draft: int = field(
-        default=4, metadata=_about("Maximum draft tokens in a step, for the forecast and its check.")
-    )
+    max_draft: int = field(default=4, metadata=about("Maximum draft tokens in a step, for the forecast and its check."))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,24 +91,24 @@ class JointOptions:
 
     joint: bool | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "medusa: tune the target beside its heads, by an adapter (Medusa-2). The tuned target is another model: "
             "lossy relative to the original; None: no."
         ),
     )
     heads_weight: float | None = field(
-        default=None, metadata=_about("Weight of the heads' loss beside the target's own; None: 0.2.")
+        default=None, metadata=about("Weight of the heads' loss beside the target's own; None: 0.2.")
     )
     heads_first: float | None = field(
         default=None,
-        metadata=_about("Fraction of the training in which the heads learn before the target does; None: 0.25."),
+        metadata=about("Fraction of the training in which the heads learn before the target does; None: 0.25."),
     )
     target_learning_rate: float | None = field(
-        default=None, metadata=_about("Peak learning rate of the target's adapter; None: 2.5e-4.")
+        default=None, metadata=about("Peak learning rate of the target's adapter; None: 2.5e-4.")
     )
     merge: bool | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "Write the tuned target as a model of its own too, a float16 folder that needs no adapter; None: no."
         ),
     )
@@ -151,6 +150,16 @@ class RunOptions(TextOptions, LengthOptions):
         if self.exclude is not None and self.texts is not None:
             raise UsageError("--exclude compares prompts, and would be ignored with --texts: leave it out")
 
+    def length(self, seconds: float, *, on_cpu: bool) -> dict[str, Any]:
+        """Return what the settings of any training are told of its length: for so many seconds, or the steps given."""
+        return {
+            "steps": self.steps,
+            "budget_s": seconds if self.steps is None else None,
+            "tokens_per_batch": self.batch_tokens or (4096 if on_cpu else 24576),
+            "seed": self.seed,
+            "evaluations": self.evaluations,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values, to be compared with those of an interrupted run."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
@@ -161,7 +170,7 @@ class TrainOptions(RunOptions, TrainingOptions, JointOptions):
     """What a drafter's training can be told."""
 
     kind: Kind
-    rank: int | None = field(default=None, metadata=_about("Rank of the target's adapter; None: 32."))
+    rank: int | None = field(default=None, metadata=about("Rank of the target's adapter; None: 32."))
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)

@@ -29,7 +29,6 @@ from outpace.train.given import ENGINE, Given
 from outpace.train.ledger import Ledger, Timer
 from outpace.train.options import RunOptions, TrainOptions, budget_seconds
 from outpace.train.report.forecast import Check, Decoded, compare, decode
-from outpace.train.report.log import Log
 from outpace.train.text import prompts, texts
 from outpace.train.text.answers import in_order
 from outpace.train.text.corpus import Conversation, Corpus
@@ -39,7 +38,9 @@ from outpace.train.text.responses import Beginning, Job, Responder, Source, jobs
 from outpace.train.text.sources import Sources, Writer, some_of, sort_out, spread, without_duplicates
 
 if TYPE_CHECKING:
-    from outpace.train.trainer import StepReport
+    import torch
+
+    from outpace.train.drafting import Drafting
 
 ROUNDS = 4  # times that a prompt is answered at most, where the budget says how many responses there are
 LOG, CHECK, TUNED = "log.jsonl", "check.jsonl", "tuned"
@@ -281,45 +282,24 @@ class Run:
         facts = self.ledger.facts("training")
         return Trained(
             self.folder / facts["path"],
-            {(row["kind"], row["sampled"]): row["chains"][str(self.options.max_draft)] for row in facts["rows"]},
+            {
+                (row["kind"], row["sampled"]): row["chains"][str(self.options.max_draft)]
+                for row in facts["measured"]["rows"]
+            },
         )
 
     def _train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> None:
-        from outpace.train.training import device_of, name_of, train  # they bring PyTorch
+        from outpace.train.training import drafting_on, learn  # they bring PyTorch
 
-        device = device_of(self.options.device)
-        timer = self._text.begin("training")
-        log = Log(self.folder / LOG)
-        folder, start = self.folder / "training", self.given.start
-        with self._text.shown() as show:
+        def prepare(device: torch.device, seconds: float) -> Drafting:
+            return drafting_on(device, seconds, self.options, self.lm, text, held_out, self.given.start)
 
-            def report(step: StepReport) -> None:
-                log.add(asdict(step))
-                timer.keep(at_least=KEEP_SECONDS)
-                show(int(1000 * step.done), 1000, _in_words(step))
-
-            show(0, 1000, "reading the target")
-            outcome = train(self.options, timer.allowed, device, text, held_out, self.lm, folder, start, report)
-        timer.keep()
-        measured = [(row, {str(n): value for n, value in row.chains.items()}) for row in outcome.tokens_per_step.rows]
-        rows = [asdict(row) | {"chains": chains} for row, chains in measured]
-        more = {} if outcome.divergence is None else {"divergence": asdict(outcome.divergence)}
-        self.ledger.finish(
-            "training",
-            path=str(outcome.path.relative_to(self.folder)),
-            **more,
-            rows=rows,
-            score=outcome.score,
-            started_at=outcome.started_at,
-            steps=outcome.steps,
-            positions=sum(entry["positions"] for entry in log.entries),
-            conversations=len(text),
-            device=name_of(device),
-        )
-        before = "" if outcome.started_at is None else f" ({outcome.started_at:.2f} before)"
+        outcome, facts = learn(self._text, prepare)
+        self.ledger.finish("training", **facts)
+        before = "" if facts["score_before"] is None else f" ({facts['score_before']:.2f} before)"
         what = "simulated tokens per step"
-        if outcome.divergence is not None:
-            what += f" x the original's tokens ({outcome.divergence.top1:.1%})"
+        if outcome.measured.divergence is not None:
+            what += f" x the original's tokens ({outcome.measured.divergence.top1:.1%})"
         self._text.tell(f"training: {outcome.steps} steps; {outcome.score:.2f} {what}{before}")
 
     # The real loop.
@@ -390,8 +370,3 @@ def _state(timer: Timer, done: int, count: int | None) -> tuple[int, int]:
     if count is None:
         return int(min(timer.taken, timer.allowed) * 1000), int(timer.allowed * 1000)
     return min(done, count), count
-
-
-def _in_words(step: StepReport) -> str:
-    simulated = "" if step.simulated is None else f", {step.simulated:.2f} simulated tokens per step"
-    return f"step {step.step}, loss {step.loss:.3f}{simulated}"

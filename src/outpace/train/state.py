@@ -50,6 +50,12 @@ def save_tensors(path: Path, values: dict[str, Any]) -> None:
     os.replace(new, path)
 
 
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return what `save_tensors` wrote."""
+    found: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return found
+
+
 def load_state(path: Path, made_with: dict[str, Any]) -> RunState:
     """Return the checkpoint of a run; raises UsageError if it is no such file, or of a run with other settings."""
     try:

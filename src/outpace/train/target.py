@@ -32,6 +32,7 @@ class TargetIdentity:
     name: str
     fingerprint: str  # `Checkpoint.fingerprint`, in hex
     traits: DrafterTarget
+    adapter: str | None = None  # fingerprint, in hex, of the one that it was tuned by beside its drafter
 
 
 class FrozenTarget(Protocol):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outpace.ops.philox import gumbel
-from outpace.train.batch import Batch, make_batch
+from outpace.train.batch import Batch, by_length, make_batch
 from outpace.train.networks.network import DraftNetwork
 from outpace.train.target import FrozenTarget
 from outpace.train.text.corpus import Conversation
@@ -19,8 +19,6 @@ from outpace.types import TOKEN_STREAM
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +115,7 @@ def views_of(
     network: DraftNetwork, target: FrozenTarget, conversations: Sequence[Conversation]
 ) -> Iterator[tuple[Batch, list[View]]]:
     """Yield the conversations that can be drafted, as batches: those of similar length together."""
-    for part in _batches(conversations):
+    for part in by_length(own for own in conversations if len(own.tokens) >= own.num_prompt + 2):
         batch = make_batch(part, target, network.taps, 0)
         assert batch is not None
         yield batch, [View(own, network, target.config.vocab_size) for own in part]
@@ -132,15 +130,3 @@ def _rows_of(network: DraftNetwork, own: Conversation) -> tuple[Ints, Ints]:
             seen.setdefault(further[token], position)
     rows = [*range(network.num_fixed), *seen]
     return np.array(rows, np.int64), np.array([*[0] * network.num_fixed, *seen.values()], np.int64)
-
-
-def _batches(conversations: Sequence[Conversation]) -> Iterator[list[Conversation]]:
-    useful = [own for own in conversations if len(own.tokens) >= own.num_prompt + 2]
-    part: list[Conversation] = []
-    for own in sorted(useful, key=lambda own: len(own.tokens)):
-        if part and (len(part) + 1) * len(own.tokens) > _BATCH_TOKENS:
-            yield part
-            part = []
-        part.append(own)
-    if part:
-        yield part

@@ -5,6 +5,8 @@
     drafter.target.fingerprint   that file's `Checkpoint.fingerprint`, in hex
     drafter.target.vocabulary    `Tokenizer.fingerprint`
     drafter.target.model_type, .vocab_size, .width, .num_layers
+    drafter.target.adapter       of a target that was tuned beside its heads (Medusa-2): its adapter's
+                                 `AdapterCheckpoint.fingerprint`, in hex
     drafter.*                    the other entries belong to the kind: its network's file (`models`) reads them
 
 Matrices in any format that the target's may have; norms in F32.
@@ -39,6 +41,11 @@ class DrafterCheckpoint:
     tensors: Mapping[str, RawTensor]
     layout: str = "Outpace"  # whose words the file is in
     gguf: Mapping[str, Any] | None = None  # metadata with the target's tokenizer, where the layout has it there
+
+    @property
+    def tuned_by(self) -> str | None:
+        """The fingerprint, in hex, of the adapter that its target was tuned by beside it; None: by none."""
+        return self.entries.text("target.adapter") if "target.adapter" in self.entries.raw else None
 
     @property
     def num_bytes(self) -> int:

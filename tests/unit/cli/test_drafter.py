@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import outpace
+from tests.folder import make_folder
 from tests.published import SPECULATORS, write_ours, write_published
 from tests.unit.cli.running import run
 
@@ -38,6 +39,20 @@ def test_inspect_of_a_published_drafter_says_what_is_not_stated(
     assert "a model that its files do not name (320 tokens, width 48)" in out
     assert "layers 2, n / 2 and n - 3 of a model of n layers" in out
     assert "fits" not in out
+
+
+def test_inspect_warns_of_a_model_that_lacks_the_adapter_of_the_drafters_target(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lm = outpace.load(folder, ops="reference", threads=1)
+    path = str(write_ours(lm, tmp_path / "heads.gguf", **{"target.adapter": "0123456789abcdef"}))
+    assert run("drafter", "inspect", path) == 0
+    assert "(Medusa-2; 0123456789ab): load both" in capsys.readouterr().out
+    assert run("drafter", "inspect", path, "-m", folder) == 0
+    assert f"WARNING: {folder} is not merged with it: load it too (--adapter)" in capsys.readouterr().out
+    merged = make_folder(tmp_path / "merged", outpace_tuned_by="0123456789abcdef")
+    assert run("drafter", "inspect", path, "-m", str(merged)) == 0
+    assert f"which is merged into {merged}" in capsys.readouterr().out
 
 
 def test_inspect_prints_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from outpace import LanguageModel
+from outpace.train.drafting import Drafted, Drafting
 from outpace.train.settings import TrainSettings
-from outpace.train.target import EngineTarget
+from outpace.train.target import EngineTarget, FrozenTarget
 from outpace.train.text.corpus import Conversation
 from outpace.train.trainer import Outcome, train
 from tests.training import tiny_lm, written_by
@@ -25,6 +27,19 @@ FAST = {
     "num_fixed": 240,
     "save_every_s": 1e9,
 }
+
+
+def train_drafter(
+    kind: str,
+    settings: TrainSettings,
+    text: Sequence[Conversation],
+    held_out: Sequence[Conversation],
+    target: FrozenTarget,
+    folder: Path,
+    start: Path | None = None,
+    **watched: Any,
+) -> Outcome[Drafted]:
+    return train(Drafting(kind, settings, text, held_out, target, start), folder, **watched)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,18 +79,18 @@ def trained_of(
     text: list[Conversation],
     held_out: list[Conversation],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[str], Outcome]:
+) -> Callable[[str], Outcome[Drafted]]:
     """Drafters that have learned the tiny target's text, by kind; each is trained once."""
 
     @cache
-    def of(kind: str) -> Outcome:
+    def of(kind: str) -> Outcome[Drafted]:
         settings = TrainSettings(steps=80, evaluations=2, **FAST)
-        return train(kind, settings, text, held_out, target, tmp_path_factory.mktemp(kind))
+        return train_drafter(kind, settings, text, held_out, target, tmp_path_factory.mktemp(kind))
 
     return of
 
 
 @pytest.fixture(scope="session")
-def trained(trained_of: Callable[[str], Outcome]) -> Outcome:
+def trained(trained_of: Callable[[str], Outcome[Drafted]]) -> Outcome[Drafted]:
     """An eagle drafter."""
     return trained_of("eagle")

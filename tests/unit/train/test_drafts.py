@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from outpace.train.drafting import Drafted
 from outpace.train.drafts import accepted
 from outpace.train.export import read_network
 from outpace.train.target import EngineTarget
@@ -14,7 +15,7 @@ from outpace.train.trainer import Outcome
 
 @pytest.mark.parametrize("kind", ["eagle", "medusa", pytest.param("block", marks=pytest.mark.slow)])
 def test_more_nodes_confirm_more_and_never_more_than_there_are(
-    trained_of: Callable[[str], Outcome], target: EngineTarget, held_out: list[Conversation], kind: str
+    trained_of: Callable[[str], Outcome[Drafted]], target: EngineTarget, held_out: list[Conversation], kind: str
 ) -> None:
     network = read_network(trained_of(kind).path, kind, target)
     for own, found in accepted(network, target, held_out[:3], (1, 2, 4, 8), 0.0):
@@ -27,7 +28,7 @@ def test_more_nodes_confirm_more_and_never_more_than_there_are(
 
 @pytest.mark.parametrize("kind", ["eagle", "medusa", pytest.param("block", marks=pytest.mark.slow)])
 def test_what_is_in_the_call_beside_a_conversation_changes_nothing(
-    trained_of: Callable[[str], Outcome], target: EngineTarget, held_out: list[Conversation], kind: str
+    trained_of: Callable[[str], Outcome[Drafted]], target: EngineTarget, held_out: list[Conversation], kind: str
 ) -> None:
     network = read_network(trained_of(kind).path, kind, target)
     together = {id(own): found for own, found in accepted(network, target, held_out[:5], (2, 4, 7))}
@@ -38,7 +39,7 @@ def test_what_is_in_the_call_beside_a_conversation_changes_nothing(
 
 
 def test_nothing_is_proposed_where_nothing_is_likely_enough(
-    trained: Outcome, target: EngineTarget, held_out: list[Conversation]
+    trained: Outcome[Drafted], target: EngineTarget, held_out: list[Conversation]
 ) -> None:
     network = read_network(trained.path, "eagle", target)
     ((_, found),) = accepted(network, target, held_out[:1], (4,), 1.0)

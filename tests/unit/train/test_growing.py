@@ -7,6 +7,7 @@ import pytest
 import outpace
 from outpace import LanguageModel
 from outpace.drafters.eagle import EagleDrafter
+from outpace.train.drafting import Drafted
 from outpace.train.export import read_network
 from outpace.train.growing import grow
 from outpace.train.networks.eagle import EagleNetwork
@@ -20,7 +21,7 @@ from tests.training import written_by
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_trees_are_those_that_the_drafter_grows_while_it_decodes(
-    lm: LanguageModel, trained: Outcome, temperature: float, monkeypatch: pytest.MonkeyPatch
+    lm: LanguageModel, trained: Outcome[Drafted], temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Token by token, over all drafts of a few texts. On ops in float32: 8-bit products would turn some around."""
     exact: dict[str, Any] = {"ops": "reference", "kv": "f32", "threads": 1}
@@ -56,7 +57,7 @@ def test_the_trees_are_those_that_the_drafter_grows_while_it_decodes(
 
 
 def test_budgets_grow_together_as_they_grow_alone(
-    trained: Outcome, target: EngineTarget, held_out: list[Conversation]
+    trained: Outcome[Drafted], target: EngineTarget, held_out: list[Conversation]
 ) -> None:
     network = read_network(trained.path, "eagle", target)
     assert isinstance(network, EagleNetwork)

@@ -9,6 +9,7 @@ import pytest
 import outpace
 from outpace import LanguageModel
 from outpace.train.build import fresh_network
+from outpace.train.drafting import Drafted
 from outpace.train.export import read_network
 from outpace.train.settings import TrainSettings
 from outpace.train.simulate import Row, Simulation, num_steps, simulate
@@ -47,7 +48,7 @@ def test_an_untrained_drafter_brings_next_to_nothing(target: EngineTarget, text:
 
 
 def test_rows_of_the_head_behind_the_fixed_ones_count_once_their_token_is_there(
-    trained: Outcome, target: EngineTarget, held_out: list[Conversation]
+    trained: Outcome[Drafted], target: EngineTarget, held_out: list[Conversation]
 ) -> None:
     network = read_network(trained.path, "eagle", target)
     whole = simulate(network, target, held_out).mean(4)
@@ -71,7 +72,7 @@ def test_rows_of_the_head_behind_the_fixed_ones_count_once_their_token_is_there(
 @pytest.mark.parametrize("kind", ["eagle", "medusa", pytest.param("block", marks=pytest.mark.slow)])
 def test_the_simulation_takes_the_steps_of_the_real_loop(
     lm: LanguageModel,
-    trained_of: Callable[[str], Outcome],
+    trained_of: Callable[[str], Outcome[Drafted]],
     target: EngineTarget,
     kind: str,
     temperature: float,

@@ -1,311 +1,305 @@
+"""The loop, with an objective that is small enough to be seen through: a matrix that learns to count tokens."""
+
 from __future__ import annotations
 
-import itertools
 import math
+import os
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from outpace import LanguageModel
 from outpace.errors import OutpaceError, UsageError
-from outpace.train import backbone
-from outpace.train import trainer as module
-from outpace.train.batch import Plan, look
-from outpace.train.build import fresh_network
-from outpace.train.export import read_network
-from outpace.train.losses import Losses, draft_loss, target_probs
-from outpace.train.settings import TrainSettings
-from outpace.train.simulate import num_steps, simulate
-from outpace.train.state import load_state
-from outpace.train.target import EngineTarget
+from outpace.train.objective import StepLosses, adamw, muon
+from outpace.train.settings import LoopSettings
+from outpace.train.state import load_state, load_tensors, save_tensors
 from outpace.train.text.corpus import Conversation
-from outpace.train.torch_target import TorchTarget
-from outpace.train.trainer import Outcome, StepReport, train
-from tests.training import Confused
-from tests.unit.train.conftest import FAST
+from outpace.train.trainer import STATE, Outcome, StepReport, train
+
+SIZE = 6
+Beginning = Literal["unmeasured", "compared", "kept"]
 
 
-def by_last_token(own: Conversation) -> int:
-    """Return the steps of a chain of 4 that looks up what followed the last token's latest occurrence."""
-    tokens = own.tokens.tolist()
-    hits = np.zeros((len(tokens) - 1 - own.num_prompt, 4), np.bool_)
-    for row, anchor in enumerate(range(own.num_prompt, len(tokens) - 1)):
-        before = [i for i in range(anchor) if tokens[i] == tokens[anchor]]
-        if before:
-            guesses = (tokens[before[-1] + 1 : anchor + 1] * 4)[:4]
-            for k, guess in enumerate(guesses):
-                hits[row, k] = anchor + 1 + k < len(tokens) and tokens[anchor + 1 + k] == guess
-    return num_steps(np.cumprod(hits, axis=1).sum(axis=1))
+@dataclass(frozen=True)
+class Counted:
+    """What a counter brings. error: of its counts, on held-out text."""
+
+    error: float
 
 
-def test_a_tiny_drafter_learns_far_more_than_repetition_gives(trained: Outcome, held_out: list[Conversation]) -> None:
-    tokens = sum(len(own.tokens) - own.num_prompt for own in held_out)
-    floor = tokens / sum(map(by_last_token, held_out))
-    score = trained.tokens_per_step.mean(4)
-    assert floor < 1.5
-    assert score > floor + 0.5
-    assert score == trained.score == max(entry["score"] for entry in trained.log)
-    assert trained.log[-1]["step"] == trained.steps == 80
+def text_of(count: int, seed: int = 0) -> list[Conversation]:
+    rng = np.random.default_rng(seed)
+    return [
+        Conversation(rng.integers(0, SIZE, rng.integers(4, 12)).astype(np.int32), 1, False, "x") for _ in range(count)
+    ]
 
 
-def test_shuffled_labels_teach_nothing(
-    target: EngineTarget, text: list[Conversation], held_out: list[Conversation], trained: Outcome, tmp_path: Path
-) -> None:
-    """The negative control: the same run on the labels of other positions, measured by the true ones.
+class Counting:
+    """An objective: y = W x + b shall be twice the counts of a conversation's tokens, whose one-hot sum x is."""
 
-    Drafts of one token, without a bar: what is left is the chance of the most frequent token.
-    """
-    settings = TrainSettings(steps=24, evaluations=1, **FAST)
-    path = train("eagle", settings, text, held_out, Confused(target), tmp_path).path  # type: ignore[arg-type]
-    network = read_network(path, "eagle", target)
-    score = simulate(network, target, held_out, budgets=(1,), min_confidence=0.0).mean(1)
-    tokens = np.concatenate([own.tokens[own.num_prompt :] for own in held_out])
-    chance = np.bincount(tokens).max() / len(tokens)
-    assert score < 1 + chance + 0.03 < trained.tokens_per_step.mean(1) - 0.3
+    result, peak = "counter.pt", 1.0
 
+    def __init__(
+        self, beginning: Beginning = "unmeasured", *, is_accelerated: bool = False, rate: float = 0.2, **settings: Any
+    ) -> None:
+        self.settings = LoopSettings(**{"tokens_per_batch": 40, "warmup_steps": 2, "save_every_s": 0.0} | settings)
+        self.text, self.held_out = text_of(40), text_of(8, seed=1)
+        self.beginning: Beginning = beginning
+        self.is_accelerated, self._rate = is_accelerated, rate
 
-def short(**changes: Any) -> TrainSettings:
-    return replace(TrainSettings(steps=8, evaluations=2, **FAST), **changes)
+    def made_with(self) -> dict[str, Any]:
+        return {"rate": self._rate}
+
+    def begin(self) -> None:
+        self.matrix, self.vector = nn.Parameter(torch.eye(SIZE)), nn.Parameter(torch.zeros(SIZE))
+
+    def load(self, state: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        assert numbers == {"size": SIZE}
+        self.matrix, self.vector = nn.Parameter(state["matrix"]), nn.Parameter(state["vector"])
+
+    def state(self) -> dict[str, Tensor]:
+        return {"matrix": self.matrix.detach(), "vector": self.vector.detach()}
+
+    def numbers(self) -> dict[str, Any]:
+        return {"size": SIZE}
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.matrix, self.vector]
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        return [muon([self.matrix], self._rate), adamw([([self.vector], self._rate)])]
+
+    def paces(self, done: float) -> Sequence[float]:
+        return 1.0, 0.5
+
+    def plan(self, step: int, places: Sequence[int]) -> Tensor | None:
+        if step == 3:
+            return None
+        return self.counts([self.text[i] for i in places])
+
+    def losses(self, plan: Tensor, done: float) -> StepLosses | None:
+        errors = plan @ self.matrix.T + self.vector - 2 * plan
+        parts = {"worst": errors.detach().abs().max(), "by_token": errors.detach().abs().mean(dim=0)}
+        return StepLosses(errors.square().mean(), len(plan), parts)
+
+    def counts(self, text: Sequence[Conversation]) -> Tensor:
+        return torch.stack([torch.bincount(torch.from_numpy(own.tokens), minlength=SIZE).float() for own in text])
+
+    def write_first(self, path: Path) -> None:
+        self.write(path)
+
+    def write(self, path: Path) -> None:
+        save_tensors(path, self.state())
+        save_tensors(path.with_suffix(".more.pt"), {"step": path.stem})
+
+    def measure(self, path: Path) -> Counted:
+        own, counts = load_tensors(path), self.counts(self.held_out)
+        return Counted(float((counts @ own["matrix"].T + own["vector"] - 2 * counts).abs().mean()))
+
+    def measure_in_full(self, path: Path, best: Counted) -> Counted:
+        assert self.measure(path) == best
+        return best
+
+    def score(self, measured: Counted) -> float:
+        return -measured.error
+
+    def measured_of(self, entry: Mapping[str, Any]) -> Counted:
+        return Counted(entry["error"])
 
 
 class Stop(Exception):
     pass
 
 
-@pytest.fixture(scope="module")
-def whole(
-    target: EngineTarget,
-    text: list[Conversation],
-    held_out: list[Conversation],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Outcome:
-    """A short run that nobody interrupts."""
-    return train("eagle", short(save_every_s=0.0), text[:64], held_out[:4], target, tmp_path_factory.mktemp("whole"))
+def run(
+    folder: Path, beginning: Beginning = "unmeasured", stop: int = 0, **given: Any
+) -> tuple[Outcome[Counted], list[StepReport]]:
+    reports: list[StepReport] = []
 
-
-@pytest.mark.parametrize("at", [3, 4])
-def test_a_run_that_is_stopped_goes_on_bit_for_bit(
-    target: EngineTarget,
-    text: list[Conversation],
-    held_out: list[Conversation],
-    whole: Outcome,
-    tmp_path: Path,
-    at: int,
-) -> None:
-    """Before and after its first evaluation."""
-
-    def stop(step: StepReport) -> None:
-        if step.step == at:
+    def report(step: StepReport) -> None:
+        reports.append(step)
+        if step.step == stop:
             raise Stop
 
-    settings = short(save_every_s=0.0)  # a checkpoint after every step
-    with pytest.raises(Stop):
-        train("eagle", settings, text[:64], held_out[:4], target, tmp_path / "parts", report=stop)
-    seen: list[int] = []
-    parts = train(
-        "eagle",
-        settings,
-        text[:64],
-        held_out[:4],
-        target,
-        tmp_path / "parts",
-        report=lambda step: seen.append(step.step),
-    )
-    assert seen == list(range(at + 1, 9))
-    assert parts.path.read_bytes() == whole.path.read_bytes()
-    assert [entry["score"] for entry in parts.log] == [entry["score"] for entry in whole.log]
-    one, other = (load_state(outcome.path.with_name(module.STATE), {}) for outcome in (whole, parts))
-    assert all(torch.equal(one.network[name], other.network[name]) for name in one.network)
-    assert str(one.optimisers) == str(other.optimisers)
+    return train(Counting(beginning, **{"steps": 12, "evaluations": 3} | given), folder, report), reports
 
 
-def test_a_run_that_was_killed_goes_on(
-    target: EngineTarget, text: list[Conversation], held_out: list[Conversation], whole: Outcome, tmp_path: Path
-) -> None:
-    """Kill -9 in the middle of it, from within: the process has no chance to tidy up."""
-    script = """
+def same(one: Path, other: Path) -> None:
+    """Compare two runs' files and states, bit for bit."""
+    assert {file.name for file in one.iterdir()} == {file.name for file in other.iterdir()}
+    for name in ("counter.pt", "counter.more.pt"):
+        assert str(load_tensors(one / name)) == str(load_tensors(other / name))
+    a, b = load_state(one / STATE, {}), load_state(other / STATE, {})
+    assert all(torch.equal(x, b.network[name]) for name, x in a.network.items())
+    assert str(a.optimisers) == str(b.optimisers)
+    assert [entry | {"seconds": 0} for entry in a.log] == [entry | {"seconds": 0} for entry in b.log]
+    assert (a.step, a.num_evaluated, a.best) == (b.step, b.num_evaluated, b.best)
+
+
+def test_it_learns_and_tells_each_step(tmp_path: Path) -> None:
+    found, reports = run(tmp_path, "compared")
+    assert found.before is not None
+    assert found.measured.error < 0.7 * found.before.error
+    assert (found.score, found.score_before) == (-found.measured.error, -found.before.error)
+    assert [step.step for step in reports] == list(range(1, 13))
+    assert [step.step for step in reports if step.measured is not None] == [4, 8, 12]
+    assert reports[-1].measured == {"error": -found.score, "score": found.score}
+    line = reports[0].as_dict()
+    assert list(line) == [
+        "worst", "by_token", "step", "seconds", "done", "loss", "learning_rate", "positions", "measured"
+    ]  # fmt: skip
+    assert len(line["by_token"]) == SIZE
+    assert line["worst"] >= max(line["by_token"])
+    assert [reports[i].learning_rate for i in (0, 1, 5)] == [0.1, 0.2, 0.2]
+    assert 0 < reports[-1].learning_rate < 0.05
+
+
+def test_a_step_without_anything_to_learn_is_told_and_skipped(tmp_path: Path) -> None:
+    _, reports = run(tmp_path)
+    assert [(step.positions > 0, step.loss is None) for step in reports[2:5]] == [
+        (True, False), (False, True), (True, False)
+    ]  # fmt: skip
+    assert reports[3].in_words().startswith("step 4, nothing to learn, score -")
+
+
+@pytest.mark.parametrize(("beginning", "is_accelerated"), [("unmeasured", False), ("kept", False), ("kept", True)])
+def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path: Path, beginning: Beginning, is_accelerated: bool) -> None:
+    whole, _ = run(tmp_path / "whole", beginning, is_accelerated=is_accelerated)
+    for step in (1, 3, 4, 5, 11):  # the fourth learns nothing, and is followed by an evaluation
+        folder = tmp_path / str(step)
+        with pytest.raises(Stop):
+            run(folder, beginning, stop=step, is_accelerated=is_accelerated)
+        parts, reports = run(folder, beginning, is_accelerated=is_accelerated)
+        assert [own.step for own in reports] == list(range(step + 1, 13))
+        assert (parts.measured, parts.before) == (whole.measured, whole.before)
+        same(folder, tmp_path / "whole")
+    assert run(tmp_path / "whole", beginning)[1] == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 6])
+def test_a_run_that_is_killed_while_it_saves_goes_on_bit_for_bit(tmp_path: Path, number: int) -> None:
+    """Kill -9 from within, with half a checkpoint written, and a result that no checkpoint names."""
+    code = """
         import os, signal, sys
         from pathlib import Path
         import torch
-        from outpace import load
-        from outpace.train.settings import TrainSettings
-        from outpace.train.target import EngineTarget
-        from outpace.train.trainer import train
-        from tests.training import written_by
-        from tests.unit.train.conftest import FAST
+        from outpace.train import trainer
+        from tests.unit.train.test_trainer import run
 
         torch.set_num_threads(1)
-        lm = load(sys.argv[1], threads=1)
-        text, held_out = written_by(lm, 64, seed=0, temperature=1.0), written_by(lm, 4, seed=1, temperature=1.0)
-        settings = TrainSettings(steps=8, evaluations=2, **(FAST | {"save_every_s": 0.0}))
+        folder, saves, save = Path(sys.argv[1]), [], trainer.save_state
 
-        def kill(step):
-            if step.step == 6:
-                (Path(sys.argv[2]) / "step-0000099.gguf").touch()
+        def dying(path, state):
+            saves.append(state)
+            if len(saves) == int(sys.argv[2]):
+                path.with_name("state.pt.new").write_bytes(b"half")
+                path.with_name("step-0000099.pt").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+            save(path, state)
 
-        train("eagle", settings, text, held_out, EngineTarget(lm, "Tiny"), Path(sys.argv[2]), report=kill)
+        trainer.save_state = dying
+        run(folder, "kept")
     """
-    path = target._model.path
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), path, tmp_path / "run"], cwd=Path(__file__).parents[3]
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run"), str(number)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(["src", "."])}
+    assert subprocess.run(command, cwd=Path(__file__).parents[3], env=env).returncode == -signal.SIGKILL
+    run(tmp_path / "run", "kept")
+    run(tmp_path / "whole", "kept")
+    same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_losses_read_late_are_those_read_at_once(tmp_path: Path) -> None:
+    """As from an accelerator, with plans made ahead: evaluations and the end bring what is not read yet."""
+    (one, exact), (other, late) = (
+        run(tmp_path / str(ahead), is_accelerated=ahead, save_every_s=1e9) for ahead in (False, True)
     )
-    assert done.returncode == -signal.SIGKILL
-    settings = short(save_every_s=0.0)
-    killed = train("eagle", settings, text[:64], held_out[:4], target, tmp_path / "run")
-    assert killed.path.read_bytes() == whole.path.read_bytes()
-    names = {file.name for file in (tmp_path / "run").iterdir()}
-    assert names == {file.name for file in whole.path.parent.iterdir()}, "what a kill left behind is gone"
+    assert [replace(step, seconds=0.0) for step in exact] == [replace(step, seconds=0.0) for step in late]
+    assert one.measured == other.measured
 
 
-def test_a_drafter_that_is_continued_never_ends_worse_than_it_began(
-    target: EngineTarget, text: list[Conversation], held_out: list[Conversation], trained: Outcome, tmp_path: Path
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the next measurements find."""
+    given: list[float] = []
+    monkeypatch.setattr(Counting, "measure", lambda self, path: Counted(-given.pop(0)))
+    monkeypatch.setattr(Counting, "measure_in_full", lambda self, path, best: best)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("beginning", "found", "best"),
+    [
+        ("unmeasured", [1.0, 3.0, 2.0], "step-0000008"),
+        ("compared", [9.0, 1.0, 3.0, 2.0], "step-0000008"),
+        ("kept", [9.0, 1.0, 3.0, 2.0], "step-0000000"),
+        ("kept", [2.0, 2.0, 3.0, 3.0], "step-0000008"),
+    ],
+)
+def test_the_best_result_is_kept_with_its_own_files_and_no_other(
+    tmp_path: Path, scores: list[float], beginning: Beginning, found: list[float], best: str
 ) -> None:
-    """Learning from other positions' labels at high rates spoils it: then the start itself is the outcome."""
-    settings = TrainSettings(steps=10, evaluations=2, peak=1.0, **FAST)
-    confused: Any = Confused(target)
-    worse = train("eagle", settings, text, held_out, confused, tmp_path / "worse", trained.path)
-    assert worse.started_at is not None
-    assert worse.score == worse.started_at > worse.log[-1]["score"]
-    assert worse.path.read_bytes() == trained.path.read_bytes()
-    better = train("eagle", replace(settings, peak=None), text, held_out, target, tmp_path / "better", trained.path)
-    assert better.started_at == trained.score <= better.score
+    scores += found
+    outcome, _ = run(tmp_path, beginning)
+    assert outcome.score == (max(found) if beginning == "kept" else max(found[-3:]))
+    assert outcome.score_before == (None if beginning == "unmeasured" else found[0])
+    names = ["counter.more.pt", "counter.pt", "state.pt", f"{best}.more.pt", f"{best}.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert load_tensors(tmp_path / "counter.more.pt") == {"step": best}
 
 
-def test_a_folder_of_another_run_is_refused_with_the_difference(
-    target: EngineTarget, text: list[Conversation], held_out: list[Conversation], tmp_path: Path
-) -> None:
-    train("eagle", short(steps=1, evaluations=1), text, held_out[:2], target, tmp_path)
-    with pytest.raises(UsageError, match=r"begun with seed = 0, now it is 1"):
-        train("eagle", short(steps=1, evaluations=1, seed=1), text, held_out[:2], target, tmp_path)
-    with pytest.raises(UsageError, match="begun with text ="):
-        train("eagle", short(steps=1, evaluations=1), text[:-1], held_out[:2], target, tmp_path)
-    again = train("eagle", short(steps=1, evaluations=1), text, held_out[:2], target, tmp_path)
-    assert again.steps == 1
-
-
-def test_a_budget_in_seconds_ends_a_run_by_the_clock(
-    target: EngineTarget, text: list[Conversation], held_out: list[Conversation], tmp_path: Path
-) -> None:
+def test_a_budget_in_seconds_ends_a_run_by_the_clock(tmp_path: Path) -> None:
     """A clock that moves by a second each time it is asked: a step takes one."""
-    now = iter(range(10**6))
-    seen: list[StepReport] = []
-    settings = short(steps=None, budget_s=8.0, evaluations=2)
-    outcome = train(
-        "eagle", settings, text, held_out[:2], target, tmp_path, report=seen.append, clock=lambda: float(next(now))
-    )
-    assert outcome.steps == len(seen) == 8
-    assert [step.step for step in seen if step.simulated is not None] == [4, 8]
-    assert seen[-1].learning_rate < seen[3].learning_rate
-    assert all(np.isfinite(step.loss) and len(step.accuracy_by_depth) == 6 for step in seen)
+    now, reports = iter(range(10**6)), []
+    objective = Counting(budget_s=8.0, evaluations=2)
+    outcome = train(objective, tmp_path, reports.append, lambda: float(next(now)))
+    assert outcome.steps == len(reports) == outcome.seconds == 8
+    assert [step.step for step in reports if step.measured is not None] == [4, 8]
+    assert reports[-1].learning_rate < reports[4].learning_rate
 
 
-@pytest.mark.parametrize(("kind", "message"), [("eagel", "did you mean 'eagle'"), ("eagle", "no held-out text")])
-def test_what_cannot_work_is_refused(
-    target: EngineTarget, text: list[Conversation], tmp_path: Path, kind: str, message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        train(kind, short(), text, [], target, tmp_path)
+def test_a_folder_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(UsageError, match="begun with seed = 0, now it is 1"):
+        run(tmp_path, seed=1)
+    with pytest.raises(UsageError, match=r"begun with rate = 0.2, now it is 0.5"):
+        run(tmp_path, rate=0.5)
+    other = Counting(steps=12, evaluations=3)
+    other.text = other.text[:-1]
+    with pytest.raises(UsageError, match="begun with text ="):
+        train(other, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["eagle", "medusa", "block"])
-def test_the_path_of_an_accelerator_learns_the_same(
-    lm: LanguageModel,
-    text: list[Conversation],
-    held_out: list[Conversation],
-    tmp_path: Path,
-    kind: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """On the CPU, but in bfloat16, with plans made ahead, and losses read some steps later."""
-    settings = short(steps=20, evaluations=2)
-    runs = []
-    for is_accelerated in (False, True):
-        monkeypatch.setattr(module, "is_accelerator", lambda device, answer=is_accelerated: answer)
-        target = TorchTarget(lm, torch.device("cpu"), torch.bfloat16 if is_accelerated else torch.float32, "Tiny")
-        seen: list[StepReport] = []
-        outcome = train(kind, settings, text, held_out[:4], target, tmp_path / str(is_accelerated), report=seen.append)
-        assert [step.step for step in seen] == list(range(1, 21))
-        assert [step.step for step in seen if step.simulated is not None] == [10, 20]
-        runs.append((outcome, seen))
-    (_, exact), (_, rough) = runs
-    for one, other in zip(exact, rough, strict=True):
-        assert (one.positions, one.learning_rate) == (other.positions, other.learning_rate)
-        assert other.loss == pytest.approx(one.loss, rel=0.05)
-    assert rough[-1].loss < 0.9 * rough[0].loss
-
-
+@pytest.mark.parametrize("is_accelerated", [False, True])
 def test_a_loss_that_is_no_number_is_found_before_anything_is_saved(
-    lm: LanguageModel,
-    text: list[Conversation],
-    held_out: list[Conversation],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_accelerated: bool
 ) -> None:
-    """Read late, as from an accelerator: neither a checkpoint nor a drafter keeps what came after it."""
-    steps = itertools.count(1)
+    losses = Counting.losses
+    calls: list[float] = []
 
-    def spoiled(*given: Any) -> Losses:
-        losses = draft_loss(*given)
-        return replace(losses, total=losses.total * (math.nan if next(steps) == 7 else 1))
+    def spoiled(self: Counting, plan: Tensor, done: float) -> StepLosses | None:
+        calls.append(done)
+        found = losses(self, plan, done)
+        assert found is not None
+        return replace(found, total=found.total * (math.nan if len(calls) == 2 else 1))
 
-    monkeypatch.setattr(module, "is_accelerator", lambda device: True)
-    monkeypatch.setattr(backbone, "draft_loss", spoiled)
-    target = TorchTarget(lm, torch.device("cpu"), torch.bfloat16, "Tiny")
-    seen: list[StepReport] = []
-    with pytest.raises(OutpaceError, match=r"the loss of step 7 is nan.*diverged"):
-        train("eagle", short(steps=20), text, held_out[:4], target, tmp_path, report=seen.append)
-    assert not seen
+    monkeypatch.setattr(Counting, "losses", spoiled)
+    with pytest.raises(OutpaceError, match=r"the loss of step 2 is nan.*diverged.*its peak is 0.2"):
+        run(tmp_path, is_accelerated=is_accelerated, save_every_s=1e9)
     assert not list(tmp_path.iterdir())
 
 
-class _Elsewhere:
-    """A target on a device that this machine need not have: shapes and places are real, numbers are not."""
-
-    def __init__(self, real: EngineTarget, device: torch.device) -> None:
-        self.config, self.identity, self.device, self.rope_scale = real.config, real.identity, device, real.rope_scale
-        self.embedding, self.unembedding, self.final_norm, self.inv_freq = (
-            x.to(device) for x in (real.embedding, real.unembedding, real.final_norm, real.inv_freq)
-        )
-
-    def padded(self, tokens: Tensor, lengths: Sequence[int], taps: Sequence[int]) -> dict[int, Tensor]:
-        assert tokens.device == self.device
-        return {tap: torch.empty(*tokens.shape, self.config.width, device=self.device) for tap in taps}
-
-
-@pytest.mark.parametrize("kind", ["eagle", "medusa", "block"])
-def test_nothing_of_a_step_stays_behind_on_the_host(
-    target: EngineTarget, text: list[Conversation], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On the device `meta`, which computes nothing, knows no autocast, and refuses most mixtures with the host's."""
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
-    monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())
-    device = torch.device("meta")
-    settings = TrainSettings(steps=1, head_rows=100, num_fixed=50)
-    elsewhere: Any = _Elsewhere(target, device)
-    network = fresh_network(kind, elsewhere, text[:8], settings)
-    plan = Plan.of(text[:8], network.num_depths, np.random.default_rng(0), network.share, is_aligned=True)
-    assert plan is not None
-    heads = torch.tensor(network.head_tokens, device=device)
-    batch = look(plan, elsewhere, network.taps)
-    probs = target_probs(elsewhere, batch.final, heads, torch.bfloat16)
-    losses = draft_loss(network, batch, probs, heads)
-    losses.total.backward()  # type: ignore[no-untyped-call]
-    optimisers = module.optimisers_of(network, settings)
-    for optimiser in optimisers:
-        optimiser.step()
-    moments = [x for optimiser in optimisers for own in optimiser.state.values() for x in own.values() if x.ndim]
-    assert moments
-    for x in (*network.parameters(), *moments, losses.total, *losses.by_depth, *losses.accuracy):
-        assert x.device == device
+def test_a_result_that_disappears_is_no_silent_success(tmp_path: Path) -> None:
+    run(tmp_path)
+    for path in tmp_path.glob("step-*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError):
+        run(tmp_path)

@@ -27,7 +27,7 @@ from outpace.train.adapt.settings import AdaptSettings
 from outpace.train.distill.folder import Shape, student_config, write_folder
 from outpace.train.export import target_entries, write_gguf
 from outpace.train.networks.lora import Adapter
-from outpace.train.state import save_tensors
+from outpace.train.state import load_tensors, save_tensors
 from outpace.train.target import TargetIdentity
 from outpace.weights.adapter import ARCHITECTURE, KINDS
 from outpace.weights.gguf import read_gguf
@@ -82,8 +82,7 @@ def write_result(learner: Learner, settings: AdaptSettings, identity: TargetIden
 def read_result(path: Path) -> dict[str, Tensor]:
     """Return the numbers of a result's file, as they were rounded, in float32."""
     if path.suffix != ".gguf":
-        loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: own.float() for name, own in loaded.items()}
+        return {name: own.float() for name, own in load_tensors(path).items()}
     file = read_gguf(path)
     return {
         name: torch.from_numpy(dequantise(own).astype("float32")).reshape(own.shape)

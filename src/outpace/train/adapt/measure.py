@@ -22,6 +22,7 @@ from outpace.train.adapt.loss import best_tokens, label_loss
 from outpace.train.adapt.objectives import first_guesses, masked_inputs, next_guesses, noise
 from outpace.train.adapt.passes import Clean
 from outpace.train.adapt.settings import AdaptSettings
+from outpace.train.batch import by_length
 from outpace.train.text.corpus import Conversation
 
 THRESHOLDS = (0.9, 0.7, 0.5, 0.0)  # 0: all slots at once, in one pass
@@ -164,12 +165,7 @@ def _parts(held_out: Sequence[Conversation], settings: AdaptSettings) -> list[li
         if rows < settings.measured_rows:
             chosen.append(own)
             rows += len(own.tokens) - own.num_prompt
-    parts: list[list[Conversation]] = []
-    for own in sorted(chosen, key=lambda own: len(own.tokens)):
-        if not parts or (len(parts[-1]) + 1) * len(own.tokens) > settings.tokens_per_batch:
-            parts.append([])
-        parts[-1].append(own)
-    return parts
+    return list(by_length(chosen, settings.tokens_per_batch))
 
 
 class _Totals:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,26 +11,18 @@ from outpace.train.adapt.learner import Learner
 from outpace.train.adapt.loss import Teacher, best_tokens, label_loss
 from outpace.train.adapt.passes import Clean
 from outpace.train.adapt.settings import AdaptSettings
+from outpace.train.objective import StepLosses
 
 _ITERATIONS = 4  # of a Jacobi trajectory whose states are learned from: 0 ... 3 passes behind the first guess
 _KNUTH = 2654435769  # spreads positions, as the drafter `jacobi` does
 
 
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """A step's loss, how often the text's token was the first choice, and the number of slots that were learned.
+def loss_of(learner: Learner, blocks: Blocks, settings: AdaptSettings, rng: np.random.Generator) -> StepLosses | None:
+    """Return the loss of a batch, None if nothing in it can be learned. rng: what is masked, or how far guesses are.
 
-    clean: the autoregressive part, where there is one.
+    Its parts: accuracy, how often the text's token was the first choice; clean, the autoregressive loss, where there is
+    one.
     """
-
-    total: Tensor
-    clean: Tensor | None
-    accuracy: Tensor
-    num_learned: int
-
-
-def loss_of(learner: Learner, blocks: Blocks, settings: AdaptSettings, rng: np.random.Generator) -> Losses | None:
-    """Return the loss of a batch, None if nothing in it can be learned. rng: what is masked, or how far guesses are."""
     objective = _diffusion if settings.kind == "diffusion" else _jacobi
     return objective(learner, blocks, settings, rng)
 
@@ -63,7 +53,9 @@ def masked_inputs(blocks: Blocks, is_masked: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(own[..., :1]), own[..., :-1]], dim=2).flatten(1)
 
 
-def _diffusion(learner: Learner, blocks: Blocks, settings: AdaptSettings, rng: np.random.Generator) -> Losses | None:
+def _diffusion(
+    learner: Learner, blocks: Blocks, settings: AdaptSettings, rng: np.random.Generator
+) -> StepLosses | None:
     is_masked, t = noise(blocks, settings.min_noise, settings.max_noise, rng)
     places = torch.nonzero(is_masked.flatten())[:, 0]
     if not len(places):
@@ -84,9 +76,9 @@ def _diffusion(learner: Learner, blocks: Blocks, settings: AdaptSettings, rng: n
     total, choices = label_loss(states, _output(learner), tokens, weights, soft, teacher, learner.dtype)
     accuracy = (choices == tokens).float().mean()
     if not is_clean_adapted:
-        return Losses(total, None, accuracy, len(places))
+        return StepLosses(total, len(places), {"accuracy": accuracy})
     ar = _autoregressive(learner, blocks, clean, original, settings.soft)
-    return Losses(total + settings.clean * ar, ar.detach(), accuracy, len(places))
+    return StepLosses(total + settings.clean * ar, len(places), {"accuracy": accuracy, "clean": ar.detach()})
 
 
 # Jacobi.
@@ -110,7 +102,7 @@ def next_guesses(blocks: Blocks, choices: Tensor) -> Tensor:
     return torch.cat([anchors, own[..., :-1]], dim=2).flatten(1)
 
 
-def _jacobi(learner: Learner, blocks: Blocks, settings: AdaptSettings, rng: np.random.Generator) -> Losses | None:
+def _jacobi(learner: Learner, blocks: Blocks, settings: AdaptSettings, rng: np.random.Generator) -> StepLosses | None:
     """CLLM's losses (arXiv:2403.00835, equations 6 and 8).
 
     What the network says behind guesses shall be what it says behind the text itself, the fixed point; and behind the
@@ -136,7 +128,7 @@ def _jacobi(learner: Learner, blocks: Blocks, settings: AdaptSettings, rng: np.r
     )
     accuracy = (choices == tokens).float().mean()
     ar = _autoregressive(learner, blocks, clean, original, settings.soft)
-    return Losses(total + settings.clean * ar, ar.detach(), accuracy, len(places))
+    return StepLosses(total + settings.clean * ar, len(places), {"accuracy": accuracy, "clean": ar.detach()})
 
 
 # Both.

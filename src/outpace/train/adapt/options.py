@@ -8,14 +8,10 @@ from typing import Any, Literal
 
 from outpace.errors import UsageError, one_of
 from outpace.train.adapt.settings import AdaptSettings, Kind, Weights
-from outpace.train.options import RunOptions
+from outpace.train.options import RunOptions, about
 
 KINDS: tuple[Kind, ...] = ("diffusion", "jacobi")
 _OF_DIFFUSION = ("shift", "min_noise", "max_noise", "loss")
-
-
-def _about(text: str) -> dict[str, str]:
-    return {"help": text}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,33 +20,33 @@ class AdaptingOptions:
 
     weights: Weights | None = field(
         default=None,
-        metadata=_about("lora: an adapter beside the model; full: another model, in a folder; None: lora."),
+        metadata=about("lora: an adapter beside the model; full: another model, in a folder; None: lora."),
     )
     rank: int | None = field(
-        default=None, metadata=_about("Rank of the adapter's matrices, that of medusa --joint too; None: 32.")
+        default=None, metadata=about("Rank of the adapter's matrices, that of medusa --joint too; None: 32.")
     )
-    block: int | None = field(default=None, metadata=_about("Tokens of a block; None: 16."))
+    block: int | None = field(default=None, metadata=about("Tokens of a block; None: 16."))
     soft: float | None = field(
-        default=None, metadata=_about("Share of the target's own distribution in what is learned; None: 0.5.")
+        default=None, metadata=about("Share of the target's own distribution in what is learned; None: 0.5.")
     )
     clean: float | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "Weight of the autoregressive loss, which keeps the text good; not of a diffusion adapter; None: 1."
         ),
     )
     shift: int | None = field(
         default=None,
-        metadata=_about("Diffusion: 1 if a row predicts the token behind it, 0 if the token at its place; None: 1."),
+        metadata=about("Diffusion: 1 if a row predicts the token behind it, 0 if the token at its place; None: 1."),
     )
     min_noise: float | None = field(
-        default=None, metadata=_about("Diffusion: least probability that a slot is masked; None: 0.")
+        default=None, metadata=about("Diffusion: minimum probability that a slot is masked; None: 0.")
     )
     max_noise: float | None = field(
-        default=None, metadata=_about("Diffusion: largest probability that a slot is masked; None: 1.")
+        default=None, metadata=about("Diffusion: maximum probability that a slot is masked; None: 1.")
     )
     loss: Literal["mean", "elbo"] | None = field(
-        default=None, metadata=_about("Diffusion: whether masked slots weigh the same, or 1 / noise; None: mean.")
+        default=None, metadata=about("Diffusion: whether masked slots weigh the same, or 1 / noise; None: mean.")
     )
 
 
@@ -63,7 +59,7 @@ class AdaptOptions(RunOptions, AdaptingOptions):
 
     kind: Kind
     start: Path | None = field(
-        default=None, metadata=_about("Adapter to continue: its file, or the folder of an earlier run; None: none.")
+        default=None, metadata=about("Adapter to continue: its file, or the folder of an earlier run; None: none.")
     )
 
     def __post_init__(self) -> None:

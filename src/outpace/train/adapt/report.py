@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from outpace.measure.markdown import table
 from outpace.train.adapt.measure import Measured
 from outpace.train.adapt.options import AdaptOptions
 from outpace.train.ledger import Ledger
-from outpace.train.report.card import machine_part, table, text_rows, training_part
-from outpace.train.report.plot import means
+from outpace.train.report.card import how_it_was_made, made_by
 
 _MASKS = "It opens blocks: masked slots see each other, and everything before the block, which is computed causally"
 _JUMPS = (
@@ -39,23 +38,26 @@ def card(
     target = origin["model"]
     parts = [
         f"# {'A model made of' if options.weights == 'full' else 'An adapter for'} {target['name']}: `{options.kind}`",
-        f"Made by `{command}` with Outpace {origin['outpace']} ({origin['commit'] or 'no checkout'}), "
-        f"{origin['date']}. {num_bytes / 1e6:.1f} MB. It was made for this file ({target['bytes'] / 1e6:.0f} MB, "
-        f"SHA-256 {target['sha256'][:16]}).",
+        f"{made_by(command, origin)} {num_bytes / 1e6:.1f} MB. It was made for this file "
+        f"({target['bytes'] / 1e6:.0f} MB, SHA-256 {target['sha256'][:16]}).",
         _WHAT[options.kind, options.weights or "lora"],
         "## What it brings",
         "On conversations that training did not see, written by the target: every block decoded in PyTorch behind the "
         f"true text ({measured.num_tokens} tokens).",
         measured_table(options.kind, before, measured),
-        f"The checkpoint was chosen by its score: {measured.score:.3f}, {before.score:.3f} before.",
-        "## Text",
-        table(("stage", "what", "minutes"), text_rows(options, ledger)),
-        "## Training",
-        training_part(options, ledger),
-        "## Machine",
-        machine_part(origin),
+        f"The checkpoint was chosen by {scored(options.kind, measured)}: {measured.score:.3f}, {before.score:.3f} "
+        "before.",
+        *how_it_was_made(options, ledger, origin),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def scored(kind: str, measured: Measured) -> str:
+    """Return what checkpoints are chosen by."""
+    what = "tokens per pass" if kind == "jacobi" else "verified tokens per pass at the best threshold"
+    if measured.clean_agreement is None:
+        return what
+    return f"{what} x next tokens that are the original's ({measured.clean_agreement:.1%})"
 
 
 def measured_table(kind: str, before: Measured, measured: Measured) -> str:
@@ -93,25 +95,3 @@ def _jacobi_row(name: str, own: Measured) -> Sequence[Any]:
         f"{own.clean_agreement:.1%}",
         f"{own.clean_perplexity:.3f} (the original's {own.original_perplexity:.3f})",
     )
-
-
-def plot(entries: Sequence[dict[str, Any]], title: str) -> bytes:
-    """Return a PNG file of a log's entries. Needs matplotlib, which the extra `outpace[train]` brings."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    loss, accuracy, score = figure.subplots(1, 3)
-    learned = [entry for entry in entries if entry["positions"]]
-    if learned:
-        steps = means([entry["step"] for entry in learned])
-        loss.plot(steps, means([entry["loss"] for entry in learned]))
-        accuracy.plot(steps, means([entry["accuracy"] for entry in learned]))
-    measured = [entry for entry in entries if entry["measured"] is not None]
-    score.plot([entry["step"] for entry in measured], [entry["measured"]["score"] for entry in measured], marker="o")
-    loss.set(title="Loss", xlabel="step")
-    accuracy.set(title="Learned slots that are right", xlabel="step", ylim=(0, 1))
-    score.set(title="Score on held-out text", xlabel="step")
-    figure.suptitle(title)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120, format="png")
-    return picture.getvalue()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,25 +21,25 @@ from outpace.measure.output_file import save
 from outpace.measure.progress import Progress
 from outpace.measure.provenance import provenance
 from outpace.models.checkpoint import open_checkpoint
+from outpace.train.adapt.adapting import Adapting
 from outpace.train.adapt.export import write_model
 from outpace.train.adapt.learner import Learner
 from outpace.train.adapt.measure import Measured, measured_of
 from outpace.train.adapt.options import AdaptOptions
-from outpace.train.adapt.report import card, plot
+from outpace.train.adapt.report import card, scored
 from outpace.train.adapt.settings import AdaptSettings
-from outpace.train.adapt.trainer import AdaptReport, adapt
 from outpace.train.given import ADAPTER
 from outpace.train.networks.transformer import Dequantised
 from outpace.train.report.log import Log
 from outpace.train.report.outcome import CARD, PLOT
-from outpace.train.stages import KEEP_SECONDS, LOG, TextStages, unseen
+from outpace.train.report.plot import plot
+from outpace.train.stages import LOG, TextStages, unseen
 from outpace.train.target import identity_of
 from outpace.train.text.corpus import Conversation
-from outpace.train.training import device_of, name_of
+from outpace.train.training import learn
 from outpace.weights.adapter import open_adapter
 
 MODEL = "model"  # the folder of a result whose weights have all learned
-_TOKENS = {True: 4096, False: 24576}  # of a step, on the CPU and elsewhere
 _MEASURED = {True: 512, False: 12288}  # rows: each threshold takes up to a block of passes over them
 
 
@@ -107,40 +107,20 @@ class AdaptRun:
         )
 
     def _train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> None:
-        device = device_of(self.options.device)
-        if device.type == "cpu":
-            torch.set_num_threads(self.lm.runner.ops.threads)
-        timer = self._text.begin("training")
-        log = Log(self.folder / LOG)
-        settings = settings_of(self.options, timer.allowed, on_cpu=device.type == "cpu")
-        with self._text.shown() as show:
+        mask_token = self._mask_token(text, held_out)
 
-            def report(step: AdaptReport) -> None:
-                log.add(asdict(step))
-                timer.keep(at_least=KEEP_SECONDS)
-                show(int(1000 * step.done), 1000, _in_words(step))
-
-            show(0, 1000, "measuring the target")
+        def prepare(device: torch.device, seconds: float) -> Adapting:
+            settings = settings_of(self.options, seconds, on_cpu=device.type == "cpu")
             tensors = Dequantised(open_checkpoint(self.lm.path).tensors)
-            mask_token = self._mask_token(text, held_out)
             learner = Learner(self.lm.config, tensors, settings, device, mask_token)
-            identity, folder = identity_of(self.lm), self.folder / "training"
-            ends = self.lm.loaded.eos_ids
-            outcome = adapt(learner, settings, text, held_out, ends, identity, folder, self._start, report)
-        timer.keep()
-        self.ledger.finish(
-            "training",
-            path=str(outcome.path.relative_to(self.folder)),
-            mask_token=mask_token,
-            before=asdict(outcome.before),
-            measured=asdict(outcome.measured),
-            steps=outcome.steps,
-            positions=sum(entry["positions"] for entry in log.entries),
-            conversations=len(text),
-            device=name_of(device),
-        )
+            ends, identity = self.lm.loaded.eos_ids, identity_of(self.lm)
+            return Adapting(learner, settings, text, held_out, ends, identity, self._start)
+
+        outcome, facts = learn(self._text, prepare)
+        self.ledger.finish("training", **facts, mask_token=mask_token)
         self._text.tell(
-            f"training: {outcome.steps} steps; score {outcome.measured.score:.2f} ({outcome.before.score:.2f} before)"
+            f"training: {outcome.steps} steps; {outcome.score:.2f} {scored(self.options.kind, outcome.measured)} "
+            f"({outcome.score_before:.2f} before)"
         )
 
     def _mask_token(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> int:
@@ -184,16 +164,7 @@ def settings_of(options: AdaptOptions, seconds: float, *, on_cpu: bool) -> Adapt
         chosen["alpha"] = float(options.rank)  # a scale of 1
     return AdaptSettings(
         options.kind,
-        steps=options.steps,
-        budget_s=seconds if options.steps is None else None,
-        tokens_per_batch=options.batch_tokens or _TOKENS[on_cpu],
+        **options.length(seconds, on_cpu=on_cpu),
         measured_rows=_MEASURED[on_cpu],
-        seed=options.seed,
-        evaluations=options.evaluations,
         **chosen,
     )
-
-
-def _in_words(step: AdaptReport) -> str:
-    score = "" if step.measured is None else f", score {step.measured.score:.2f}"
-    return f"step {step.step}, loss {step.loss:.3f}{score}"

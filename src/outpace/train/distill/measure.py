@@ -8,7 +8,7 @@ counted (if there is any).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from outpace.errors import UsageError
-from outpace.train.distill.labelled import labelled
+from outpace.train.batch import by_length
+from outpace.train.distill.labelled import labelled, num_labels
 from outpace.train.networks.transformer import TransformerNetwork
 from outpace.train.simulate import num_steps
 from outpace.train.target import FrozenTarget
 from outpace.train.text.corpus import Conversation
 
-_BATCH_TOKENS = 4096
 CHUNK = 512  # positions whose logits are held at once
 
 
@@ -55,7 +55,7 @@ def closeness(
     total = agreed = 0
     surprise = teacher_surprise = 0.0
     texts: list[tuple[bool, NDArray[np.bool_]]] = []
-    for part in by_length(conversations):
+    for part in by_length(own for own in conversations if num_labels(own)):
         batch = labelled(part, target.device)
         assert batch is not None
         last, own_last = target.config.num_layers + 1, network.last_tap
@@ -100,16 +100,3 @@ def accepted(hits: NDArray[np.bool_], max_draft: int) -> NDArray[np.int64]:
         runs[i] = runs[i + 1] + 1 if hits[i] else 0
     left = np.arange(count - 2, -1, -1)
     return np.minimum(np.minimum(runs[1:count], max_draft), left)
-
-
-def by_length(conversations: Sequence[Conversation]) -> Iterator[list[Conversation]]:
-    """Yield conversations that have a response, those of similar length together."""
-    useful = [own for own in conversations if len(own.tokens) > max(own.num_prompt, 1)]
-    part: list[Conversation] = []
-    for own in sorted(useful, key=lambda own: len(own.tokens)):
-        if part and (len(part) + 1) * len(own.tokens) > _BATCH_TOKENS:
-            yield part
-            part = []
-        part.append(own)
-    if part:
-        yield part

@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from outpace.errors import UsageError, integer, one_of, real
-from outpace.train.options import RunOptions
-
-
-def _about(text: str) -> dict[str, str]:
-    return {"help": text}
+from outpace.train.options import RunOptions, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,38 +17,38 @@ class StudentOptions:
 
     layers: str | None = field(
         default=None,
-        metadata=_about("Layers of the teacher: how many, or which, as in 0,1,28,29; None: those of --student."),
+        metadata=about("Layers of the teacher: how many, or which, as in 0,1,28,29; None: those of --student."),
     )
     width: int | None = field(
-        default=None, metadata=_about("Neurons of each feed-forward, the busiest ones; None: all of the teacher's.")
+        default=None, metadata=about("Neurons of each feed-forward, the busiest ones; None: all of the teacher's.")
     )
     student: Path | None = field(
         default=None,
-        metadata=_about("Hugging Face folder of the teacher's vocabulary to start from; None: --layers says."),
+        metadata=about("Hugging Face folder of the teacher's vocabulary to start from; None: --layers says."),
     )
     importance: Literal["cosine", "perplexity"] = field(
-        default="cosine", metadata=_about("What layers are chosen by, where --layers says how many.")
+        default="cosine", metadata=about("What layers are chosen by, where --layers says how many.")
     )
     objective: Literal["fkl", "rkl", "tvd", "jsd", "gkd"] = field(
-        default="fkl", metadata=_about("What is made smaller; gkd: jsd, partly on text of the student's own.")
+        default="fkl", metadata=about("What is made smaller; gkd: jsd, partly on text of the student's own.")
     )
     use: Literal["student", "draft"] = field(
-        default="student", metadata=_about("What it is for: student, a model of its own; draft, a draft model.")
+        default="student", metadata=about("What it is for: student, a model of its own; draft, a draft model.")
     )
     on_policy: float | None = field(
-        default=None, metadata=_about("Share of steps on text of the student's own; None: 0.5 with gkd, else 0.")
+        default=None, metadata=about("Share of steps on text of the student's own; None: 0.5 with gkd, else 0.")
     )
-    on_policy_tokens: int = field(default=32, metadata=_about("Length of the student's own responses."))
-    hidden: float = field(default=0.0, metadata=_about("Weight of matching the teacher's hidden states."))
+    on_policy_tokens: int = field(default=32, metadata=about("Length of the student's own responses."))
+    hidden: float = field(default=0.0, metadata=about("Weight of matching the teacher's hidden states."))
     top_k: int | None = field(
         default=None,
-        metadata=_about("Keep only so many likely tokens of the teacher, on disk, and the rest's mass; None: all."),
+        metadata=about("Keep only so many likely tokens of the teacher, on disk, and the rest's mass; None: all."),
     )
     train_embedding: bool = field(
-        default=False, metadata=_about("Train the embedding and the output matrix too; else they stay the teacher's.")
+        default=False, metadata=about("Train the embedding and the output matrix too; else they stay the teacher's.")
     )
-    max_draft: int = field(default=4, metadata=_about("Maximum draft tokens in a step, where it drafts."))
-    format: Literal["q8_0", "f16"] = field(default="q8_0", metadata=_about("Format of the student's GGUF file."))
+    max_draft: int = field(default=4, metadata=about("Maximum draft tokens in a step, where it drafts."))
+    format: Literal["q8_0", "f16"] = field(default="q8_0", metadata=about("Format of the student's GGUF file."))
 
 
 @dataclass(frozen=True, kw_only=True)

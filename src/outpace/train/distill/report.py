@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from outpace.errors import UsageError
+from outpace.measure.markdown import table as markdown
+from outpace.train.report.card import machine_part, made_by
 
 _HEAD = ("", "parameters", "bytes", "tokens/s", "perplexity", "agreement", "arithmetic", "copy", "edit", "repetition")
 
@@ -19,21 +21,20 @@ def card(result: Result, command: str) -> str:
     """Return the card as Markdown. result: of `result.json`."""
     origin, options, draft = result["origin"], result["options"], result["draft"]
     measured, before = result["measured"], result["before"]
-    teacher, machine = origin["model"], origin["machine"]
+    teacher = origin["model"]
     layers = "of its own" if result["layers"] is None else ", ".join(map(str, result["layers"]))
     parts = [
         f"# A student of {teacher['name']}",
-        f"Made by `{command}` with Outpace {origin['outpace']} ({origin['commit'] or 'no checkout'}), "
-        f"{origin['date']}. Teacher: {teacher['bytes'] / 1e6:.0f} MB, SHA-256 {teacher['sha256'][:16]}. Student: "
-        f"layers {layers}; {result['feed_forward_width']} neurons of each feed-forward. Its text is not the teacher's: "
-        "used alone it is lossy. As a draft model it changes no token.",
+        f"{made_by(command, origin)} Teacher: {teacher['bytes'] / 1e6:.0f} MB, SHA-256 {teacher['sha256'][:16]}. "
+        f"Student: layers {layers}; {result['feed_forward_width']} neurons of each feed-forward. "
+        "Its text is not the teacher's: used alone it is lossy. As a draft model it changes no token.",
         "## Quality and speed",
         card_table(result),
         "Perplexity of held-out text that the teacher wrote; agreement of the most likely tokens there "
         f"({measured['positions']} positions; untrained: {before['top1']:.1%}). Exact match on small tasks. Speed: "
         "plain decoding, one request at a time, median of five turns.",
         "## As a draft model",
-        _table(
+        markdown(
             ("", "tokens per step", "tokens/s", "relative to plain"),
             [
                 ("simulated", f"{measured['tokens_per_step']:.2f}", "", ""),
@@ -51,16 +52,14 @@ def card(result: Result, command: str) -> str:
         f"{result['steps']} steps, {result['positions']} positions, {result['seconds'] / 60:.1f} minutes on "
         f"{result['device']}. Options: " + ", ".join(f"`{name}` {value}" for name, value in options.items()) + ".",
         "## Machine",
-        f"{machine['cpu']}, {machine['cpus_allowed']} CPUs, {origin['threads']} threads, {origin['ops']} ops; "
-        + ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
-        + ".",
+        machine_part(origin),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def card_table(result: Result) -> str:
     """Return teacher and student as a Markdown table."""
-    return _table(_HEAD, rows(result))
+    return markdown(_HEAD, rows(result))
 
 
 def rows(result: Result, name: str = "student") -> list[tuple[str, ...]]:
@@ -113,7 +112,7 @@ def table(results: Mapping[str, Result]) -> str:
         draft = result["draft"]
         ratio = draft["speed"] / result["teacher"]["speed"]
         lines.append((*rows(result, name)[1], f"{draft['tokens_per_step']:.2f}", f"{ratio:.2f}"))
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def frontier(results: Mapping[str, Result]) -> bytes:
@@ -142,8 +141,3 @@ def frontier(results: Mapping[str, Result]) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120, format="png")
     return picture.getvalue()
-
-
-def _table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -4,7 +4,7 @@
     training                        training/, log.jsonl -> student/ (a Hugging Face folder), student.gguf
     check                           result.json: speed, tasks, and real decoding with the student as draft model
 
-`card.md` says it in words. A run that was killed goes on where it was.
+`card.md` says it in words, `plot.png` shows how it learned. A run that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,22 @@ from outpace.api import LanguageModel
 from outpace.measure.output_file import save
 from outpace.measure.progress import Progress
 from outpace.measure.provenance import provenance
+from outpace.train.distill.distilling import Distilling
 from outpace.train.distill.measure import Closeness
 from outpace.train.distill.options import DistillOptions
 from outpace.train.distill.outcome import measure
 from outpace.train.distill.report import card
 from outpace.train.distill.settings import DistillSettings
-from outpace.train.distill.student import student_of
-from outpace.train.distill.trainer import DistillReport, distil
+from outpace.train.distill.student import Student, student_of
 from outpace.train.report.log import Log
-from outpace.train.stages import KEEP_SECONDS, LOG, TextStages, unseen
+from outpace.train.report.plot import plot
+from outpace.train.stages import LOG, TextStages, unseen
+from outpace.train.state import load_tensors
 from outpace.train.text.corpus import Conversation
-from outpace.train.training import device_of, name_of, target_on
+from outpace.train.training import learn, target_on
 
-RESULT, CARD = "result.json", "card.md"
+RESULT, CARD, PLOT = "result.json", "card.md", "plot.png"
 FOLDER, FILE = "student", "student.gguf"
-_TOKENS = {True: 4096, False: 24576}  # of a step, on the CPU and elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,54 +81,38 @@ class DistillRun:
             self._check(path, held_out, opened)
         result: dict[str, Any] = json.loads((self._folder / RESULT).read_text(encoding="utf-8"))
         save(self._folder / CARD, card(result, command))
+        save(self._folder / PLOT, plot(Log(self._folder / LOG).entries, f"student of {self._lm.path.name}"))
         return Finished(path, result)
 
     # Training.
 
     def _train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> None:
-        options, ledger = self._options, self._ledger
-        device = device_of(options.device)
-        if device.type == "cpu":
-            torch.set_num_threads(self._lm.runner.ops.threads)
-        timer = self._stages.begin("training")
-        log = Log(self._folder / LOG)
-        with self._stages.shown() as show:
-            show(0, 1000, "choosing the student")
-            student, chosen = student_of(options, self._lm, text, device, ledger.facts("training").get("chosen", {}))
+        options, ledger, lm = self._options, self._ledger, self._lm
+        made: list[Student] = []
+
+        def prepare(device: torch.device, seconds: float) -> Distilling:
+            student, chosen = student_of(options, lm, text, device, ledger.facts("training").get("chosen", {}))
             ledger.note("training", chosen=chosen)
+            made.append(student)
+            settings = _settings(options, seconds, on_cpu=device.type == "cpu")
+            likely, ends = self._folder / "training" / "likely", sorted(lm.loaded.eos_ids)
+            own, target = student.network, target_on(device, lm)
+            return Distilling(own, settings, text, held_out, target, likely, layers=student.layers, ends=ends)
 
-            def report(step: DistillReport) -> None:
-                log.add(asdict(step))
-                timer.keep(at_least=KEEP_SECONDS)
-                show(int(1000 * step.done), 1000, _in_words(step))
-
-            outcome = distil(
-                student.network,
-                _settings(options, timer.allowed, on_cpu=device.type == "cpu"),
-                text,
-                held_out,
-                target_on(device, self._lm),
-                self._folder / "training",
-                layers=student.layers,
-                ends=sorted(self._lm.loaded.eos_ids),
-                report=report,
-            )
-        timer.keep()
-        name = f"{self._lm.path.stem} distilled to {student.network.config.num_layers} layers"
-        no_gguf = student.write(self._folder, outcome.state, name, options.format)
+        outcome, facts = learn(self._stages, prepare)
+        (student,) = made
+        name = f"{lm.path.stem} distilled to {student.network.config.num_layers} layers"
+        no_gguf = student.write(self._folder, load_tensors(outcome.path), name, options.format)
         if no_gguf is not None:
             self._stages.tell(f"no GGUF file is written: {no_gguf}")
         ledger.finish(
             "training",
+            **facts,
             no_gguf=no_gguf,
             layers=None if student.layers is None else list(student.layers),
             feed_forward_width=student.shape.feed_forward_width,
-            before=outcome.before.as_dict(),
-            measured=outcome.measured.as_dict(),
-            steps=outcome.steps,
-            positions=sum(entry["positions"] for entry in log.entries),
-            device=name_of(device),
         )
+        assert outcome.before is not None
         self._stages.tell(f"training: {outcome.steps} steps; {_compared(outcome.before, outcome.measured)}")
 
     # Measuring.
@@ -168,18 +153,9 @@ def _settings(options: DistillOptions, seconds: float, *, on_cpu: bool) -> Disti
         top_k=options.top_k,
         trains_embedding=options.train_embedding,
         max_draft=options.max_draft,
-        steps=options.steps,
-        budget_s=seconds if options.steps is None else None,
-        tokens_per_batch=options.batch_tokens or _TOKENS[on_cpu],
-        seed=options.seed,
-        evaluations=options.evaluations,
+        **options.length(seconds, on_cpu=on_cpu),
     )
     return settings if options.learning_rate is None else replace(settings, matrix_rate=options.learning_rate)
-
-
-def _in_words(step: DistillReport) -> str:
-    measured = "" if step.measured is None else f", {step.measured.top1:.1%} agreement"
-    return f"step {step.step}, loss {step.loss:.3f}{measured}"
 
 
 def _compared(before: Closeness, after: Closeness) -> str:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from outpace.errors import UsageError
-from outpace.train.distill.labelled import labelled
-from outpace.train.distill.measure import CHUNK, by_length
+from outpace.train.batch import by_length
+from outpace.train.distill.labelled import labelled, num_labels
+from outpace.train.distill.measure import CHUNK
 from outpace.train.distill.objectives import forward_kl
 from outpace.train.networks.lora import Adapter
 from outpace.train.networks.transformer import TransformerNetwork
@@ -40,7 +41,7 @@ def divergence(network: TransformerNetwork, adapter: Adapter, conversations: Seq
     unembedding = network.unembedding
     total = agreed = 0
     kl = surprise = original_surprise = 0.0
-    for part in by_length(conversations):
+    for part in by_length(own for own in conversations if num_labels(own)):
         batch = labelled(part, unembedding.device)
         assert batch is not None
         mine = _final(network, batch.tokens, batch.places)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from outpace.errors import UsageError
 from outpace.models.architecture import architectures
-from outpace.models.checkpoint import Checkpoint
+from outpace.models.checkpoint import TUNED_BY, Checkpoint
 from outpace.models.config import Config
 from outpace.train.adapt.export import read_result
 from outpace.train.distill.folder import Shape, student_config, write_folder
@@ -31,9 +31,13 @@ def merged_config(original: Checkpoint) -> Config:
 
 
 def write_merged(folder: Path, original: Checkpoint, adapter: Path) -> None:
-    """Write the original with an adapter's changes in its matrices, float16, with its config and tokenizer."""
-    scale = open_adapter(adapter).scale
-    write_folder(folder, original, merged_config(original), _Merged(Dequantised(original.tensors), adapter, scale))
+    """Write the original with an adapter's changes in its matrices, float16, with its config and tokenizer.
+
+    The config says by which adapter (`outpace_tuned_by`), so that its heads know it again.
+    """
+    own = open_adapter(adapter)
+    config = merged_config(original) | {TUNED_BY: own.fingerprint.hex()}
+    write_folder(folder, original, config, _Merged(Dequantised(original.tensors), adapter, own.scale))
 
 
 class _Merged(Mapping[str, Tensor]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from outpace.measure.markdown import table
 from outpace.train.ledger import SHARES, Ledger
 from outpace.train.options import RunOptions, TrainOptions
 from outpace.train.report.forecast import TOLERANCE, Check, Row
@@ -17,9 +18,9 @@ def card(
     target = origin["model"]
     parts = [
         f"# A drafter for {target['name']}: `{options.kind}`",
-        f"Made by `{command}` with Outpace {origin['outpace']} ({origin['commit'] or 'no checkout'}), "
-        f"{origin['date']}. {num_bytes / 1e6:.1f} MB. It drafts for this file ({target['bytes'] / 1e6:.0f} MB, SHA-256 "
-        f"{target['sha256'][:16]}) and for other files of the same model and vocabulary.",
+        f"{made_by(command, origin)} {num_bytes / 1e6:.1f} MB. It drafts for this file "
+        f"({target['bytes'] / 1e6:.0f} MB, SHA-256 {target['sha256'][:16]}) and for other files of the same model "
+        "and vocabulary.",
         *_tuned(options, ledger),
         "## What it brings",
         "Tokens per step (bonus included) on conversations that training did not see, written by the "
@@ -28,6 +29,20 @@ def card(
         check_table(check),
         verdict(check),
         *_started_at(ledger),
+        *how_it_was_made(options, ledger, origin),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def made_by(command: str, origin: Mapping[str, Any]) -> str:
+    """Return what made something, and when, in a sentence."""
+    commit = origin["commit"] or "no checkout"
+    return f"Made by `{command}` with Outpace {origin['outpace']} ({commit}), {origin['date']}."
+
+
+def how_it_was_made(options: RunOptions, ledger: Ledger, origin: Mapping[str, Any]) -> list[str]:
+    """Return the last parts of a card: text, training and machine."""
+    return [
         "## Text",
         table(("stage", "what", "minutes"), text_rows(options, ledger)),
         "## Training",
@@ -35,7 +50,6 @@ def card(
         "## Machine",
         machine_part(origin),
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def check_table(check: Check) -> str:
@@ -80,7 +94,7 @@ def _tuned(options: TrainOptions, ledger: Ledger) -> list[str]:
 
 def divergence_table(ledger: Ledger) -> str:
     """Return how far a tuned target is from the original, as a Markdown table."""
-    own, kept = ledger.facts("training")["divergence"], ledger.facts("check")["kept"]
+    own, kept = ledger.facts("training")["measured"]["divergence"], ledger.facts("check")["kept"]
     lines = [
         (f"next tokens that are the original's ({own['positions']} held-out positions)", f"{own['top1']:.1%}"),
         ("KL(original, tuned), nats a token", f"{own['kl']:.4f}"),
@@ -96,12 +110,12 @@ def divergence_table(ledger: Ledger) -> str:
 
 def _started_at(ledger: Ledger) -> list[str]:
     facts = ledger.facts("training")
-    if facts["started_at"] is None:
+    if facts["score_before"] is None:
         return []
-    what = ", times the share of the original's tokens" if facts.get("divergence") else ""
+    what = ", times the share of the original's tokens" if facts["measured"]["divergence"] else ""
     return [
-        f"It continues an earlier drafter. Simulated tokens per step, mean over kinds{what}: {facts['started_at']:.3f} "
-        f"before, {facts['score']:.3f} after."
+        f"It continues an earlier drafter. Simulated tokens per step, mean over kinds{what}: "
+        f"{facts['score_before']:.3f} before, {facts['score']:.3f} after."
     ]
 
 
@@ -151,9 +165,3 @@ def machine_part(origin: Mapping[str, Any]) -> str:
 
 def _minutes(ledger: Ledger, stage: str) -> str:
     return f"{ledger.seconds(stage) / 60:.1f}"
-
-
-def table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

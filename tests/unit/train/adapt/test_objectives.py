@@ -128,7 +128,7 @@ def test_untrained_jacobi_behind_the_right_guesses_is_right(lm: LanguageModel, m
     monkeypatch.setattr(module, "first_guesses", lambda own: own.inputs)
     losses = loss_of(learner_of(lm, settings), blocks, settings, np.random.default_rng(0))
     assert losses is not None
-    assert float(losses.accuracy) == 1.0
+    assert float(losses.parts["accuracy"]) == 1.0
 
 
 def test_a_batch_without_a_masked_slot_teaches_nothing(lm: LanguageModel) -> None:

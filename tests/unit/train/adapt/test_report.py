@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from outpace.train.adapt.measure import Decoded, Measured
 from outpace.train.adapt.options import AdaptOptions
-from outpace.train.adapt.report import card, measured_table, plot
+from outpace.train.adapt.report import card, measured_table
 from outpace.train.ledger import Ledger
 from tests.unit.train.report.test_card import ORIGIN, ledger
 
@@ -43,9 +42,3 @@ def test_a_table_of_jacobi_has_the_quality_against_the_original_beside_the_speed
         "| before | 1.00 | 90.0% | 87.5% | 1.500 (the original's 1.400) |",
         "| after | 2.50 | 90.0% | 87.5% | 1.500 (the original's 1.400) |",
     ]
-
-
-def test_a_plot_is_a_picture_even_of_steps_that_learned_nothing() -> None:
-    entry: dict[str, Any] = {"step": 1, "loss": 2.0, "accuracy": 0.5, "positions": 9, "measured": None}
-    for entries in ([], [entry, entry | {"step": 2, "measured": {"score": 1.5}}], [entry | {"positions": 0}]):
-        assert plot(entries, "title").startswith(b"\x89PNG")

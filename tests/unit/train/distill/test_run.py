@@ -12,6 +12,7 @@ from outpace.errors import UsageError
 from outpace.train.distill import run as runs
 from outpace.train.distill.options import DistillOptions
 from outpace.train.distill.run import DistillRun, Finished
+from outpace.train.report.log import Log
 from tests.unit.train.test_stages import prompts_file
 
 SMALL: dict[str, Any] = {
@@ -48,6 +49,7 @@ def test_a_run_leaves_a_folder_a_file_and_what_they_are_worth(whole: Path) -> No
     assert (result["steps"], result["draft"]["same"]) == (4, result["draft"]["conversations"])
     assert len((whole / "log.jsonl").read_text().splitlines()) == 4
     assert "# A student of" in (whole / "card.md").read_text()
+    assert (whole / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_run_that_stopped_while_measuring_goes_on_with_what_it_has(
@@ -58,7 +60,7 @@ def test_a_run_that_stopped_while_measuring_goes_on_with_what_it_has(
         with pytest.raises(ZeroDivisionError):
             finished(lm, tmp_path, prompts)
     with monkeypatch.context() as patched:
-        patched.setattr(runs, "distil", lambda *given, **options: 1 / 0)
+        patched.setattr(runs, "learn", lambda *given: 1 / 0)
         again = finished(lm, tmp_path, prompts)
     assert again is not None
     for name in ("student/model.safetensors", "student.gguf"):
@@ -69,18 +71,15 @@ def test_a_run_that_stopped_while_training_ends_with_the_same_student(
     lm: LanguageModel, prompts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the third step, when the second was saved; what was chosen for the student is not chosen again."""
-    real = runs.distil
+    add = Log.add
 
-    def stopping(*given: Any, report: Any, **options: Any) -> Any:
-        def stop(step: Any) -> None:
-            report(step)
-            if step.step == 3:
-                raise KeyboardInterrupt
-
-        return real(*given, report=stop, **options)
+    def stopping(log: Log, entry: dict[str, Any]) -> None:
+        add(log, entry)
+        if entry["step"] == 3:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(runs, "distil", stopping)
+        patched.setattr(Log, "add", stopping)
         with pytest.raises(KeyboardInterrupt):
             finished(lm, tmp_path, prompts)
     monkeypatch.setattr("outpace.train.distill.student.layer_importance", lambda *given: 1 / 0)

@@ -14,8 +14,8 @@ from tests.unit.train.joint.conftest import tuned_of
 
 
 def test_a_target_that_has_learned_nothing_is_the_original(lm: LanguageModel, held_out: list[Conversation]) -> None:
-    found = tuned_of(lm).divergence(held_out)
-    assert found is not None
+    own = tuned_of(lm)
+    found = divergence(own.tuned_network, own.adapter, held_out)
     assert (found.top1, found.kl) == (1.0, 0.0)
     assert found.perplexity == found.original_perplexity
 
@@ -23,9 +23,9 @@ def test_a_target_that_has_learned_nothing_is_the_original(lm: LanguageModel, he
 def test_the_figures_are_those_of_a_plain_loop_over_positions(lm: LanguageModel, held_out: list[Conversation]) -> None:
     own = tuned_of(lm)
     with torch.no_grad():
-        for x in own.parameters():
+        for x in own.adapter.tensors().values():
             x.add_(torch.randn(x.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
-    original, network = TrainableTarget(lm, torch.device("cpu")).network, own._network
+    original, network = TrainableTarget(lm, torch.device("cpu")).network, own.tuned_network
     kls, surprises, same = [], [], []
     for text in held_out[:3]:
         tokens = torch.from_numpy(text.tokens.astype("int64"))[None]
@@ -46,4 +46,4 @@ def test_the_figures_are_those_of_a_plain_loop_over_positions(lm: LanguageModel,
 def test_without_a_response_there_is_nothing_to_compare(lm: LanguageModel, held_out: list[Conversation]) -> None:
     own = tuned_of(lm)
     with pytest.raises(UsageError, match="held-out text"):
-        own.divergence([])
+        divergence(own.tuned_network, own.adapter, [])

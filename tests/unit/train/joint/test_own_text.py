@@ -10,6 +10,7 @@ import pytest
 
 import outpace
 from outpace import LanguageModel
+from outpace.train.drafting import Drafted
 from outpace.train.joint.files import beside
 from outpace.train.joint.own_text import kept, own_text
 from outpace.train.options import TrainOptions
@@ -53,7 +54,7 @@ def test_the_card_says_that_the_target_is_another_model_and_how_far_it_is(finish
     card = (finished.drafter.parent / "card.md").read_text()
     facts = json.loads((finished.drafter.parent / "run.json").read_text())["stages"]
     assert "**lossy relative to the original**" in card
-    assert f"{facts['training']['facts']['divergence']['kl']:.4f}" in card
+    assert f"{facts['training']['facts']['measured']['divergence']['kl']:.4f}" in card
     assert f"{facts['check']['facts']['kept']['same']} of 12" in card
     assert finished.adapter is not None
     assert finished.adapter.read_bytes() == beside(finished.drafter.parent / "training" / "drafter.gguf").read_bytes()
@@ -83,7 +84,7 @@ def test_a_finished_run_may_still_be_merged(
 
 
 def test_text_that_was_begun_is_gone_on_with(
-    lm: LanguageModel, joint: Outcome, held_out: list[Conversation], tmp_path: Path
+    lm: LanguageModel, joint: Outcome[Drafted], held_out: list[Conversation], tmp_path: Path
 ) -> None:
     """What the target wrote before a kill is not written again, and the whole is the same."""
     own, options = opened(lm)(joint.path), TrainOptions(kind="medusa", joint=True, **SMALL)

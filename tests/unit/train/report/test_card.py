@@ -20,15 +20,21 @@ def check(real: float = 2.0, different: int = 0) -> Check:
     return Check(rows, (Row("all", False, 3, 60, 2.0, real),), different)
 
 
-def ledger(folder: Path, texts: bool = False, started_at: float | None = None) -> Ledger:
+def ledger(folder: Path, texts: bool = False, score_before: float | None = None) -> Ledger:
     own = Ledger.open(folder, {})
     if not texts:
         own.finish("prompts", train=90, held_out=10, dropped={"exact": 4, "near": 0})
         own.finish("responses", conversations=80, tokens=900)
     own.add_seconds("training", 90)
     own.finish("held-out", conversations=9, tokens=100)
-    facts: dict[str, Any] = {"conversations": 80, "steps": 7, "positions": 500, "device": "cpu"}
-    own.finish("training", **facts, score=2.345, started_at=started_at)
+    facts: dict[str, Any] = {
+        "measured": {"divergence": None},
+        "conversations": 80,
+        "steps": 7,
+        "positions": 500,
+        "device": "cpu",
+    }
+    own.finish("training", **facts, score=2.345, score_before=score_before)
     return own
 
 
@@ -48,7 +54,7 @@ def test_a_card_says_what_it_was_made_of_how_on_what_and_what_it_brings(tmp_path
 
 def test_a_card_of_given_texts_and_of_a_continued_drafter(tmp_path: Path) -> None:
     options = TrainOptions(kind="eagle", texts=Path("some/corpus"))
-    text = card(options, ledger(tmp_path, texts=True, started_at=2.0), check(), ORIGIN, "x", 1)
+    text = card(options, ledger(tmp_path, texts=True, score_before=2.0), check(), ORIGIN, "x", 1)
     assert "| texts | some/corpus |" in text
     assert "2.000 before, 2.345 after" in text
 
@@ -75,10 +81,12 @@ def test_the_verdict_is_a_line() -> None:
 
 
 def test_a_card_of_a_tuned_target_says_what_it_lost(tmp_path: Path) -> None:
-    own = ledger(tmp_path, started_at=1.5)
+    own = ledger(tmp_path, score_before=1.5)
     own.note(
         "training",
-        divergence={"positions": 90, "top1": 0.975, "kl": 0.0123, "perplexity": 2.5, "original_perplexity": 2.4},
+        measured={
+            "divergence": {"positions": 90, "top1": 0.975, "kl": 0.0123, "perplexity": 2.5, "original_perplexity": 2.4}
+        },
     )
     own.note("check", kept={"prompts": 9, "same": 4, "leading": 0.625})
     text = card(TrainOptions(kind="medusa", joint=True), own, check(), ORIGIN, "x", 1)

@@ -12,6 +12,7 @@ import pytest
 import outpace
 from outpace.api import LanguageModel
 from outpace.measure.output_file import save
+from outpace.train.drafting import Drafted
 from outpace.train.options import Kind, TrainOptions
 from outpace.train.report.log import Log
 from outpace.train.report.outcome import Finished, finish
@@ -36,7 +37,7 @@ def opened(lm: LanguageModel) -> Any:
 
 
 @pytest.fixture(scope="module")
-def finished(lm: LanguageModel, trained: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(lm: LanguageModel, trained: Outcome[Drafted], tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A run that continues a drafter which has learned what the target writes."""
     own = run(lm, tmp_path_factory.mktemp("run") / "out", trained.path)
     return finish(own, opened(lm), "outpace train eagle")
@@ -64,7 +65,7 @@ def test_the_folder_has_a_drafter_that_loads_its_card_its_log_and_its_plot(
 
 
 def test_a_finished_run_is_told_again_without_any_work(
-    finished: Finished, lm: LanguageModel, trained: Outcome, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, lm: LanguageModel, trained: Outcome[Drafted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = finished.drafter.read_bytes()
     monkeypatch.setattr(type(lm), "generate", None)
@@ -76,7 +77,7 @@ def test_a_finished_run_is_told_again_without_any_work(
 
 @pytest.mark.parametrize("kind", ["medusa", "block"])
 def test_every_kind_decodes_as_forecast(
-    kind: Kind, lm: LanguageModel, trained_of: Callable[[str], Outcome], tmp_path: Path
+    kind: Kind, lm: LanguageModel, trained_of: Callable[[str], Outcome[Drafted]], tmp_path: Path
 ) -> None:
     prompts, start = prompts_file(tmp_path / "p.jsonl", 40), trained_of(kind).path
     run = Run(TrainOptions(kind=kind, prompts=prompts, start=start, **SMALL | {"steps": 2}), tmp_path / "out", lm)
@@ -103,12 +104,12 @@ def dying(call: Callable[..., Any], count: int) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    ("place", "call", "count"), [("Log.add", Log.add, 3), ("save", save, 5)], ids=["training", "check"]
+    ("place", "call", "count"), [("training.Log.add", Log.add, 3), ("stages.save", save, 5)], ids=["training", "check"]
 )
 def test_a_run_that_ends_in_the_middle_of_training_or_of_the_check_goes_on(
     lm: LanguageModel,
     tmp_path: Path,
-    trained: Outcome,
+    trained: Outcome[Drafted],
     finished: Finished,
     monkeypatch: pytest.MonkeyPatch,
     place: str,
@@ -118,11 +119,11 @@ def test_a_run_that_ends_in_the_middle_of_training_or_of_the_check_goes_on(
     """After two steps; after two conversations (the prompts' files are the first two that are saved)."""
     mine = outpace.load(lm.path, threads=1)
     with monkeypatch.context() as patched:
-        patched.setattr(f"outpace.train.stages.{place}", dying(call, count))
+        patched.setattr(f"outpace.train.{place}", dying(call, count))
         with pytest.raises(Killed):
             finish(run(mine, tmp_path / "out", trained.path), opened(lm), "outpace train eagle")
     decoded = tmp_path / "out" / "check.jsonl"
-    assert (decoded.read_text().count("\n") if decoded.exists() else 0) == (2 if place == "save" else 0)
+    assert (decoded.read_text().count("\n") if decoded.exists() else 0) == (2 if place == "stages.save" else 0)
     again = finish(run(lm, tmp_path / "out", trained.path), opened(lm), "outpace train eagle")
     assert again.check == finished.check
     assert again.drafter.read_bytes() == finished.drafter.read_bytes()
@@ -133,5 +134,5 @@ def test_a_drafter_that_is_continued_never_ends_worse(finished: Finished, lm: La
     own = run(lm, tmp_path / "out", finished.drafter.parent, learning_rate=1.0, steps=3)
     again = finish(own, opened(lm), "outpace train eagle --from ...")
     facts = own.ledger.facts("training")
-    assert facts["score"] >= facts["started_at"]
+    assert facts["score"] >= facts["score_before"]
     assert "It continues an earlier drafter" in (again.drafter.parent / "card.md").read_text()

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from outpace import LanguageModel
-from outpace.errors import OutpaceError, UsageError
+from outpace.errors import UsageError
+from outpace.train.distill.distilling import Distilling
+from outpace.train.distill.measure import Closeness
 from outpace.train.distill.settings import DistillSettings
-from outpace.train.distill.trainer import Distilled, DistillReport, distil
-from outpace.train.networks.transformer import TransformerNetwork
+from outpace.train.state import load_tensors
 from outpace.train.target import EngineTarget
 from outpace.train.text.corpus import Conversation
+from outpace.train.trainer import Outcome, StepReport, train
 from tests.unit.train.distill.conftest import LAYERS, student_of
 
 FAST: dict[str, Any] = {
@@ -42,13 +44,11 @@ def run(
     held_out: list[Conversation],
     folder: Path,
     **options: Any,
-) -> tuple[Distilled, list[DistillReport]]:
-    reports: list[DistillReport] = []
+) -> tuple[Outcome[Closeness], list[StepReport]]:
+    reports: list[StepReport] = []
     settings = DistillSettings(**FAST | options)
-    found = distil(
-        student_of(lm), settings, text, held_out, target, folder, layers=LAYERS, ends=(1,), report=reports.append
-    )
-    return found, reports
+    own = Distilling(student_of(lm), settings, text, held_out, target, folder / "likely", layers=LAYERS, ends=(1,))
+    return train(own, folder, reports.append), reports
 
 
 @pytest.mark.parametrize(
@@ -74,18 +74,19 @@ def test_distillation_brings_a_student_nearer_to_its_teacher(
 ) -> None:
     found, reports = run(lm, target, text, held_out, tmp_path, steps=40, **options)
     before, after = found.before, found.measured
+    assert before is not None
     assert after.top1 > before.top1 + 0.1
     assert after.perplexity < before.perplexity
     assert after.tokens_per_step > before.tokens_per_step
     assert after.teacher_perplexity == pytest.approx(before.teacher_perplexity)
-    assert sum(step.on_policy for step in reports) == pytest.approx(40 * options.get("on_policy", 0), abs=8)
-    assert [step.hidden is not None for step in reports] == ["hidden" in options] * 40
+    assert sum(step.as_dict()["on_policy"] for step in reports) == pytest.approx(
+        40 * options.get("on_policy", 0), abs=8
+    )
+    assert ["hidden" in step.parts for step in reports] == ["hidden" in options] * 40
     if "hidden" in options:
-        distances = [step.hidden for step in reports]
-        assert distances[-1] is not None
-        assert distances[0] is not None
+        distances = [step.as_dict()["hidden"] for step in reports]
         assert distances[-1] < distances[0]
-    shared = found.state["model.embed_tokens.weight"]
+    shared = load_tensors(found.path)["model.embed_tokens.weight"]
     original = student_of(lm).state_dict()["model.embed_tokens.weight"].half()
     assert torch.equal(shared, original) == ("trains_embedding" not in options)
 
@@ -107,17 +108,9 @@ def test_kept_likely_tokens_are_asked_for_once(
         return padded(tokens, lengths, taps)
 
     monkeypatch.setattr(target, "padded", counted)
-    monkeypatch.setattr("outpace.train.distill.trainer.closeness", lambda *given: Fixed())
+    monkeypatch.setattr("outpace.train.distill.distilling.closeness", lambda *given: Closeness(1, 1.0, 1.0, 1.0, 1.0))
     run(lm, target, text[:32], held_out, tmp_path, steps=9, top_k=4)
     assert sum(asked) == 32
-
-
-class Fixed:
-    tokens_per_step = 1.0
-    perplexity = 1.0
-
-    def as_dict(self) -> dict[str, float]:
-        return {"positions": 1, "top1": 1, "perplexity": 1, "teacher_perplexity": 1, "tokens_per_step": 1}
 
 
 @pytest.mark.parametrize("options", [{}, {"objective": "gkd", "on_policy": 0.5, "top_k": 8, "hidden": 0.1}])
@@ -137,7 +130,9 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(
         from outpace import load
         from outpace.train.target import EngineTarget
         from tests.training import written_by
-        from tests.unit.train.distill.test_trainer import FAST, LAYERS, DistillSettings, distil, student_of
+        from tests.unit.train.distill.test_distilling import (
+            FAST, LAYERS, DistillSettings, Distilling, student_of, train
+        )
 
         torch.set_num_threads(1)
         lm = load(sys.argv[1], threads=1)
@@ -149,8 +144,9 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(
                 (Path(sys.argv[2]) / "step-0000099.pt").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        own = {"layers": LAYERS, "ends": (1,), "report": kill}
-        distil(student_of(lm), settings, text, held_out, EngineTarget(lm, "Tiny"), Path(sys.argv[2]), **own)
+        folder, target = Path(sys.argv[2]), EngineTarget(lm, "Tiny")
+        own = {"layers": LAYERS, "ends": (1,)}
+        train(Distilling(student_of(lm), settings, text, held_out, target, folder / "likely", **own), folder, kill)
     """
     place = Path(__file__).parents[4]
     command = [sys.executable, "-c", textwrap.dedent(script), str(lm.path), str(tmp_path / "run"), repr(options)]
@@ -160,7 +156,8 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(
     killed, rest = run(lm, target, text[:48], held_out[:4], tmp_path / "run", steps=8, save_every_s=0.0, **options)
     assert [step.step for step in rest] == [7, 8]
     assert killed.measured == whole.measured
-    assert all(torch.equal(x, whole.state[name]) for name, x in killed.state.items())
+    expected = load_tensors(whole.path)
+    assert all(torch.equal(x, expected[name]) for name, x in load_tensors(killed.path).items())
     names = [{file.name for file in (tmp_path / own).iterdir()} for own in ("run", "whole")]
     assert names[0] == names[1], "what a kill left behind is gone"
 
@@ -172,17 +169,7 @@ def test_the_best_student_is_kept_and_not_the_last(
     found, _ = run(lm, target, text, held_out, tmp_path, steps=4, matrix_rate=5.0, vector_rate=5.0)
     assert found.measured == found.before
     original = student_of(lm).state_dict()
-    assert all(torch.equal(x, original[name].half()) for name, x in found.state.items())
-
-
-def test_a_folder_of_another_run_is_refused_with_the_difference(
-    lm: LanguageModel, target: EngineTarget, text: list[Conversation], held_out: list[Conversation], tmp_path: Path
-) -> None:
-    run(lm, target, text[:8], held_out[:2], tmp_path, steps=1)
-    with pytest.raises(UsageError, match="begun with objective = 'fkl', now it is 'rkl'"):
-        run(lm, target, text[:8], held_out[:2], tmp_path, steps=1, objective="rkl")
-    again, steps = run(lm, target, text[:8], held_out[:2], tmp_path, steps=1)
-    assert (again.steps, steps) == (1, [])
+    assert all(torch.equal(x, original[name].half()) for name, x in load_tensors(found.path).items())
 
 
 def test_the_likely_tokens_are_fewer_than_all(
@@ -190,19 +177,3 @@ def test_the_likely_tokens_are_fewer_than_all(
 ) -> None:
     with pytest.raises(UsageError, match=f"top_k must be below the {lm.config.vocab_size} tokens"):
         run(lm, target, text[:8], held_out[:2], tmp_path, steps=1, top_k=lm.config.vocab_size)
-
-
-def test_a_loss_that_is_no_number_ends_the_run(
-    lm: LanguageModel,
-    target: EngineTarget,
-    text: list[Conversation],
-    held_out: list[Conversation],
-    tmp_path: Path,
-    student: TransformerNetwork,
-) -> None:
-    def spoil(step: DistillReport) -> None:
-        with torch.no_grad():
-            student.model.norm.weight.fill_(float("nan"))
-
-    with pytest.raises(OutpaceError, match="the loss of step 2 is nan: training has diverged"):
-        distil(student, DistillSettings(steps=3, **FAST), text, held_out, target, tmp_path, report=spoil)

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import math
 import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,15 @@ import torch
 
 import outpace
 from outpace import LanguageModel
-from outpace.errors import OutpaceError, UsageError
+from outpace.errors import UsageError
 from outpace.train.adapt import objectives
-from outpace.train.adapt import trainer as module
+from outpace.train.adapt.adapting import Adapting
 from outpace.train.adapt.export import read_result
 from outpace.train.adapt.measure import Measured, measure
 from outpace.train.adapt.settings import AdaptSettings
-from outpace.train.adapt.trainer import Adapted, AdaptReport, adapt
 from outpace.train.target import identity_of
 from outpace.train.text.corpus import Conversation
+from outpace.train.trainer import Outcome, StepReport, train
 from tests.adapting import learner_of, settings_of
 from tests.training import written_by
 
@@ -47,9 +45,11 @@ def run(
     held_out: list[Conversation],
     folder: Path,
     **given: Any,
-) -> Adapted:
+) -> Outcome[Measured]:
     mask_token = 96 if settings.weights == "full" else None
-    return adapt(learner_of(lm, settings, mask_token), settings, text, held_out, [], identity_of(lm), folder, **given)
+    start = given.pop("start", None)
+    own = Adapting(learner_of(lm, settings, mask_token), settings, text, held_out, [], identity_of(lm), start)
+    return train(own, folder, **given)
 
 
 @pytest.mark.parametrize("shift", [1, 0])
@@ -62,7 +62,7 @@ def test_a_tiny_adapter_learns_to_unmask_far_above_chance(
     chance = np.bincount(tokens).max() / len(tokens)
     assert chance < 0.15
     assert found.measured.accuracy > (0.75 if shift else 0.45)
-    assert found.measured.score > found.before.score + 0.5
+    assert found.measured.score > (found.score_before or 0) + 0.5
     if shift:
         assert found.measured.score > 1.8  # twice as fast as the original, with its own text
     learner = learner_of(lm, settings_of(shift=shift))
@@ -95,6 +95,7 @@ def test_a_tiny_adapter_learns_to_jump_to_the_fixed_point(
 ) -> None:
     found = run(lm, settings_of("jacobi", steps=160, **JACOBI), text, held_out, tmp_path)
     before, after = found.before, found.measured
+    assert before is not None
     assert before.clean_agreement == 1.0
     assert after.rows[0].tokens_per_pass > before.rows[0].tokens_per_pass + 0.15
     assert after.clean_agreement is not None
@@ -107,7 +108,7 @@ def test_all_weights_may_learn_while_the_text_stays_good(
 ) -> None:
     found = run(lm, settings_of(weights="full", steps=60, rate=3e-3), text, held_out, tmp_path)
     assert found.path.name == "weights.pt"
-    assert found.measured.score > found.before.score + 0.05
+    assert found.measured.score > (found.score_before or 0) + 0.05
     assert found.measured.clean_agreement is not None
     assert found.measured.clean_agreement > 0.85
 
@@ -124,7 +125,7 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
     whole = run(lm, settings, text, held_out, tmp_path / "whole")
     for last in (1, 3, 5):
 
-        def stop(step: AdaptReport, last: int = last) -> None:
+        def stop(step: StepReport, last: int = last) -> None:
             if step.step == last:
                 raise Stop
 
@@ -144,9 +145,9 @@ def test_a_run_goes_on_after_kill_9(lm: LanguageModel, tmp_path: Path) -> None:
         import os, signal, sys
         from pathlib import Path
         import outpace, torch
-        from outpace.train.adapt import trainer
+        from outpace.train import trainer
         from tests.training import written_by
-        from tests.unit.train.adapt.test_trainer import run
+        from tests.unit.train.adapt.test_adapting import run
         from tests.adapting import settings_of
         torch.set_num_threads(1)
         folder, ends = Path(sys.argv[2]), sys.argv[3] == "kill"
@@ -171,50 +172,6 @@ def test_a_run_goes_on_after_kill_9(lm: LanguageModel, tmp_path: Path) -> None:
     mine = outpace.load(lm.path, threads=1)
     whole = run(mine, settings, written_by(mine, 24, seed=0), written_by(mine, 4, seed=1), tmp_path / "whole")
     assert (killed / "adapter.gguf").read_bytes() == whole.path.read_bytes()
-
-
-def test_a_folder_of_another_run_is_refused(
-    lm: LanguageModel, text: list[Conversation], held_out: list[Conversation], tmp_path: Path
-) -> None:
-    settings = settings_of(steps=1, measured_rows=60)
-    run(lm, settings, text, held_out, tmp_path)
-    with pytest.raises(UsageError, match="begun with block = 4, now it is 8"):
-        run(lm, replace(settings, block=8), text, held_out, tmp_path)
-    with pytest.raises(UsageError, match="begun with text"):
-        run(lm, settings, text[1:], held_out, tmp_path)
-
-
-def test_the_best_is_kept_and_no_other_file(
-    lm: LanguageModel,
-    text: list[Conversation],
-    held_out: list[Conversation],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    scores = iter([0.5, 1.0, 3.0, 2.0])
-    true_measure = module.measure
-
-    def scored(*given: Any) -> Measured:
-        found = true_measure(*given)
-        assert found is not None
-        return replace(found, score=next(scores))
-
-    monkeypatch.setattr(module, "measure", scored)
-    settings = settings_of(steps=3, evaluations=3, measured_rows=60)
-    found = run(lm, settings, text, held_out, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.gguf", "state.pt", "step-0000002.gguf"]
-    assert (found.before.score, found.measured.score) == (0.5, 3.0)
-
-
-def test_a_loss_that_is_no_number_ends_the_run(
-    lm: LanguageModel, text: list[Conversation], held_out: list[Conversation], tmp_path: Path
-) -> None:
-    settings = settings_of(steps=4, measured_rows=60)
-    learner = learner_of(lm, settings)
-    with torch.no_grad():
-        next(iter(learner.parameters.values())).fill_(math.inf)
-    with pytest.raises(OutpaceError, match="diverged"):
-        adapt(learner, settings, text, held_out, [], identity_of(lm), tmp_path)
 
 
 def test_held_out_text_without_a_block_is_refused(lm: LanguageModel, text: list[Conversation], tmp_path: Path) -> None:
