@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from outpace.weights.catalog import DEFAULT, resolve
+from tests.folder import make_folder
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
@@ -21,6 +22,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 def default_model_path() -> Path:
     """The default model's GGUF file; pulled by the first test that needs it."""
     return resolve(DEFAULT)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, to be read."""
+    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -86,6 +86,12 @@ def decode(
     return sequences
 
 
+def assert_all_free(runner: Runner) -> None:
+    """Assert that no sequence holds a block any more."""
+    runner.cache.check()
+    assert runner.cache.num_available == runner.cache.capacity
+
+
 def tiny_ops() -> Ops:
     """Return the fastest ops implementation that is built here: long tests of the loop need not be slow."""
     try:

@@ -13,11 +13,6 @@ from tests.adapters import entries_of, shapes_of, values, write
 from tests.folder import make_folder
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
-
-
 def load(folder: Path, **options: Any) -> outpace.LanguageModel:
     return outpace.load(folder, ops="reference", threads=1, kv="f32", **options)
 

@@ -10,24 +10,15 @@ import outpace
 from outpace import LanguageModel, UsageError
 from outpace.api.calls import Call, Chunk
 from outpace.types import Options
+from tests.decoding import assert_all_free
 from tests.folder import make_folder
 
 OPS = "reference"  # the interface is the same with any
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
-
-
 @pytest.fixture
 def lm(folder: Path) -> LanguageModel:
     return outpace.load(folder, ops=OPS, threads=1)
-
-
-def assert_all_free(lm: LanguageModel) -> None:
-    lm.runner.cache.check()
-    assert lm.runner.cache.num_available == lm.runner.cache.capacity
 
 
 def call(lm: LanguageModel, *prompts: list[int], n: int = 1, follow: bool = False, **options: Any) -> Call:
@@ -89,7 +80,7 @@ def test_a_call_that_is_left_early_is_cancelled_and_its_blocks_are_free(lm: Lang
         first = under_way.groups[0][0]
         under_way.watch(lambda: bool(first.output.tokens))
     assert [s.finish_reason for (s,) in under_way.groups] == ["cancelled"] * 2
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 def test_what_made_one_sequence_fail_is_raised_without_waiting_for_the_others(lm: LanguageModel) -> None:
@@ -104,7 +95,7 @@ def test_what_made_one_sequence_fail_is_raised_without_waiting_for_the_others(lm
     ):
         under_way.wait()
     assert under_way.groups[0][0].finish_reason == "cancelled"
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 def test_logprobs_and_a_trace_are_there_only_if_asked_for(lm: LanguageModel) -> None:
@@ -168,7 +159,7 @@ def test_closing_a_stream_frees_everything_and_keeps_what_was_written(lm: Langua
     assert stream.result is not None
     assert stream.result.finish_reason == "cancelled"
     assert stream.result.tokens == [t for c in seen for t in c.tokens]
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 def test_closing_a_stream_that_never_began_is_fine(lm: LanguageModel) -> None:
@@ -176,7 +167,7 @@ def test_closing_a_stream_that_never_began_is_fine(lm: LanguageModel) -> None:
     stream.close()
     assert stream.result is not None
     assert stream.result.tokens == []
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 def test_a_second_call_beside_an_open_stream_shares_its_passes(lm: LanguageModel) -> None:
@@ -194,7 +185,7 @@ def test_a_stream_that_is_dropped_is_cancelled(lm: LanguageModel) -> None:
     del stream
     lm.engine.wait([sequence])
     assert sequence.finish_reason == "cancelled"
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 def test_a_chunk_has_the_sources_of_its_own_tokens(lm: LanguageModel) -> None:
@@ -242,7 +233,7 @@ def test_what_was_written_before_a_failure_is_read_before_it_is_raised(
         next(stream)
     stream.close()
     assert stream.result is None
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 # -- chats -------------------------------------------------------------------------------------------

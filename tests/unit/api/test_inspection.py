@@ -34,11 +34,6 @@ from tests.published import (
 from tests.vocabularies import byte_level_json, byte_level_metadata
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
-
-
 def load(folder: Path, drafter: Path | None = None) -> LanguageModel:
     return outpace.load(folder, ops="reference", threads=1, drafter=drafter)
 

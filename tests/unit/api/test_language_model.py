@@ -13,24 +13,15 @@ import pytest
 import outpace
 from outpace import LanguageModel, UsageError
 from outpace.drafters.ngram import NGram
+from tests.decoding import assert_all_free
 from tests.folder import make_folder
 
 OPS = "reference"  # the interface is the same with any
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
-
-
 @pytest.fixture
 def lm(folder: Path) -> LanguageModel:
     return outpace.load(folder, ops=OPS, threads=1)
-
-
-def assert_all_free(lm: LanguageModel) -> None:
-    lm.runner.cache.check()
-    assert lm.runner.cache.num_available == lm.runner.cache.capacity
 
 
 def test_every_kind_of_prompt_gives_a_result(lm: LanguageModel) -> None:
@@ -40,7 +31,7 @@ def test_every_kind_of_prompt_gives_a_result(lm: LanguageModel) -> None:
     text = lm.generate("the cat", max_new_tokens=9)
     assert text.tokens == lm.generate(lm.tokenizer.encode("the cat"), max_new_tokens=9).tokens
     assert text.text == lm.tokenizer.decode(text.tokens)
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 def test_a_model_and_its_results_print_as_what_they_are(lm: LanguageModel, folder: Path) -> None:
@@ -88,7 +79,7 @@ def test_a_prediction_and_a_draft_model_draft(lm: LanguageModel, folder: Path) -
     assert predicted.tokens == drafted.tokens == plain.tokens
     assert predicted.stats.tokens_per_step > 4
     assert drafted.stats.accepted["draft_model"] == drafted.stats.proposed["draft_model"] > 0
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 def test_a_draft_model_of_another_vocabulary_is_refused_with_both_counts(lm: LanguageModel, tmp_path: Path) -> None:
@@ -111,7 +102,7 @@ def test_calls_from_several_threads_do_not_mix(lm: LanguageModel) -> None:
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(4)] == expected
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 def test_a_trace_tells_every_step_and_adds_up(lm: LanguageModel) -> None:
@@ -153,7 +144,7 @@ def test_a_trace_tells_every_step_and_adds_up(lm: LanguageModel) -> None:
 def test_what_cannot_work_is_refused_with_the_cure(lm: LanguageModel, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         lm.generate("hi", **options)
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,6 @@ from tests.folder import make_folder
 ENOUGH = 10**9
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
-
-
 def limited(num_bytes: int) -> Ops:
     ops = ReferenceOps()
     ops.memory_bytes = num_bytes

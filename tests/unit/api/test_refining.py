@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,11 @@ from outpace.drafters.combined import Combined
 from outpace.drafters.refine.refined_draft import RefinedDraft
 from outpace.drafters.refine.rules import ByConfidence, MaskPredict
 from outpace.types import Options
-from tests.folder import make_folder
 
 
 @pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> outpace.LanguageModel:
-    return outpace.load(make_folder(tmp_path_factory.mktemp("model") / "tiny"), ops="reference", threads=1, kv="f32")
+def lm(folder: Path) -> outpace.LanguageModel:
+    return outpace.load(folder, ops="reference", threads=1, kv="f32")
 
 
 BLOCKS: dict[str, Any] = {"strategy": "block_diffusion"}

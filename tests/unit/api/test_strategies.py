@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,11 @@ from outpace.api.strategies import STRATEGIES, TRAINED, check_strategy, drafter_
 from outpace.drafters.ngram import NGram
 from outpace.engine.verify import EXACT_MATCH, REJECTION_SAMPLING, Typical
 from outpace.types import Options
-from tests.folder import make_folder
 
 
 @pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> outpace.LanguageModel:
-    return outpace.load(make_folder(tmp_path_factory.mktemp("model") / "tiny"), ops="reference", threads=1)
+def lm(folder: Path) -> outpace.LanguageModel:
+    return outpace.load(folder, ops="reference", threads=1)
 
 
 def test_a_strategy_is_a_name_several_or_a_drafter() -> None:

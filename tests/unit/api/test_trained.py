@@ -25,11 +25,6 @@ from tests.published import write_published
 from tests.trained import random_tensors, tiny_block_config, tiny_medusa_config
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
-
-
 def drafter_file(kind: str, lm: LanguageModel, path: Path) -> Path:
     """Write a random drafter for a model."""
     model = lm.runner.model

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from tests.folder import make_folder
+import pytest
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny model."""
-    return str(make_folder(tmp_path_factory.mktemp("model") / "tiny"))
+def folder(folder: Path) -> str:
+    """The tiny model, as an argument."""
+    return str(folder)

@@ -1,30 +1,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from outpace import cli
-from tests.folder import make_folder
+from tests.unit.cli.running import SMALL, command, environment, run
 
-SMALL = ["--ops", "reference", "--threads", "1", "-n", "6", "--repeats", "1"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_folder(tmp_path_factory.mktemp("model") / "tiny"))
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        cli.main(list(arguments))
-    return int(end.value.code or 0)
+BRIEF = [*SMALL, "-n", "6", "--repeats", "1"]
 
 
 def prompts_file(path: Path) -> str:
@@ -36,7 +22,7 @@ def test_it_measures_and_prints_a_line_per_strategy(
     folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = ["--prompts", prompts_file(tmp_path / "p.jsonl"), "-s", "ngram,suffix", "-o", str(tmp_path / "out")]
-    assert run("bench", "-m", folder, *SMALL, *own, "--sampling", "greedy") == 0
+    assert run("bench", "-m", folder, *BRIEF, *own, "--sampling", "greedy") == 0
     printed = capsys.readouterr().out
     assert [line.split(":")[1].strip() for line in printed.splitlines()[:3]] == ["none", "ngram", "suffix"]
     saved = json.loads((tmp_path / "out" / "bench.json").read_text())
@@ -47,7 +33,7 @@ def test_it_measures_and_prints_a_line_per_strategy(
 
 def test_it_adds_prompts_that_nobody_can_draft_for(folder: str, tmp_path: Path) -> None:
     own = ["--prompts", prompts_file(tmp_path / "p.jsonl"), "-s", "auto,ngram", "--adversarial", "2"]
-    assert run("bench", "-m", folder, *SMALL, *own, "-o", str(tmp_path / "out"), "--sampling", "greedy") == 0
+    assert run("bench", "-m", folder, *BRIEF, *own, "-o", str(tmp_path / "out"), "--sampling", "greedy") == 0
     saved = json.loads((tmp_path / "out" / "bench.json").read_text())
     pairs = {own["category"]: own["pairs"] for own in saved["router"]}
     assert pairs == {"x": 1, "y": 1, "random tokens": 2, "no repetition": 2, "all": 6}
@@ -57,7 +43,7 @@ def test_it_adds_prompts_that_nobody_can_draft_for(folder: str, tmp_path: Path) 
 
 
 def test_growth_writes_its_curve(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = ["--sizes", "16,48", "-o", str(tmp_path), *SMALL[:4], "--repeats", "1"]
+    own = ["--sizes", "16,48", "-o", str(tmp_path), *SMALL, "--repeats", "1"]
     assert run("bench", "growth", "-m", folder, *own) == 0
     assert "no cache: token 16" in capsys.readouterr().out
     assert json.loads((tmp_path / "growth.json").read_text())["complete"]
@@ -94,18 +80,17 @@ def test_a_text_that_is_not_plain_decodings_ends_with_exit_code_1(
 
     monkeypatch.setattr("outpace.engine.verify.match", wrong)
     own = ["--prompts", prompts_file(tmp_path / "p.jsonl"), "-s", "lookahead", "-o", str(tmp_path / "out")]
-    assert run("bench", "-m", folder, *SMALL, *own) == 1
+    assert run("bench", "-m", folder, *BRIEF, *own) == 1
 
 
 def test_ctrl_c_keeps_what_was_measured(folder: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-u", "-c", "from outpace.cli import main; main()", "bench", "-m", folder, *SMALL[:4]]
-    command += ["--repeats", "100", "-n", "8", "-s", "ngram", "-o", str(tmp_path), "--sampling", "greedy"]
     # The first bandwidth of a group comes after the group before it is kept: a marker in its place tells when.
     hook = "import outpace.measure.bench.alternate as r; f = r.read_bandwidth; n = [0]\n"
     hook += "def g(ops):\n    n[0] += 1\n    n[0] == 4 and print('measured', flush=True)\n    return 1.0\n"
-    command[3] = f"{hook}r.read_bandwidth = g\n{command[3]}"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    hook += "r.read_bandwidth = g"
+    arguments = ["bench", "-m", folder, *SMALL, "--repeats", "100", "-n", "8", "-s", "ngram", "-o", str(tmp_path)]
+    bench = command(*arguments, "--sampling", "greedy", before=hook)
+    with subprocess.Popen(bench, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"measured\n"
         process.send_signal(signal.SIGINT)

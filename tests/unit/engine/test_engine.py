@@ -18,27 +18,16 @@ import outpace
 from outpace.api import LanguageModel
 from outpace.errors import EngineError, UsageError
 from outpace.runner import Pass
-from tests.decoding import tiny_ops
-from tests.folder import make_folder
+from tests.decoding import assert_all_free, tiny_ops
 
 PROMPTS = ["the cat", "a dog", "def f(x)", "1, 2, 3", "the cat sat on the mat, the cat sat on"]
 SECONDS = 60  # after which a test calls a wait a hang
 SMALL = 224  # tokens of a cache that has room for one or two texts
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
-
-
 @pytest.fixture
 def lm(folder: Path) -> LanguageModel:
     return outpace.load(folder, ops=tiny_ops())
-
-
-def assert_all_free(lm: LanguageModel) -> None:
-    lm.runner.cache.check()
-    assert lm.runner.cache.num_available == lm.runner.cache.capacity
 
 
 def in_threads(count: int, work: Any) -> None:
@@ -86,7 +75,7 @@ def test_calls_of_many_threads_share_passes_and_do_not_mix(lm: LanguageModel) ->
     results = [stream.result for stream in streams]
     assert [result.tokens for result in results if result] == expected
     assert max(step.batch for result in results if result for step in result.trace.steps) == len(PROMPTS)
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 class Failing:
@@ -185,7 +174,7 @@ def _stress(lm: LanguageModel, num_threads: int, per_thread: int) -> int:
 def test_random_calls_of_many_threads_over_a_small_pool(folder: Path) -> None:
     lm = outpace.load(folder, ops=tiny_ops(), cache_tokens=SMALL)
     _stress(lm, 8, 6)
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
     assert lm.engine._thread is None
 
 
@@ -193,7 +182,7 @@ def test_random_calls_of_many_threads_over_a_small_pool(folder: Path) -> None:
 def test_two_hundred_random_calls_of_sixteen_threads_over_a_small_pool(folder: Path) -> None:
     lm = outpace.load(folder, ops=tiny_ops(), cache_tokens=SMALL)
     assert _stress(lm, 16, 13) > 0, "the pool is small"
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
     assert lm.engine._thread is None
 
 
@@ -223,7 +212,7 @@ def test_a_failure_of_a_pass_ends_every_request_with_its_cause_and_the_next_call
             list(stream)
     count = iter(range(1000))
     in_threads(1, call)
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
     monkeypatch.undo()
     assert lm.generate("the cat", max_new_tokens=20, ignore_eos=True).tokens == expected
 
@@ -235,7 +224,7 @@ def test_a_processor_that_calls_its_own_model_is_refused_and_not_a_deadlock(lm: 
 
     with pytest.raises(UsageError, match="cannot call the model that calls it"):
         lm.generate("the cat", logits_processors=[calls], max_new_tokens=4)
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 def test_a_closed_model_cancels_what_runs_and_refuses_more(lm: LanguageModel) -> None:
@@ -247,7 +236,7 @@ def test_a_closed_model_cancels_what_runs_and_refuses_more(lm: LanguageModel) ->
     assert stream.result.finish_reason == "cancelled"
     with pytest.raises(EngineError, match="takes no more work: it was closed"):
         lm.generate("the cat")
-    assert_all_free(lm)
+    assert_all_free(lm.runner)
 
 
 def _run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -9,12 +9,6 @@ import pytest
 import outpace
 from outpace.api import LanguageModel
 from tests.decoding import tiny_ops
-from tests.folder import make_folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture

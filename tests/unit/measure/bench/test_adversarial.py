@@ -1,18 +1,8 @@
 from __future__ import annotations
 
-import pytest
-
-import outpace
 from outpace.api import LanguageModel
 from outpace.measure.bench.adversarial import adversarial
 from outpace.measure.bench.alternate import Design, lengthened, measure
-from tests.decoding import tiny_ops
-from tests.folder import make_folder
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return outpace.load(make_folder(tmp_path_factory.mktemp("model") / "tiny"), ops=tiny_ops())
 
 
 def test_prompts_are_tokens_at_random_that_the_same_seed_draws_again(lm: LanguageModel) -> None:

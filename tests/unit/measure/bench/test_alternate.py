@@ -4,7 +4,6 @@ from collections import Counter
 
 import pytest
 
-import outpace
 from outpace.api import LanguageModel
 from outpace.drafters import NGram
 from outpace.errors import UsageError
@@ -21,18 +20,11 @@ from outpace.measure.bench.alternate import (
 from outpace.measure.bench.sample import Sample
 from outpace.measure.bench.traffic import weight_bytes
 from outpace.measure.prompts import TaskPrompt
-from tests.decoding import tiny_ops
-from tests.folder import make_folder
 
 PROMPTS = [
     TaskPrompt("a", "the cat sat on the mat"), TaskPrompt("a", "the dog sat on the log"), TaskPrompt("b", "def f(x):"),
 ]  # fmt: skip
 DESIGN = Design(("ngram", "suffix"), batches=(1, 2), contexts=(0, 60), num_tokens=12, repeats=2)
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return outpace.load(make_folder(tmp_path_factory.mktemp("model") / "tiny"), ops=tiny_ops())
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,11 @@ from pathlib import Path
 
 import pytest
 
-import outpace
 from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.bench import files
 from outpace.measure.bench.growth import Point, growth_lines, measure_growth, summarise_growth
-from tests.decoding import tiny_ops
-from tests.folder import make_folder
 from tests.unit.measure.bench.samples import ORIGIN
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return outpace.load(make_folder(tmp_path_factory.mktemp("model") / "tiny"), ops=tiny_ops())
 
 
 def test_both_ways_are_measured_at_every_size(lm: LanguageModel) -> None:

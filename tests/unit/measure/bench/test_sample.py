@@ -2,17 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-import outpace
 from outpace.api import LanguageModel
 from outpace.measure.bench.sample import PLAIN, Sample, call, numbers
-from tests.decoding import tiny_ops
-from tests.folder import make_folder
 from tests.unit.measure.bench.samples import GREEDY
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return outpace.load(make_folder(tmp_path_factory.mktemp("model") / "tiny"), ops=tiny_ops())
 
 
 def test_a_call_goes_past_the_end_token_and_keeps_its_steps(lm: LanguageModel) -> None:

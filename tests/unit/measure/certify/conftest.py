@@ -14,7 +14,6 @@ from outpace.measure.certify.target_distribution import TargetDistribution
 from outpace.measure.prompts import TaskPrompt
 from outpace.runner import Runner
 from tests.decoding import tiny_ops, tiny_runner
-from tests.folder import make_folder
 
 PROMPT = [5, 6, 7, 8]
 PROMPTS = [  # longer than a block of the cache
@@ -32,11 +31,6 @@ def runner() -> Runner:
 @pytest.fixture(scope="module")
 def target(runner: Runner) -> TargetDistribution:
     return TargetDistribution.of(runner, PROMPT)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(autouse=True)
