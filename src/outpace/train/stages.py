@@ -280,6 +280,8 @@ class Run:
         if not self.ledger.is_done("training"):
             self._train(text, held_out)
         facts = self.ledger.facts("training")
+        if "measured" not in facts:
+            raise UsageError(f"{self.folder} was trained by an earlier version of Outpace: give another --out")
         return Trained(
             self.folder / facts["path"],
             {

@@ -11,7 +11,7 @@ import torch
 
 from outpace.errors import UsageError, shown
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 import outpace
 from outpace.errors import UsageError
+from outpace.models.checkpoint import open_checkpoint
 from outpace.models.mixture import FORMATS
 from outpace.ops.formats import dequantise
 from outpace.types import RawTensor
@@ -76,6 +77,12 @@ def test_a_model_that_is_quantised_already_is_refused_and_nothing_is_written(fol
     assert not (tmp_path / "b.gguf").exists()
     with pytest.raises(UsageError, match="has no F32, F16 or BF16 matrices that could be rounded"):
         outpace.load(tmp_path / "a.gguf", quantize="q4_0", threads=2)
+
+
+def test_a_quantised_model_still_says_which_adapter_was_merged_into_it(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "merged", outpace_tuned_by="0123abcd", **SIZES)
+    outpace.quantize(folder, tmp_path / "q8_0.gguf", "q8_0", threads=1)
+    assert open_checkpoint(folder).tuned_by == open_checkpoint(tmp_path / "q8_0.gguf").tuned_by == "0123abcd"
 
 
 def test_the_model_itself_is_not_overwritten(folder: Path, tmp_path: Path) -> None:

@@ -223,13 +223,20 @@ def test_other_ops_may_not_go_on_with_text_that_is_not_finished(lm: LanguageMode
         run(other, tmp_path / "out", prompts=tmp_path / "p.jsonl", num_responses=10)
 
 
+def test_a_drafter_that_an_earlier_version_trained_is_refused_with_the_cure(lm: LanguageModel, tmp_path: Path) -> None:
+    own = run(lm, tmp_path / "out")
+    own.ledger.finish("training", path="training/drafter.gguf", rows=[], score=1.5)
+    with pytest.raises(UsageError, match="trained by an earlier version of Outpace: give another --out"):
+        own.train([], [])
+
+
 @pytest.mark.slow
 def test_a_whole_run_ends_by_its_budget_alone(lm: LanguageModel, tmp_path: Path) -> None:
     """No count is given anywhere: every stage, training too, ends because its share of the time is over."""
     own = run(lm, tmp_path / "out", budget="12s", batch_tokens=256)
     finished = finish(own, lambda path: outpace.load(lm.path, threads=1, drafter=path), "outpace train")
     entries = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
-    assert entries[-1]["simulated"] is not None
+    assert entries[-1]["measured"] is not None
     assert [entry["step"] for entry in entries] == list(range(1, len(entries) + 1))
     assert entries[-1]["learning_rate"] < entries[len(entries) // 4]["learning_rate"]
     assert own.ledger.facts("training")["steps"] == len(entries)
