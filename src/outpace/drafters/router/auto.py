@@ -94,6 +94,7 @@ class Auto:
         ]
         self._names: dict[int, tuple[str, ...]] = {}  # of the drafters in a set (bits)
         self._num_steps = self._size = 0  # size: of the batch that `_plain` was predicted for
+        self._unpaid = 0.0  # seconds of the router's own that no question has been charged with yet
         self._plain = self._row_seconds = 0.0  # of a pass without a draft (0: not known), of sampling one more row
         self._undrafted: dict[str, Forecast] = {}
 
@@ -128,10 +129,12 @@ class Auto:
         spent = sum(seconds)
         drafts = self._select(sequences, states, spent)
         self._learn(due, sequences, states)
-        self._learn_costs(due, states, seconds, self._clock() - started - spent)
+        done = self._clock()
+        self._learn_costs(due, states, seconds, self._unpaid + done - started - spent)
         for i in due:
             self._plan(states[i], len(sequences[i].tokens), sequences[i].request.max_draft)
             self._leave_out(states[i], sequences[i].id)
+        self._unpaid = self._clock() - done
         return drafts
 
     def observe(self, steps: Sequence[Step], passed: Pass) -> None:

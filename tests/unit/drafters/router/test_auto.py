@@ -228,6 +228,21 @@ def test_a_drafter_whose_nodes_come_at_once_is_soon_asked_for_many() -> None:
     assert max(drafter.budgets[1:3]) > 4
 
 
+def test_what_planning_the_next_question_takes_is_part_of_what_a_question_costs() -> None:
+    machine = Machine()
+    experience = settled(machine)
+    auto = Auto([Slow(Suffix(), machine, seconds=0.01 * PLAIN, per_node=0.0)], experience, machine.clock)
+    plan = auto._plan
+
+    def slowly(*given: Any) -> None:
+        machine.now += 0.05 * PLAIN
+        plan(*given)
+
+    auto._plan = slowly  # type: ignore[method-assign]
+    run(machine, auto, [COPY])
+    assert experience.drafters["suffix"].question.at(4) == pytest.approx(0.06 * PLAIN, rel=0.05)
+
+
 def test_what_one_request_taught_serves_the_next() -> None:
     machine = Machine()
     experience = settled(machine)
