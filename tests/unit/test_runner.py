@@ -140,6 +140,15 @@ def test_a_scratch_runner_computes_the_same_and_leaves_the_cache_alone(ops: Ops)
     assert scratch.cache.num_available == 2
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.8}, {"temperature": 0.8, "repetition_penalty": 1.3}])
+def test_a_sequence_alone_is_sampled_as_it_is_beside_others(ops: Ops, options: dict[str, Any]) -> None:
+    runner = tiny_runner(ops=ops)
+    one, other = part_of(runner, seed=3, **options), part_of(runner, last=20, seed=4, temperature=1.0)
+    together = runner.sample(runner.forward([one, other]).logits, [one, other])
+    for part, expected in ((one, together[0]), (other, together[1]), (one, together[0])):
+        assert runner.sample(runner.forward([part]).logits, [part]) == [expected]
+
+
 # -- what cannot be sampled --------------------------------------------------------------------------
 
 
