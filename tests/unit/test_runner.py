@@ -106,7 +106,7 @@ def test_hidden_states_are_what_goes_from_layer_to_layer(ops: Ops) -> None:
     plan = ops.plan([segment], runner.cache.block_size)
     assert (bits(ops, hidden[0]) == bits(ops, ops.embed(model.embedding, plan))).all()
     for i, layer in enumerate(model.layers):
-        after = ops.decoder_layer(hidden[i], layer.handle, runner.cache.kv(), plan)
+        after = ops.decoder_layers(hidden[i], [layer.handle], runner.cache.kv(), plan)
         assert (bits(ops, hidden[i + 1]) == bits(ops, after)).all()
     normed = ops.rms_norm(hidden[2], model.norm, model.config.eps)
     assert (bits(ops, hidden[3]) == bits(ops, normed)).all()
