@@ -19,7 +19,7 @@ from outpace.models import Transformer
 from outpace.models.adapter import AdaptedRows, Adapter
 from outpace.ops.layers import Array
 from outpace.ops.protocol import Ops
-from outpace.ops.sampling import SamplingBatch, SamplingRows
+from outpace.ops.sampling import LastBatches, SamplingBatch, SamplingRows
 from outpace.types import Canvas, Constraint, LogitsProcessor, Request, Segment, TokenLogprob
 from outpace.types.tree import EMPTY, NO_TOKEN, DraftTree, Verification
 
@@ -131,6 +131,7 @@ class Runner:
     ) -> None:
         self.model, self.ops, self.cache, self.group, self.adapter = model, ops, cache, group, adapter
         self.context = context or model.config.context
+        self._last_batches = LastBatches()
 
     def join(self, cache: Cache, group: str) -> Runner:
         """Return a runner of the same model whose keys and values are a new group of layers in a target's cache."""
@@ -233,6 +234,8 @@ class Runner:
 
     def _sampling_batch(self, batch: Sequence[ScheduledSequence], failures: dict[int, Exception]) -> SamplingBatch:
         """Return the sampling batch; failures: what a constraint raised, by row, which then goes without a mask."""
+        if len(batch) == 1 and (ready := self._ready_batch(batch[0])) is not None:
+            return ready
         rows = SamplingRows()
         for s in batch:
             if not s.scored:
@@ -258,6 +261,16 @@ class Runner:
             )
             failures |= {first + row: error for row, error in errors.items()}
         return rows.build()
+
+    def _ready_batch(self, s: ScheduledSequence) -> SamplingBatch | None:
+        """Return the batch of a sequence alone, where a row depends on nothing but its position; None elsewhere."""
+        request, sampling = s.request, s.request.options.sampling
+        if not s.scored or s.canvas is not None or request.options.constraint is not None or sampling.penalises:
+            return None
+        if sampling.is_argmax:
+            return SamplingBatch.greedy(s.num_scored)
+        positions = [s.end, *[s.end + 1 + depth for depth in s.tree.depths()]]
+        return self._last_batches.of(sampling, request.seed, request.sample_index, positions)
 
     def _each_row(
         self,

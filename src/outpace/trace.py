@@ -21,6 +21,7 @@ PHASES = ("draft", "forward", "verify", "commit")
 class Times:
     """Seconds of one pass of the batch, shared by all requests in it.
 
+    draft: asking drafters, and, once they have done it, what they learn from the pass.
     worked: the same by the clock of the ops (`Ops.clock`), which leaves out what other processes took of the core;
     None: not known.
     """
@@ -139,6 +140,14 @@ class Stats:
         else:
             self.prefill_seconds += times.total
         self.passes += is_scored
+
+    def add_learning(self, seconds: float) -> None:
+        """Count what drafters took to learn from the pass that was counted last: it belongs to drafting."""
+        self.seconds["draft"] += seconds
+        if self.passes > 1:
+            self.decode_seconds += seconds
+        else:
+            self.prefill_seconds += seconds
 
     def add_step(self, step: Step) -> None:
         """Count what a step wrote, and whose drafts were right."""

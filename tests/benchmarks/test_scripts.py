@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import outpace
-from benchmarks import attention, experts, matmul, ops, overhead, perplexity
+from benchmarks import attention, experts, levels, matmul, ops, overhead, perplexity
 from tests.decoding import tiny_ops
 from tests.folder import make_folder
+from tests.published import write_ours
 
 
 def test_a_steps_overhead_is_printed_with_and_without_drafts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +63,23 @@ def test_a_row_s_experts_are_measured_relative_to_a_read(capsys: pytest.CaptureF
     assert "MB active of" in lines[0]
     assert sum("experts of a layer" in line for line in lines) == len(experts.ROWS)
     assert "pass of one row" in "".join(lines)
+
+
+@pytest.mark.parametrize("temperature", ["0", "0.8"])
+def test_a_drafters_levels_are_measured_relative_to_plain_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], temperature: str
+) -> None:
+    folder = make_folder(tmp_path / "tiny")
+    drafter = write_ours(outpace.load(folder, threads=1), tmp_path / "drafter.gguf")
+    command = ["-m", str(folder), "--drafter", str(drafter), "--threads", "1", "--tokens", "40"]
+    levels.main([*command, "--temperature", temperature])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"temperature {temperature}, 39 passes")
+    assert [line.split()[0] for line in lines] == ["wall", "processor"]
+    for line in lines:
+        milliseconds = [float(number) for number in re.findall(r"([\d.]+) ms", line)]
+        assert min(milliseconds[:2]) > 0
+        assert 0 < float(re.findall(r"ms = ([\d.]+) of it", line)[0]) < 50
 
 
 def test_perplexity_is_relative_to_the_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

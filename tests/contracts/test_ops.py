@@ -368,8 +368,21 @@ def test_a_fused_layer_has_the_bits_of_the_composed_one(ops: Ops, plain: Case) -
     plan = ops.plan([Segment(range(0, 3), 0, [*text(70), *DRAFT], PARENTS), Segment([3], 0, [1])], BLOCK)
     x = ops.embed(lab.model.embedding, plan)
     composed = ops.numpy(compose_decoder_layer(ops, x, layer.parts, layer.handle, lab.kv, plan))
-    fused = ops.numpy(ops.decoder_layer(x, layer.handle, lab.kv, plan))
+    fused = ops.numpy(ops.decoder_layers(x, [layer.handle], lab.kv, plan))
     assert same(fused, composed)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_layers_in_one_call_have_the_bits_of_one_call_each(ops: Ops, count: int) -> None:
+    lab = Lab(ops, PLAIN[0])
+    layers = [lab.model.layers[i % len(lab.model.layers)].handle for i in range(count)]
+    plan = ops.plan([Segment(range(0, 3), 0, [*text(70), *DRAFT], PARENTS), Segment([3], 0, [1])], BLOCK)
+    x = ops.embed(lab.model.embedding, plan)
+    together = ops.numpy(ops.decoder_layers(x, layers, lab.kv, plan))
+    each = x
+    for layer in layers:
+        each = ops.decoder_layers(each, [layer], lab.kv, plan)
+    assert same(together, ops.numpy(each))
 
 
 # -- right numbers, by plain formulas in float64 -------------------------------------------------------
@@ -480,16 +493,16 @@ def test_positions_before_a_layers_first_are_never_read(ops: Ops, window: int | 
         kv = ops.kv_alloc(KVSpec(1, 2, 12, "f32", 4), 2)
         full = ops.layer(replace(layer, first=0))
         before = ops.plan([Segment([0, 1], 0, [0, 0], num_scored=0)], 4)
-        ops.decoder_layer(ops.array(np.full((2, 48), kept, np.float32)), full, kv, before)
+        ops.decoder_layers(ops.array(np.full((2, 48), kept, np.float32)), [full], kv, before)
         return ops.numpy(
-            ops.decoder_layer(ops.array(x), ops.layer(layer), kv, ops.plan([Segment([0, 1], 2, [0] * 6)], 4))
+            ops.decoder_layers(ops.array(x), [ops.layer(layer)], kv, ops.plan([Segment([0, 1], 2, [0] * 6)], 4))
         )
 
     found = run(1.0)
     assert same(found, run(np.nan))
     kv = ops.kv_alloc(KVSpec(1, 2, 12, "f32", 4), 2)
-    alone = ops.decoder_layer(
-        ops.array(x), ops.layer(replace(layer, first=0)), kv, ops.plan([Segment([0, 1], 0, [0] * 6)], 4)
+    alone = ops.decoder_layers(
+        ops.array(x), [ops.layer(replace(layer, first=0))], kv, ops.plan([Segment([0, 1], 0, [0] * 6)], 4)
     )
     assert close(found, ops.numpy(alone), 1e-5)  # rotations are relative
 

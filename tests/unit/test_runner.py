@@ -106,7 +106,7 @@ def test_hidden_states_are_what_goes_from_layer_to_layer(ops: Ops) -> None:
     plan = ops.plan([segment], runner.cache.block_size)
     assert (bits(ops, hidden[0]) == bits(ops, ops.embed(model.embedding, plan))).all()
     for i, layer in enumerate(model.layers):
-        after = ops.decoder_layer(hidden[i], layer.handle, runner.cache.kv(), plan)
+        after = ops.decoder_layers(hidden[i], [layer.handle], runner.cache.kv(), plan)
         assert (bits(ops, hidden[i + 1]) == bits(ops, after)).all()
     normed = ops.rms_norm(hidden[2], model.norm, model.config.eps)
     assert (bits(ops, hidden[3]) == bits(ops, normed)).all()
@@ -138,6 +138,15 @@ def test_a_scratch_runner_computes_the_same_and_leaves_the_cache_alone(ops: Ops)
     assert (bits(ops, here.logits) == bits(ops, there.logits)).all()
     assert runner.cache.num_available == runner.cache.capacity - 1
     assert scratch.cache.num_available == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.8}, {"temperature": 0.8, "repetition_penalty": 1.3}])
+def test_a_sequence_alone_is_sampled_as_it_is_beside_others(ops: Ops, options: dict[str, Any]) -> None:
+    runner = tiny_runner(ops=ops)
+    one, other = part_of(runner, seed=3, **options), part_of(runner, last=20, seed=4, temperature=1.0)
+    together = runner.sample(runner.forward([one, other]).logits, [one, other])
+    for part, expected in ((one, together[0]), (other, together[1]), (one, together[0])):
+        assert runner.sample(runner.forward([part]).logits, [part]) == [expected]
 
 
 # -- what cannot be sampled --------------------------------------------------------------------------

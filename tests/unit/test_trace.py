@@ -43,6 +43,17 @@ def test_passes_before_the_first_token_are_prefill_and_those_after_it_are_decodi
     assert stats.decode_tokens_per_second == 2 / TIMES.total, "the first step's token belongs to prefill"
 
 
+def test_what_drafters_learn_from_a_pass_counts_where_the_pass_did_and_as_drafting() -> None:
+    stats = Stats()
+    stats.add_pass(TIMES, is_scored=True)
+    stats.add_learning(0.25)
+    assert (stats.prefill_seconds, stats.decode_seconds) == (TIMES.total + 0.25, 0.0)
+    stats.add_pass(TIMES, is_scored=True)
+    stats.add_learning(0.5)
+    assert (stats.prefill_seconds, stats.decode_seconds) == (TIMES.total + 0.25, TIMES.total + 0.5)
+    assert stats.seconds["draft"] == 2 * TIMES.draft + 0.75
+
+
 def test_rates_that_nothing_was_measured_for_are_not_zero_but_none() -> None:
     only = stats_of(step([1, 2]), prompt_tokens=4)
     assert (only.tokens_per_step, only.decode_tokens_per_second) == (2.0, None)

@@ -14,7 +14,7 @@ from outpace.drafters.protocol import Expectation, SequenceView
 from outpace.errors import UsageError
 from outpace.models.eagle import Eagle
 from outpace.ops.layers import Array, Guesses
-from outpace.ops.sampling import SamplingBatch, SamplingRows
+from outpace.ops.sampling import LastBatches, SamplingBatch, SamplingRows
 from outpace.runner import Pass, Runner
 from outpace.trace import Step
 from outpace.types import Request, Segment
@@ -30,13 +30,13 @@ LOOK = 8  # tokens behind a node whose scores tell how likely each of them is
 class _Sequence:
     """What is known of one sequence beside its keys and values: its hidden states, and its rows of the head.
 
-    batches: how so many rows of it alone are sampled, but for their position, where that depends on nothing else.
+    batches: how rows of it alone are sampled, where that depends on nothing but their position.
     """
 
     held: HeldRows
     own: OwnRows
     request: Request | None = None
-    batches: dict[int, SamplingBatch] = field(default_factory=dict)
+    batches: LastBatches = field(default_factory=LastBatches)
 
 
 @dataclass(slots=True)
@@ -171,9 +171,10 @@ class EagleDrafter:
         if all([draft.request.options.sampling.is_argmax for draft in drafts]):
             return SamplingBatch.greedy(sum([len(draft.tree.front) or 1 for draft in drafts]))
         (first, *others) = drafts
-        count, place = len(first.tree.front) or 1, len(first.text) + first.tree.depth
-        if not others and (known := first.state.batches.get(count)) is not None:
-            return known.at([place] * count)
+        request, sampling = first.request, first.request.options.sampling
+        if not others and not sampling.penalises:
+            places = [len(first.text) + first.tree.depth] * (len(first.tree.front) or 1)
+            return first.state.batches.of(sampling, request.seed, request.sample_index, places)
         rows = SamplingRows()
         for draft in drafts:
             request, sampling, tree = draft.request, draft.request.options.sampling, draft.tree
@@ -182,10 +183,7 @@ class EagleDrafter:
             output = draft.text[len(request.prompt) :] if sampling.penalises else ()
             seed, index = request.seed, request.sample_index
             rows.add(sampling, seed, index, positions, prompt=request.prompt, output=output, paths=paths)
-        batch = rows.build()
-        if not others and not first.request.options.sampling.penalises:
-            first.state.batches[count] = batch
-        return batch
+        return rows.build()
 
     # The target's hidden states.
 

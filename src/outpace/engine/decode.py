@@ -221,8 +221,7 @@ class Decoder:
             has_written = entry.part.canvas is None or entry.written
             if entry.part.verification is not None and has_written and entry.error is None:
                 self._record(entry, times, len(batch))
-        for drafter, entries in _by_drafter(entry for entry in batch if entry.error is None):
-            self._observe(drafter, entries, passed)
+        self._learn(batch, passed, times)
         for entry in batch:
             if entry.part.verification is None and entry.error is None:
                 self.scheduler.fork(entry.sequence)  # a drafter's keys and values go along
@@ -248,6 +247,21 @@ class Decoder:
         if sequence.record:
             step.blocks, step.ref_counts = tuple(part.table.blocks), tuple(part.table.ref_counts)
             sequence.steps.append(step)
+
+    def _learn(self, batch: Batch, passed: Pass, times: Times) -> None:
+        """Let drafters learn from the pass; what that takes is part of drafting."""
+        drafters = _by_drafter(entry for entry in batch if entry.error is None)
+        if not drafters:
+            return
+        (started, own_started) = self._now()
+        for drafter, entries in drafters:
+            self._observe(drafter, entries, passed)
+        (ended, own_ended) = self._now()
+        times.draft += ended - started
+        if times.worked is not None:
+            times.worked.draft += own_ended - own_started
+        for entry in batch:
+            entry.sequence.stats.add_learning(ended - started)
 
     def _observe(self, drafter: Drafter, entries: Batch, passed: Pass) -> None:
         """Show a drafter what became of its sequences; one with taps sees prefill too.

@@ -89,6 +89,7 @@ class _Layer:
     changes: dict[str, Change]
     scale: float
     some: _Some | None
+    num_layers = 1
 
     def forward(self, ops: Ops, x: Array, kv: KV, plan: Plan) -> Array:
         """Return x after the layer, [T, D]."""

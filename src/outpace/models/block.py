@@ -160,8 +160,7 @@ class Block:
         """
         ops = self.ops
         x = self._blocks(anchors, sizes, taps)
-        for handle in self.handles:
-            x = ops.decoder_layer(x, handle, kv, plan)
+        x = ops.decoder_layers(x, self.handles, kv, plan)
         first, rows = 0, list[int]()
         for size in sizes:
             rows += range(first + 1, first + 1 + size)

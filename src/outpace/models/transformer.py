@@ -6,7 +6,7 @@ Which parts a layer has is its architecture's choice; how they follow each other
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +24,11 @@ from outpace.types import KVFormat, KVSpec, RawTensor
 
 
 class Stage(Protocol):
-    """What a network runs one after another."""
+    """What a network runs one after another: some of its layers."""
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers it is."""
 
     def forward(self, ops: Ops, x: Array, kv: KV, plan: Plan) -> Array:
         """Return x after the stage, [T, D]."""
@@ -44,17 +48,37 @@ class Block:
     parts: DecoderLayer
     handle: Layer
     is_fused: bool
+    num_layers = 1
 
     def forward(self, ops: Ops, x: Array, kv: KV, plan: Plan) -> Array:
         """Return x after the layer, [T, D]."""
         if self.is_fused:
-            return ops.decoder_layer(x, self.handle, kv, plan)
+            return ops.decoder_layers(x, (self.handle,), kv, plan)
         return compose_decoder_layer(ops, x, self.parts, self.handle, kv, plan)
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Fused layers between which nobody looks: one call."""
+
+    handles: tuple[Layer, ...]
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers it is."""
+        return len(self.handles)
+
+    def forward(self, ops: Ops, x: Array, kv: KV, plan: Plan) -> Array:
+        """Return x after the layers, [T, D]."""
+        return ops.decoder_layers(x, self.handles, kv, plan)
+
+
+@dataclass(frozen=True, slots=True)
 class Transformer:
-    """A network ready to run: handles of one ops implementation, and what the cache must know."""
+    """A network ready to run: handles of one ops implementation, and what the cache must know.
+
+    stages: the layers, by what is tapped, in as few calls as that allows.
+    """
 
     config: ModelConfig
     ops: Ops
@@ -62,6 +86,7 @@ class Transformer:
     layers: tuple[Block, ...]
     norm: Vector
     output: Weight
+    stages: dict[tuple[int, ...], tuple[Stage, ...]] = field(default_factory=dict, init=False, compare=False)
 
     def spec(self, format: KVFormat) -> KVSpec:
         """Return the geometry of the keys and values that this network caches."""
@@ -79,13 +104,20 @@ class Transformer:
         Writes keys and values into their slots. Tap 0 is the embedding, i the output of the i-th layer (1 ... n), and
         n + 1 that of the final norm. Logits have the same bits whatever is tapped. Raises UsageError for other taps.
         """
-        return self.through(self.embed(plan), self.layers, plan, kv, taps)
+        tapped = tuple(taps)
+        stages = self.stages.get(tapped)
+        if stages is None:
+            stages = self.stages[tapped] = _runs(self.layers, tapped)
+        return self.through(self.embed(plan), stages, plan, kv, taps)
 
     def through(
-        self, x: Array, layers: Sequence[Stage], plan: Plan, kv: KV, taps: Sequence[int]
+        self, x: Array, stages: Sequence[Stage], plan: Plan, kv: KV, taps: Sequence[int]
     ) -> tuple[Array, dict[int, Array]]:
-        """Return what `forward` does, for embedded tokens x [T, D] and layers in place of the network's own."""
-        last = len(layers) + 1
+        """Return what `forward` does, for embedded tokens x [T, D] and stages in place of the network's own layers.
+
+        A stage ends at every tap.
+        """
+        last = self.config.num_layers + 1
         for tap in taps:
             if not 0 <= tap <= last:
                 raise UsageError(
@@ -93,10 +125,12 @@ class Transformer:
                     f"{last} is the final norm's"
                 )
         hidden = {0: x} if 0 in taps else {}
-        for i, layer in enumerate(layers, 1):
-            x = layer.forward(self.ops, x, kv, plan)
-            if i in taps:
-                hidden[i] = x
+        done = 0
+        for stage in stages:
+            x = stage.forward(self.ops, x, kv, plan)
+            done += stage.num_layers
+            if done in taps:
+                hidden[done] = x
         if last in taps:
             hidden[last] = self.ops.rms_norm(x, self.norm, self.config.eps)
         return self._logits(x, plan), hidden
@@ -124,6 +158,21 @@ class Transformer:
         if config.logit_scale != 1.0:
             logits = ops.scale(logits, config.logit_scale)
         return logits if config.logit_cap is None else ops.soft_cap(logits, config.logit_cap)
+
+
+def _runs(layers: Sequence[Block], taps: Sequence[int]) -> tuple[Stage, ...]:
+    """Return the layers with those that are fused joined, but for a cut at each tap."""
+    stages: list[Stage] = []
+    handles: list[Layer] = []
+    for i, layer in enumerate(layers, 1):
+        if layer.is_fused:
+            handles.append(layer.handle)
+        if handles and (not layer.is_fused or i in taps or i == len(layers)):
+            stages.append(Run(tuple(handles)))
+            handles = []
+        if not layer.is_fused:
+            stages.append(layer)
+    return tuple(stages)
 
 
 def build(

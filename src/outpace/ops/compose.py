@@ -24,7 +24,7 @@ from outpace.ops.sampling import SamplingBatch
 
 
 def compose_decoder_layer(ops: Ops, x: Array, layer: DecoderLayer, handle: Layer, kv: KV, plan: Plan) -> Array:
-    """Return x after one layer: how all networks run one, and what a fused `decoder_layer` must equal, bit for bit."""
+    """Return x after one layer: how all networks run one, and what fused `decoder_layers` must equal, bit for bit."""
     x = added(
         ops,
         x,

@@ -114,7 +114,7 @@ class DecoderLayer:
 
     @property
     def is_plain(self) -> bool:
-        """Whether an implementation's `decoder_layer` runs it: both norms before, none behind, no further parts."""
+        """Whether an implementation's `decoder_layers` runs it: both norms before, none behind, no further parts."""
         biases = (self.gate_bias, self.up_bias, self.down_bias)
         norms = (self.q_wide_norm, self.k_wide_norm, self.attn_post_norm, self.mlp_post_norm)
         before = self.attn_norm is not None and self.mlp_norm is not None

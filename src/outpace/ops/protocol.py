@@ -169,8 +169,11 @@ class Ops(Protocol):
         [-7, 7].
         """
 
-    def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
-        """Return x after one plain layer; bitwise equal to `compose_decoder_layer` (ops/compose.py) on the same ops."""
+    def decoder_layers(self, x: Array, layers: Sequence[Layer], kv: KV, plan: Plan) -> Array:
+        """Return x after plain layers, at least one, one after another.
+
+        Bitwise equal to `compose_decoder_layer` (ops/compose.py) of each on the same ops.
+        """
 
     def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
         """Return the final norm and output product of the plan's scored rows, [R, V] float32."""

@@ -206,6 +206,27 @@ class SamplingRows:
         return Ragged(tokens.values, bounds), Ragged(values, bounds)
 
 
+class LastBatches:
+    """Batches of one sequence alone, whose rows depend on nothing but their positions.
+
+    The next one with as many rows is the last one at other positions, as long as the sequence is the same.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[int, tuple[SamplingParams, int, int, SamplingBatch]] = {}  # by rows
+
+    def of(self, params: SamplingParams, seed: int, sample_index: int, positions: Sequence[int]) -> SamplingBatch:
+        """Return the batch of a sequence that has no mask and whose params do not penalise."""
+        last = self._last.get(len(positions))
+        if last is not None and last[0] is params and last[1:3] == (seed, sample_index):
+            return last[3].at(positions)
+        rows = SamplingRows()
+        rows.add(params, seed, sample_index, positions)
+        batch = rows.build()
+        self._last[len(positions)] = params, seed, sample_index, batch
+        return batch
+
+
 def _end_to_end(lists: Sequence[NDArray[Any]]) -> Ragged:
     ends = np.cumsum([len(numbers) for numbers in lists], dtype=np.int64)
     values = np.concatenate(lists) if lists else np.empty(0, np.int32)

@@ -414,3 +414,20 @@ def test_a_step_is_also_timed_by_the_work_of_its_thread_unless_the_clock_is_give
         assert one.worked.forward > 0
         assert one.worked.worked is None
     assert all(one.worked is None for one in times(clock=lambda: 1.0))
+
+
+def test_what_a_drafter_learns_from_a_pass_is_timed_as_drafting() -> None:
+    now = [0.0]
+
+    class Learning(Scripted):
+        def observe(self, steps: Any, passed: Any) -> None:
+            now[0] += 1.0
+
+    loop, (sequence,) = start(
+        tiny_runner(), [PROMPT], Learning(EMPTY), max_new_tokens=4, record=True, decoder={"clock": lambda: now[0]}
+    )
+    for _ in loop.run():
+        pass
+    assert [step.times.draft for step in sequence.steps] == [1.0] * 4
+    assert (sequence.stats.prefill_seconds, sequence.stats.decode_seconds) == (1.0, 3.0)
+    assert sequence.stats.seconds["draft"] == 4.0

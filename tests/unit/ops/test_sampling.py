@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from outpace.ops.sampling import Ragged, SamplingBatch, SamplingRows
+from outpace.ops.sampling import LastBatches, Ragged, SamplingBatch, SamplingRows
 from outpace.types import NUMERIC_PARAMS, SamplingParams
 
 ARRAYS = [field.name for field in fields(SamplingBatch) if field.name != "num_rows"]
@@ -124,3 +124,20 @@ def test_a_batch_at_other_positions_is_the_same_in_everything_else() -> None:
     assert moved.positions.dtype == np.uint32
     assert moved.positions.tolist() == [90 + row for row in range(len(batch))]
     assert all(getattr(moved, name) is getattr(batch, name) for name in ARRAYS if name != "positions")
+
+
+def test_a_sequence_alone_gets_what_is_built_from_nothing_whoever_came_before_it() -> None:
+    last = LastBatches()
+    warm, cold = SamplingParams(temperature=0.8, logit_bias={3: 1.0}), SamplingParams(temperature=0.5)
+    asked = [(warm, 7, 0, [4, 5]), (warm, 7, 0, [9, 9]), (warm, 8, 0, [5, 6]), (warm, 8, 1, [5, 6]), (warm, 8, 1, [7])]
+    for params, seed, index, positions in [*asked, (cold, 8, 1, [8]), (cold, 8, 1, [9])]:
+        rows = SamplingRows()
+        rows.add(params, seed, index, positions)
+        expected, found = rows.build(), last.of(params, seed, index, positions)
+        assert len(found) == len(positions)
+        for name in ARRAYS:
+            x, y = getattr(expected, name), getattr(found, name)
+            if isinstance(x, Ragged):
+                assert lists(y, len(positions)) == lists(x, len(positions))
+            else:
+                assert (x is y is None) or (x.dtype == y.dtype and x.tolist() == y.tolist())

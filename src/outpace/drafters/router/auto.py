@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from outpace.drafters.protocol import Drafter, SequenceView
 from outpace.drafters.router.acceptance import Acceptance, OpenProposal
@@ -15,51 +14,17 @@ from outpace.drafters.router.averages import Gain, LinearCost
 from outpace.drafters.router.experience import DrafterCost, DrafterRecord, Experience, sampling_kind
 from outpace.drafters.router.questions import Questions
 from outpace.drafters.router.selection import Proposals, select
+from outpace.drafters.router.uses import MAX_OPEN, State, Use, judge
 from outpace.errors import UsageError
 from outpace.runner import Pass
 from outpace.trace import Forecast, Step
 from outpace.types.tree import EMPTY, DraftTree
 
-_MAX_OPEN = 2  # proposals of a drafter that wait for the sequence's judgement
-_FIRST_NODES = 4  # asked for of a drafter that nobody has asked yet: enough to tell what a longer chain would bring
 _INHERITED = 2.0  # questions that what earlier requests brought counts for
 _EXPLORING = 0.0075  # of the time may be lost to questions that are not expected to pay
 _ADVANCE = 0.5  # plain passes that may be lost to them before anything is earned
 _PLAIN_STEPS = 4  # for which one prediction of the plain pass serves
 _NEVER = 1 << 62  # no sequence is that long
-
-
-@dataclass(slots=True)
-class _Use:
-    """What the router knows of one drafter in one request, and what it has decided to do with it."""
-
-    acceptance: Acceptance
-    alone: Gain
-    extra: Gain  # beside the leading drafter
-    num_nodes: int = _FIRST_NODES  # to ask for
-    ask_at: int = 0  # length of the sequence from which it is asked
-    exploring: bool = False  # it is not expected to pay
-    price: float = 0.0  # plain passes that the next question is expected to take
-    credit: float = 0.0  # plain passes that may be lost to exploring
-    credited_at: int = 0  # length of the sequence
-    read: int = 0  # tokens of the sequence that it has seen
-    open: list[OpenProposal] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _State:
-    """One request's drafters, and the length of the sequence at which one of them is to be asked."""
-
-    uses: list[_Use]
-    kind: int  # of sampling
-    greedy: bool
-    ask_at: int = 0
-    leader: int = -1  # the drafter that would be asked if only one were; -1: none pays
-    has_open: bool = False
-    asked: list[int] = field(default_factory=list)  # drafters, in this step
-    proposals: Proposals | None = None  # of this step
-    unit: float = 0.0  # seconds of this request's part of a plain pass
-    row: float = 0.0  # what one more row costs, in that unit
 
 
 class Auto:
@@ -86,7 +51,7 @@ class Auto:
         self.taps = tuple(sorted({tap for drafter in drafters for tap in drafter.taps}))
         self._experience = experience
         self._clock = clock
-        self._states: dict[int, _State] = {}
+        self._states: dict[int, State] = {}
         self._forecasts: dict[int, Forecast] = {}  # of this step, by request
         self._costs = [
             experience.drafters.setdefault(drafter.name, DrafterCost.of(getattr(drafter, "is_one_pass", False)))
@@ -94,6 +59,7 @@ class Auto:
         ]
         self._names: dict[int, tuple[str, ...]] = {}  # of the drafters in a set (bits)
         self._num_steps = self._size = 0  # size: of the batch that `_plain` was predicted for
+        self._unpaid = 0.0  # seconds of the router's own that no question has been charged with yet
         self._plain = self._row_seconds = 0.0  # of a pass without a draft (0: not known), of sampling one more row
         self._undrafted: dict[str, Forecast] = {}
 
@@ -113,7 +79,7 @@ class Auto:
         for i, (sequence, state) in enumerate(zip(sequences, states, strict=True)):
             state.proposals = None
             if state.has_open:
-                _judge(state, sequence.tokens)
+                judge(state, sequence.tokens)
             if not state.unit and self._plain:
                 state.unit = self._plain / self._size
                 self._plan(state, len(sequence.tokens) - 1, sequence.request.max_draft)
@@ -128,10 +94,12 @@ class Auto:
         spent = sum(seconds)
         drafts = self._select(sequences, states, spent)
         self._learn(due, sequences, states)
-        self._learn_costs(due, states, seconds, self._clock() - started - spent)
+        done = self._clock()
+        self._learn_costs(due, states, seconds, self._unpaid + done - started - spent)
         for i in due:
             self._plan(states[i], len(sequences[i].tokens), sequences[i].request.max_draft)
             self._leave_out(states[i], sequences[i].id)
+        self._unpaid = self._clock() - done
         return drafts
 
     def observe(self, steps: Sequence[Step], passed: Pass) -> None:
@@ -163,13 +131,13 @@ class Auto:
     def _record(self, drafter: Drafter, greedy: bool) -> DrafterRecord:
         return self._experience.records.setdefault((drafter.name, greedy), DrafterRecord())
 
-    def _start(self, sequence: SequenceView) -> _State:
+    def _start(self, sequence: SequenceView) -> State:
         greedy = sequence.request.options.sampling.greedy
         records = [self._record(drafter, greedy) for drafter in self.drafters]
         uses = [
-            _Use(Acceptance(r.counts), r.alone.inherited(_INHERITED), r.extra.inherited(_INHERITED)) for r in records
+            Use(Acceptance(r.counts), r.alone.inherited(_INHERITED), r.extra.inherited(_INHERITED)) for r in records
         ]
-        state = self._states[sequence.id] = _State(uses, sampling_kind(sequence.request), greedy)
+        state = self._states[sequence.id] = State(uses, sampling_kind(sequence.request), greedy)
         for use, questions in zip(uses, self._questions, strict=True):
             if questions.expected is not None and not use.alone.is_known:
                 use.alone, use.extra = (Gain.expected(questions.expected.acceptance, _INHERITED) for _ in range(2))
@@ -177,7 +145,7 @@ class Auto:
             questions.begin(sequence)
         return state
 
-    def _predict_plain(self, sequences: Sequence[SequenceView], states: Sequence[_State]) -> None:
+    def _predict_plain(self, sequences: Sequence[SequenceView], states: Sequence[State]) -> None:
         """Predict the pass without a draft, for a few steps."""
         self._size = len(sequences)
         kind = 0
@@ -205,7 +173,7 @@ class Auto:
         due: Sequence[int],
         sequences: Sequence[SequenceView],
         budgets: Sequence[int],
-        states: Sequence[_State],
+        states: Sequence[State],
         seconds: list[float],
     ) -> None:
         """Ask each drafter for the requests in which it is due; set `seconds` to what each has taken."""
@@ -213,34 +181,69 @@ class Auto:
             states[i].unit = self._plain / self._size
             states[i].proposals = Proposals(len(sequences[i].tokens), budgets[i])
             states[i].asked.clear()
-        for d, questions in enumerate(self._questions):
-            failed = questions.failed
-            whom = [
-                i for i in due if len(sequences[i].tokens) >= states[i].uses[d].ask_at and sequences[i].id not in failed
-            ]
-            if not whom:
-                continue
-            nodes = []
-            for i in whom:
-                use = states[i].uses[d]
-                use.num_nodes = min(use.num_nodes, budgets[i])
-                nodes.append(use.num_nodes)
-            started = self._clock()
-            trees = questions.propose([sequences[i] for i in whom], nodes)
-            seconds[d] = self._clock() - started
-            for i, tree in zip(whom, trees, strict=True):
-                if sequences[i].id in failed:
-                    continue
-                states[i].asked.append(d)
-                if tree.tokens:
-                    state, length = states[i], len(sequences[i].tokens)
-                    use = state.uses[d]
-                    assert state.proposals is not None
-                    state.proposals.add(tree, d, use.acceptance)
-                    use.open = [*use.open[-_MAX_OPEN + 1 :], OpenProposal(tree, length)]
-                    state.has_open = True
+            states[i].stand_in = -1
+        for d in range(len(self.drafters)):
+            whom = [i for i in due if len(sequences[i].tokens) >= states[i].uses[d].ask_at]
+            self._ask_one(d, whom, sequences, budgets, states, seconds)
+        silent = [i for i in due if states[i].asked and not states[i].proposals.tokens]  # type: ignore[union-attr]
+        for d, whom in self._next_to_ask(silent, sequences, budgets, states).items():
+            self._ask_one(d, whom, sequences, budgets, states, seconds)
 
-    def _select(self, sequences: Sequence[SequenceView], states: Sequence[_State], spent: float) -> list[DraftTree]:
+    def _ask_one(
+        self,
+        d: int,
+        whom: Sequence[int],
+        sequences: Sequence[SequenceView],
+        budgets: Sequence[int],
+        states: Sequence[State],
+        seconds: list[float],
+    ) -> None:
+        """Ask one drafter for some of the requests, but for those in which it has failed."""
+        questions, nodes = self._questions[d], []
+        whom = [i for i in whom if sequences[i].id not in questions.failed]
+        if not whom:
+            return
+        for i in whom:
+            use = states[i].uses[d]
+            use.num_nodes = min(use.num_nodes, budgets[i])
+            nodes.append(use.num_nodes)
+        started = self._clock()
+        trees = questions.propose([sequences[i] for i in whom], nodes)
+        seconds[d] += self._clock() - started
+        for i, tree in zip(whom, trees, strict=True):
+            if sequences[i].id in questions.failed:
+                continue
+            states[i].asked.append(d)
+            if tree.tokens:
+                state, length = states[i], len(sequences[i].tokens)
+                use = state.uses[d]
+                assert state.proposals is not None
+                state.proposals.add(tree, d, use.acceptance)
+                use.open = [*use.open[-MAX_OPEN + 1 :], OpenProposal(tree, length)]
+                state.has_open = True
+
+    def _next_to_ask(
+        self, silent: Sequence[int], sequences: Sequence[SequenceView], budgets: Sequence[int], states: Sequence[State]
+    ) -> dict[int, list[int]]:
+        """Return by drafter the requests, of those in which whoever was asked has no guess, where it pays by itself.
+
+        What it brings beside a better one may be too little, on average over the places where that one has guesses.
+        """
+        next_to_ask: dict[int, list[int]] = {}
+        for i in silent:
+            state, length = states[i], len(sequences[i].tokens)
+            best_rate, chosen = 1.0, -1
+            for d, use in enumerate(state.uses):
+                if d not in state.asked and (best := self._alone(state, d, length, budgets[i])) is not None:
+                    num_nodes, tokens, passes = best
+                    if tokens > best_rate * passes:
+                        best_rate, chosen, use.num_nodes = tokens / passes, d, num_nodes
+            if chosen >= 0:
+                state.stand_in = chosen
+                next_to_ask.setdefault(chosen, []).append(i)
+        return next_to_ask
+
+    def _select(self, sequences: Sequence[SequenceView], states: Sequence[State], spent: float) -> list[DraftTree]:
         """Return the drafts that pay best, together, and note their forecasts."""
         batch = [state.proposals or Proposals(len(s.tokens), 0) for s, state in zip(sequences, states, strict=True)]
         if not any([proposals.tokens for proposals in batch]):
@@ -266,7 +269,7 @@ class Auto:
             drafts.append(proposals.tree(self._names) if kept else EMPTY)
         return drafts
 
-    def _learn(self, due: Sequence[int], sequences: Sequence[SequenceView], states: Sequence[_State]) -> None:
+    def _learn(self, due: Sequence[int], sequences: Sequence[SequenceView], states: Sequence[State]) -> None:
         """Update what asking brought, for each drafter alone and beside the leading one."""
         for i in due:
             state, length = states[i], len(sequences[i].tokens)
@@ -282,11 +285,11 @@ class Auto:
                     brought = proposals.brought_by(d, state.unit, beside)
                     if use.exploring and d in proposals.places:
                         use.open[-1].common = proposals.common(d, beside)
-                if len(self.drafters) > 1:
+                if len(self.drafters) > 1 and d != state.stand_in:  # its place says nothing of the others
                     use.extra.learn(use.num_nodes, *brought, offset)
 
     def _learn_costs(
-        self, due: Sequence[int], states: Sequence[_State], seconds: Sequence[float], overhead: float
+        self, due: Sequence[int], states: Sequence[State], seconds: Sequence[float], overhead: float
     ) -> None:
         """Learn what questions cost. The router's own time belongs to whoever made it necessary by being asked."""
         overhead /= max(sum([len(states[i].asked) for i in due]), 1)
@@ -310,19 +313,16 @@ class Auto:
                 if use.exploring:
                     use.credit -= each / state.unit
 
-    def _plan(self, state: _State, length: int, limit: int) -> None:
+    def _plan(self, state: State, length: int, limit: int) -> None:
         """Decide whom to ask from the next step on, for how many nodes, and when the others are tried again."""
         unit = state.unit
         state.row = (self._experience.cost.more(self._size, 1, length) + self._row_seconds) / unit
         state.leader, num_nodes, tokens, passes = -1, 0, 1.0, 1.0
-        for d, (use, cost) in enumerate(zip(state.uses, self._costs, strict=True)):
-            question = cost.question
-            if use.alone.is_known and question.is_known:
-                best = use.alone.best(
-                    1.0, 1.0 + question.fixed / unit, question.per_item / unit, limit, use.acceptance.offset(length)
-                )
-                if best[1] * passes > tokens * best[2] and not (use.exploring and use.credit < 0.0):
-                    state.leader, (num_nodes, tokens, passes) = d, best
+        for d, use in enumerate(state.uses):
+            if use.exploring and use.credit < 0.0:
+                continue
+            if (best := self._alone(state, d, length, limit)) is not None and best[1] * passes > tokens * best[2]:
+                state.leader, (num_nodes, tokens, passes) = d, best
         for d, use in enumerate(state.uses):
             question = self._costs[d].question
             if d == state.leader:
@@ -345,7 +345,18 @@ class Auto:
             self._explore(use, d, length, limit, unit)
         state.ask_at = min([use.ask_at for use in state.uses])
 
-    def _leave_out(self, state: _State, request: int) -> None:
+    def _alone(self, state: State, d: int, length: int, limit: int) -> tuple[int, float, float] | None:
+        """Return for how many nodes a drafter is best asked alone, with the step's tokens and plain passes.
+
+        None where that is not known.
+        """
+        use, question = state.uses[d], self._costs[d].question
+        if not (use.alone.is_known and question.is_known):
+            return None
+        fixed, per_item = question.fixed / state.unit, question.per_item / state.unit
+        return use.alone.best(1.0, 1.0 + fixed, per_item, limit, use.acceptance.offset(length))
+
+    def _leave_out(self, state: State, request: int) -> None:
         """Ask nobody who has failed for the request."""
         off = [d for d, questions in enumerate(self._questions) if request in questions.failed]
         for d in off:
@@ -355,10 +366,10 @@ class Auto:
         if off:
             state.ask_at = min([use.ask_at for use in state.uses])
 
-    def _use(self, use: _Use, num_nodes: int) -> None:
+    def _use(self, use: Use, num_nodes: int) -> None:
         use.num_nodes, use.ask_at, use.exploring, use.credit = num_nodes, 0, False, _ADVANCE / len(self.drafters)
 
-    def _explore(self, use: _Use, d: int, length: int, limit: int, unit: float) -> None:
+    def _explore(self, use: Use, d: int, length: int, limit: int, unit: float) -> None:
         """Plan the next question to a drafter that is not expected to pay, when what it costs has been earned."""
         question, share = self._costs[d].question, _EXPLORING / len(self.drafters)
         # As many nodes as double the cost of one: where asking is what costs, more of them tell more.
@@ -373,24 +384,3 @@ class Auto:
         use.credited_at = length
         use.exploring = True
         use.ask_at = length + 1 + int(max(use.price - use.credit, 0.0) / share)
-
-
-def _judge(state: _State, tokens: list[int]) -> None:
-    """Let the sequence decide on the proposals that were waiting for it.
-
-    A question that was not expected to pay earns back what verifying those of its guesses would have saved that the
-    leading drafter did not propose as well.
-    """
-    length = len(tokens)
-    state.has_open = False
-    for use in state.uses:
-        if use.open:
-            for proposal in use.open:
-                use.acceptance.learn(proposal.judge(tokens), length)
-                if use.exploring:
-                    use.credit += proposal.num_right - state.row * proposal.num_new
-                    if use.credit >= use.price:  # it paid after all: go on asking
-                        use.ask_at = state.ask_at = length
-                proposal.num_right = proposal.num_new = 0
-            use.open = [proposal for proposal in use.open if proposal.is_open]
-            state.has_open = state.has_open or bool(use.open)

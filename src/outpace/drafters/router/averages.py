@@ -163,4 +163,6 @@ class Gain:
             passes += row + given * per_node
             if tokens > best_rate * passes:
                 best, best_rate = (k + 1, tokens, passes), tokens / passes
+            elif tokens + (limit - k - 1) * reached < best_rate * passes:
+                break  # even free nodes, each as likely as this one, would not make up for what it costs
         return best

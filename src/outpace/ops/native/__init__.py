@@ -222,8 +222,8 @@ class NativeOps:
     def gate(self, gate: Array, up: Array, activation: Activation) -> Array:
         return self._context.gate(gate, up, activation)
 
-    def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
-        return self._context.decoder_layer(x, layer, kv, plan)
+    def decoder_layers(self, x: Array, layers: Sequence[Layer], kv: KV, plan: Plan) -> Array:
+        return self._context.decoder_layers(x, layers, kv, plan)
 
     def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
         return self._context.logits(x, norm, eps, weight, plan)

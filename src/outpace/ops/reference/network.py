@@ -204,8 +204,10 @@ class ReferenceOps:
     def gate(self, gate: Array, up: Array, activation: Activation) -> Array:
         return Array(activate(_floats(gate), _floats(up), activation))
 
-    def decoder_layer(self, x: Array, layer: Layer, kv: KV, plan: Plan) -> Array:
-        return compose_decoder_layer(self, x, _own(layer), layer, kv, plan)
+    def decoder_layers(self, x: Array, layers: Sequence[Layer], kv: KV, plan: Plan) -> Array:
+        for layer in layers:
+            x = compose_decoder_layer(self, x, _own(layer), layer, kv, plan)
+        return x
 
     def logits(self, x: Array, norm: Vector, eps: float, weight: Weight, plan: Plan) -> Array:
         scored = _floats(x)[cast(attention.Plan, plan).scored]

@@ -208,6 +208,48 @@ def test_a_drafter_that_costs_a_part_of_a_pass_for_each_node_is_asked_for_as_muc
         assert len(drafter.budgets) < 12
 
 
+class Halting:
+    """A drafter that knows 13 of every 16 tokens by heart, and has no guess for the other three."""
+
+    name = "halting"
+    taps = ()
+
+    def __init__(self, machine: Machine, text: Sequence[int]) -> None:
+        self.machine, self.text = machine, list(text)
+
+    def propose(self, views: Any, budgets: Any) -> list[DraftTree]:
+        self.machine.now += 0.01 * PLAIN
+        trees = []
+        for view, budget in zip(views, budgets, strict=True):
+            start = len(view.tokens)
+            count = min(budget, max(0, 13 - start % 16))
+            trees.append(DraftTree.chain(self.text[start : start + count], self.name, 0.9) if count else EMPTY)
+        return trees
+
+    def observe(self, steps: Sequence[Step], passed: Any) -> None: ...
+
+    def forget(self, request: int) -> None: ...
+
+
+def test_where_the_best_drafter_has_no_guess_the_next_that_pays_is_asked() -> None:
+    machine = Machine(slope=0.03)
+    text = [*PROSE[0], *PROSE[1]]
+    asked_at: list[int] = []
+
+    class Noted(Costly):
+        def propose(self, views: Any, budgets: Any) -> list[DraftTree]:
+            asked_at.extend([len(view.tokens) for view in views])
+            return super().propose(views, budgets)
+
+    experience = machine.experience()
+    for _ in range(2):
+        asked_at.clear()
+        auto = Auto([Halting(machine, text), Noted(machine, text, 0.25 * PLAIN)], experience, machine.clock)
+        outcome = run(machine, auto, [PROSE])
+    silent = {step.position for step in outcome.steps if step.position % 16 >= 13}
+    assert len(silent.intersection(asked_at)) > 0.8 * len(silent) > 10
+
+
 class OnePass(Costly):
     """A drafter whose nodes all come at once: asking takes as long for one as for many."""
 
@@ -226,6 +268,21 @@ def test_a_drafter_whose_nodes_come_at_once_is_soon_asked_for_many() -> None:
     run(machine, Auto([drafter], machine.experience(), machine.clock), [PROSE])
     assert drafter.budgets[0] == 4
     assert max(drafter.budgets[1:3]) > 4
+
+
+def test_what_planning_the_next_question_takes_is_part_of_what_a_question_costs() -> None:
+    machine = Machine()
+    experience = settled(machine)
+    auto = Auto([Slow(Suffix(), machine, seconds=0.01 * PLAIN, per_node=0.0)], experience, machine.clock)
+    plan = auto._plan
+
+    def slowly(*given: Any) -> None:
+        machine.now += 0.05 * PLAIN
+        plan(*given)
+
+    auto._plan = slowly  # type: ignore[method-assign]
+    run(machine, auto, [COPY])
+    assert experience.drafters["suffix"].question.at(4) == pytest.approx(0.06 * PLAIN, rel=0.05)
 
 
 def test_what_one_request_taught_serves_the_next() -> None:

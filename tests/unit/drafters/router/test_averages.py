@@ -108,6 +108,25 @@ def test_as_many_nodes_are_best_as_give_the_most_tokens_per_time() -> None:
         assert rates[gain.best(1.0, 1.1, node, 16, 0.0)[0] - 1] > 0.999 * max(rates)
 
 
+def test_looking_no_further_than_where_even_free_nodes_could_not_pay_changes_no_choice() -> None:
+    dice = random.Random(4)
+    for _ in range(300):
+        gain = Gain()
+        for _ in range(dice.randint(1, 6)):
+            count = dice.randint(1, 9)
+            tokens = sorted([dice.random() for _ in range(dice.randint(0, count))], reverse=True)
+            gain.learn(count, tokens, [0.3 * dice.random() for _ in tokens], dice.gauss(0.0, 0.5))
+        tokens, passes, per_node, offset = (
+            1.0 + dice.random(),
+            1.0 + dice.random(),
+            0.1 * dice.random(),
+            dice.gauss(0, 1),
+        )
+        each = [gain.best(tokens, passes, per_node, limit, offset) for limit in range(1, 17)]
+        best = max(each, key=lambda found: found[1] / found[2])
+        assert each[-1][1] / each[-1][2] == pytest.approx(best[1] / best[2])
+
+
 def test_nodes_that_were_not_asked_for_are_as_likely_as_the_last_one() -> None:
     gain = Gain()
     gain.learn(2, [0.9, 0.81], [0.02, 0.02], 0.0)

@@ -105,9 +105,13 @@ Call = Callable[[NativeOps, Any, Any, Any], object]  # of ops, x [3, 32], a laye
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda ops, x, layer, kv: ops.decoder_layer(x, layer, kv, ops.plan([segment()], 8)), "block size"),
-        (lambda ops, x, layer, kv: ops.decoder_layer(x, layer, kv, ops.plan([segment(blocks=[0, 9])], 4)), "block 9"),
-        (lambda ops, x, layer, kv: ops.decoder_layer(x, layer, kv, ops.plan([], 4)), r"x must be \[0, 32\]"),
+        (lambda ops, x, layer, kv: ops.decoder_layers(x, [layer], kv, ops.plan([segment()], 8)), "block size"),
+        (
+            lambda ops, x, layer, kv: ops.decoder_layers(x, [layer], kv, ops.plan([segment(blocks=[0, 9])], 4)),
+            "block 9",
+        ),
+        (lambda ops, x, layer, kv: ops.decoder_layers(x, [layer], kv, ops.plan([], 4)), r"x must be \[0, 32\]"),
+        (lambda ops, x, layer, kv: ops.decoder_layers(x, [], kv, ops.plan([segment()], 4)), "at least one layer"),
         (lambda ops, x, layer, kv: ops.attend(x, layer, kv, ops.plan([segment(blocks=[-1, 1], start=4)], 4)), "freed"),
         (
             lambda ops, x, layer, kv: ops.attend(x, layer, kv, ops.plan([segment(blocks=[0] * 17, start=62)], 4)),
@@ -182,7 +186,7 @@ def test_weights_of_a_layer_that_do_not_fit_are_refused_when_it_runs(
     wrong = ops.pack(zeros(*shape)) if len(shape) == 2 else ops.vector(zeros(*shape))
     layer = ops.layer(decoder_layer(ops, **{name: wrong}))
     with pytest.raises(UsageError, match=message):
-        ops.decoder_layer(array(ops, 3, 32), layer, ops.kv_alloc(SPEC, 4), plan(ops))
+        ops.decoder_layers(array(ops, 3, 32), [layer], ops.kv_alloc(SPEC, 4), plan(ops))
 
 
 @pytest.mark.parametrize(

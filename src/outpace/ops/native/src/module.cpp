@@ -449,13 +449,26 @@ Array experts_op(Context& context, const Array& x, const Layer& layer) {
   return y;
 }
 
-Array decoder_layer_op(Context& context, const Array& x, const Layer& layer, KvStore& kv, const Plan& plan) {
-  check_layer(layer);
-  check_plan(layer, kv, plan);
-  check_rows(x, plan, layer.width(), "x");
-  Array y(x.rows(), x.cols());
+// Layers one after another, without Python between them.
+Array decoder_layers_op(Context& context, const Array& x, const std::vector<const Layer*>& layers, KvStore& kv,
+                        const Plan& plan) {
+  check(!layers.empty(), "decoder_layers needs at least one layer");
+  for (const Layer* layer : layers) {
+    check(layer != nullptr, "decoder_layers takes layers, got None");
+    check_layer(*layer);
+    check_plan(*layer, kv, plan);
+    check_rows(x, plan, layer->width(), "x");
+  }
+  Array y(x.rows(), x.cols()), between(layers.size() > 1 ? x.rows() : 0, x.cols());
   if (x.rows() == 0) return y;
-  context.compute([&](int threads, Workspace& w) { decoder_layer(threads, w, x.data(), layer, kv, plan, y.data()); });
+  context.compute([&](int threads, Workspace& w) {
+    const float* from = x.data();
+    for (size_t left = layers.size(); left > 0; --left) {
+      float* to = left % 2 == 1 ? y.data() : between.data();
+      decoder_layer(threads, w, from, *layers[layers.size() - left], kv, plan, to);
+      from = to;
+    }
+  });
   return y;
 }
 
@@ -819,7 +832,7 @@ NB_MODULE(_native, m) {
       .def("attend", attend_op, "q"_a, "layer"_a, "kv"_a, "plan"_a)
       .def("gated_mlp", gated_mlp_op, "x"_a, "layer"_a)
       .def("experts", experts_op, "x"_a, "layer"_a)
-      .def("decoder_layer", decoder_layer_op, "x"_a, "layer"_a, "kv"_a, "plan"_a)
+      .def("decoder_layers", decoder_layers_op, "x"_a, "layers"_a, "kv"_a, "plan"_a)
       .def("logits", logits_op, "x"_a, "norm"_a, "eps"_a, "weight"_a, "plan"_a)
       .def("fuse", fuse_op, "fusion"_a, "parts"_a)
       .def("guess", guess_op, "features"_a, "guesser"_a, "kv"_a, "plan"_a, "further"_a, "batch"_a, "k"_a)
