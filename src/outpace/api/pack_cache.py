@@ -25,7 +25,7 @@ from typing import Any
 
 from outpace.errors import UsageError
 from outpace.models.checkpoint import Checkpoint
-from outpace.ops.protocol import Weight
+from outpace.ops.layers import Weight
 from outpace.version import VERSION
 from outpace.weights.catalog import cache_folder
 from outpace.weights.gguf import part_names
