@@ -33,8 +33,9 @@ def result(speed: float, top1: float, sha: str = "ab" * 32) -> dict[str, Any]:
             "date": "today",
             "threads": 2,
             "ops": "native",
+            "isa": "avx512",
             "versions": {"python": "3.12"},
-            "machine": {"cpu": "a CPU", "cpus_allowed": 2},
+            "machine": {"cpu": "a CPU", "cpus_allowed": 2, "system": "Linux"},
             "model": {"name": "tiny.gguf", "sha256": sha, "bytes": 5_000_000},
         },
     }
