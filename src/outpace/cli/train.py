@@ -108,7 +108,7 @@ def _drafter(chosen: TrainOptions, target: Mapping[str, Any], output: Path) -> N
     from outpace.train.joint.files import beside
     from outpace.train.report.card import check_table, divergence_table, verdict
     from outpace.train.report.outcome import finish
-    from outpace.train.stages import Run
+    from outpace.train.run import Run
 
     def opened(drafter: Path) -> LanguageModel:
         return open_model(**target, drafter=drafter, adapter=beside(drafter) if chosen.joint else None)

@@ -9,11 +9,11 @@ from itertools import islice
 import torch
 
 from outpace.api import LanguageModel
+from outpace.train.device import device_of, name_of, torch_target
 from outpace.train.networks.transformer import is_supported
 from outpace.train.text.corpus import Conversation
 from outpace.train.text.prompts import Message, encode
 from outpace.train.text.responses import MIN_P, SHORTEST, Beginning, Job, conversation_of
-from outpace.train.training import device_of, name_of, torch_target
 from outpace.train.writing import Ask, TextWriter
 
 _JOBS = 8192  # answered together, and then written down

@@ -1,11 +1,8 @@
-"""The stages of `outpace train`, each kept in the run's folder as it goes, and skipped where it is finished.
+"""The stages that make a run's text, each kept in the run's folder as it goes, and skipped where it is finished.
 
     prompts      prompts/*.jsonl -> prompts.jsonl, held-out.jsonl     (with --texts: texts/, a corpus)
     held-out     held-out/       conversations to measure with, written by the target
     responses    responses/      conversations to learn from, written by the target
-    training     training/       checkpoints; log.jsonl
-    check        check.jsonl     held-out conversations, decoded with the new drafter
-                 tuned/          of a target that was tuned too: what it writes itself to the held-out prompts
 
 Files appear whole or not at all, and `run.json` says what is finished (`ledger.py`). A run that was killed goes on
 where it was; what depends on counts, and not on time, becomes the same as without the kill, bit for bit.
@@ -13,10 +10,8 @@ where it was; what depends on counts, and not on time, becomes the same as witho
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +19,9 @@ from outpace.api import LanguageModel
 from outpace.errors import UsageError
 from outpace.measure.output_file import save
 from outpace.measure.progress import Progress
-from outpace.models.checkpoint import open_checkpoint
 from outpace.train.given import ENGINE, Given
 from outpace.train.ledger import Ledger, Timer
-from outpace.train.options import RunOptions, TrainOptions, budget_seconds
-from outpace.train.report.forecast import Check, Decoded, compare, decode
+from outpace.train.options import RunOptions, budget_seconds
 from outpace.train.text import prompts, texts
 from outpace.train.text.answers import in_order
 from outpace.train.text.corpus import Conversation, Corpus
@@ -38,22 +31,12 @@ from outpace.train.text.responses import Beginning, Job, Responder, Source, jobs
 from outpace.train.text.sources import Sources, Writer, some_of, sort_out, spread, without_duplicates
 
 if TYPE_CHECKING:
-    import torch
-
-    from outpace.train.drafting import Drafting
+    pass
 
 ROUNDS = 4  # times that a prompt is answered at most, where the budget says how many responses there are
-LOG, CHECK, TUNED = "log.jsonl", "check.jsonl", "tuned"
+LOG = "log.jsonl"
 _PER_SHARD, _PER_SHARD_ACCELERATED = 32, 8192  # prompts answered
 KEEP_SECONDS = 10.0  # after which the time of a stage is written down
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What training brought: the drafter's file, and tokens per step that are forecast, by kind and whether sampled."""
-
-    path: Path
-    forecast: dict[tuple[str, bool], float]
 
 
 @contextmanager
@@ -241,130 +224,6 @@ class TextStages:
         if Corpus.is_one(folder):
             return Corpus.open(folder)
         return Corpus.create(folder, self.lm.tokenizer.fingerprint, self.lm.config.vocab_size)
-
-
-class Run:
-    """One run of `outpace train` for a drafter, in a folder. tell, shown: as of its text's stages."""
-
-    def __init__(
-        self,
-        options: TrainOptions,
-        folder: Path,
-        lm: LanguageModel,
-        *,
-        tell: Callable[[str], None] = lambda line: None,
-        shown: Callable[[], AbstractContextManager[Progress]] = unseen,
-    ) -> None:
-        self.options, self.folder, self.lm = options, folder, lm
-        if options.merge:
-            from outpace.train.joint.merged import merged_config
-
-            merged_config(open_checkpoint(lm.path))  # refused now, and not when it has been trained
-        self._text = TextStages(options, folder, lm, last=options.until, tell=tell, shown=shown)
-        self.given, self.ledger = self._text.given, self._text.ledger
-
-    def conversations(self) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
-        """Return what to learn from, and what to measure with; whatever is missing of both is made."""
-        return self._text.conversations()
-
-    def stop_behind(self, last: str) -> None:
-        """Run what is missing up to a stage of `LAST`; the folder may then go on elsewhere."""
-        text, held_out = self.conversations()
-        if last == "training":
-            self.train(text, held_out)
-
-    # Training.
-
-    def train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> Trained:
-        """Return the best drafter of the training, which goes on from its last checkpoint."""
-        if not self.ledger.is_done("training"):
-            self._train(text, held_out)
-        facts = self.ledger.facts("training")
-        if "measured" not in facts:
-            raise UsageError(f"{self.folder} was trained by an earlier version of Outpace: give another --out")
-        return Trained(
-            self.folder / facts["path"],
-            {
-                (row["kind"], row["sampled"]): row["chains"][str(self.options.max_draft)]
-                for row in facts["measured"]["rows"]
-            },
-        )
-
-    def _train(self, text: Sequence[Conversation], held_out: Sequence[Conversation]) -> None:
-        from outpace.train.training import drafting_on, learn  # they bring PyTorch
-
-        def prepare(device: torch.device, seconds: float) -> Drafting:
-            return drafting_on(device, seconds, self.options, self.lm, text, held_out, self.given.start)
-
-        outcome, facts = learn(self._text, prepare)
-        self.ledger.finish("training", **facts)
-        before = "" if facts["score_before"] is None else f" ({facts['score_before']:.2f} before)"
-        what = "simulated tokens per step"
-        if outcome.measured.divergence is not None:
-            what += f" x the original's tokens ({outcome.measured.divergence.top1:.1%})"
-        self._text.tell(f"training: {outcome.steps} steps; {outcome.score:.2f} {what}{before}")
-
-    # The real loop.
-
-    def check(
-        self, trained: Trained, held_out: Sequence[Conversation], opened: Callable[[Path], LanguageModel]
-    ) -> Check:
-        """Return the forecast beside what the engine makes of it.
-
-        opened: loads the target with a drafter's file, and with the adapter beside it if the target was tuned: then
-        both are of the tuned target's own text.
-        """
-        path, forecast = self.folder / CHECK, trained.forecast
-        decoded = [Decoded(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
-        if not self.ledger.is_done("check"):
-            timer = self._text.begin("check")
-            if self.options.joint:
-                held_out = self._own_text(trained.path, held_out, opened, timer)
-            rest = held_out[len(decoded) :]
-            with self._text.shown() as show, closing(self._decode(trained.path, rest, opened)) as results:
-                for result in results:
-                    decoded.append(result)
-                    save(path, "".join(f"{json.dumps(asdict(own))}\n" for own in decoded))
-                    timer.keep()
-                    show(len(decoded), len(held_out), f"decoding held-out conversations: {len(decoded)}")
-            self.ledger.finish("check")
-        if self.options.joint:
-            forecast = {(kind, sampled): value for kind, sampled, value in self.ledger.facts("check")["forecast"]}
-        return compare(forecast, decoded)
-
-    def _own_text(
-        self,
-        drafter: Path,
-        held_out: Sequence[Conversation],
-        opened: Callable[[Path], LanguageModel],
-        timer: Timer,
-    ) -> Sequence[Conversation]:
-        """Return what the tuned target writes to the held-out prompts; note what its drafter is to bring there."""
-        from outpace.train.joint.own_text import forecast_on, kept, own_text
-
-        lm = opened(drafter)
-        with self._text.shown() as show:
-            own = own_text(
-                lm,
-                held_out,
-                self.options,
-                self.folder / TUNED,
-                lambda done, total: show(done, total, f"the tuned target's own text: {done} answered"),
-            )
-        timer.keep()
-        forecast = forecast_on(lm, drafter, self.options.kind, own, self.options.max_draft)
-        lm.close()
-        rows = [[*key, value] for key, value in forecast.items()]
-        self.ledger.note("check", forecast=rows, kept=kept(held_out, own).as_dict())
-        return own
-
-    def _decode(
-        self, drafter: Path, held_out: Sequence[Conversation], opened: Callable[[Path], LanguageModel]
-    ) -> Generator[Decoded, None, None]:
-        if held_out:
-            lm = opened(drafter)
-            yield from decode(lm, held_out, self.options.kind, self.options.max_draft)
-            lm.close()
 
 
 def _state(timer: Timer, done: int, count: int | None) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from outpace.api import LanguageModel
-from outpace.errors import UsageError
+from outpace.train.device import device_of, name_of, torch_target
 from outpace.train.drafting import Drafting
 from outpace.train.joint.target import TrainableTarget
 from outpace.train.joint.tuned import TunedDrafting
@@ -25,7 +25,6 @@ from outpace.train.settings import TrainSettings
 from outpace.train.stages import KEEP_SECONDS, LOG, TextStages
 from outpace.train.target import EngineTarget, FrozenTarget
 from outpace.train.text.corpus import Conversation
-from outpace.train.torch_target import TorchTarget
 from outpace.train.trainer import Outcome, StepReport, train
 
 
@@ -66,25 +65,6 @@ def learn(
     return outcome, json.loads(json.dumps(facts))
 
 
-def device_of(name: str) -> torch.device:
-    """Return a device by its name; auto: the accelerator that PyTorch finds, or the CPU. Raises UsageError."""
-    if name == "auto":
-        return torch.device(torch.accelerator.current_accelerator() or "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(
-            f"--device: {name!r} is no device of this PyTorch here: {str(error).splitlines()[0]}"
-        ) from error
-    return device
-
-
-def name_of(device: torch.device) -> str:
-    """Return a device as people call it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
 def drafting_on(
     device: torch.device,
     seconds: float,
@@ -105,15 +85,6 @@ def drafting_on(
 def target_on(device: torch.device, lm: LanguageModel) -> FrozenTarget:
     """Return what the drafter reads hidden states of."""
     return EngineTarget(lm) if device.type == "cpu" else torch_target(lm, device)
-
-
-def torch_target(lm: LanguageModel, device: torch.device) -> TorchTarget:
-    """Return the target in PyTorch: on CUDA in float16, if its numbers fit, which int8 activations have a use for."""
-    if device.type == "cuda":
-        target = TorchTarget(lm, device, torch.float16)
-        if target.network.is_finite():
-            return target
-    return TorchTarget(lm, device, torch.bfloat16)
 
 
 def settings_of(options: TrainOptions, seconds: float, *, on_cpu: bool) -> TrainSettings:

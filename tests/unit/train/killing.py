@@ -21,6 +21,7 @@ import outpace
 from outpace.train import stages
 from outpace.train.options import TrainOptions
 from outpace.train.report.outcome import finish
+from outpace.train.run import Run
 from outpace.train.text import sources, synthesis
 
 STAGES = ("check.jsonl", "training", "responses", "held-out", "texts")  # the last one that there is first
@@ -29,7 +30,7 @@ OWN_SECONDS = ("run.json", "card.md", "plot.png", "log.jsonl", "state.pt")  # fi
 
 def run(model: str, folder: Path, options: dict[str, int | str | Path]) -> None:
     lm = outpace.load(model, threads=1)
-    own = stages.Run(TrainOptions(kind="eagle", **options), folder, lm)  # type: ignore[arg-type]
+    own = Run(TrainOptions(kind="eagle", **options), folder, lm)  # type: ignore[arg-type]
     if "steps" in options:
         finish(own, lambda drafter: outpace.load(model, threads=1, drafter=drafter), "outpace train")
     else:

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import pytest
 import torch
 
 from outpace.api import LanguageModel
-from outpace.errors import UsageError
 from outpace.train.options import TrainOptions
 from outpace.train.target import EngineTarget
 from outpace.train.torch_target import TorchTarget
-from outpace.train.training import device_of, name_of, settings_of, target_on
+from outpace.train.training import settings_of, target_on
 
 
 def test_a_number_of_steps_takes_the_place_of_the_time() -> None:
@@ -39,11 +37,3 @@ def test_a_learning_rate_moves_all_of_them() -> None:
 def test_the_target_is_the_engine_on_the_cpu_and_pytorch_elsewhere(lm: LanguageModel) -> None:
     assert isinstance(target_on(torch.device("cpu"), lm), EngineTarget)
     assert isinstance(target_on(torch.device("meta"), lm), TorchTarget)
-
-
-def test_devices_have_names_and_unknown_ones_are_refused() -> None:
-    assert name_of(device_of("cpu")) == "cpu"
-    assert device_of("auto").type == ("cpu" if torch.accelerator.current_accelerator() is None else "cuda")
-    for name in ("nonsense", "cuda:99"):
-        with pytest.raises(UsageError, match="--device"):
-            device_of(name)

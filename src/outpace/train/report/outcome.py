@@ -16,7 +16,8 @@ from outpace.train.report.card import card
 from outpace.train.report.forecast import Check
 from outpace.train.report.log import Log
 from outpace.train.report.plot import plot
-from outpace.train.stages import LOG, Run
+from outpace.train.run import Run
+from outpace.train.stages import LOG
 
 CARD, PLOT, MODEL = "card.md", "plot.png", "model"
 

@@ -15,7 +15,7 @@ from outpace.train.joint.files import beside
 from outpace.train.joint.own_text import kept, own_text
 from outpace.train.options import TrainOptions
 from outpace.train.report.outcome import Finished, finish
-from outpace.train.stages import Run
+from outpace.train.run import Run
 from outpace.train.text.corpus import Conversation, Corpus
 from outpace.train.trainer import Outcome
 from tests.unit.train.test_stages import prompts_file

@@ -16,7 +16,7 @@ from outpace.train.drafting import Drafted
 from outpace.train.options import Kind, TrainOptions
 from outpace.train.report.log import Log
 from outpace.train.report.outcome import Finished, finish
-from outpace.train.stages import Run
+from outpace.train.run import Run
 from outpace.train.trainer import Outcome
 from tests.unit.train.test_stages import prompts_file
 
@@ -104,7 +104,7 @@ def dying(call: Callable[..., Any], count: int) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    ("place", "call", "count"), [("training.Log.add", Log.add, 3), ("stages.save", save, 5)], ids=["training", "check"]
+    ("place", "call", "count"), [("training.Log.add", Log.add, 3), ("run.save", save, 3)], ids=["training", "check"]
 )
 def test_a_run_that_ends_in_the_middle_of_training_or_of_the_check_goes_on(
     lm: LanguageModel,
@@ -116,14 +116,14 @@ def test_a_run_that_ends_in_the_middle_of_training_or_of_the_check_goes_on(
     call: Callable[..., Any],
     count: int,
 ) -> None:
-    """After two steps; after two conversations (the prompts' files are the first two that are saved)."""
+    """After two steps; after two conversations."""
     mine = outpace.load(lm.path, threads=1)
     with monkeypatch.context() as patched:
         patched.setattr(f"outpace.train.{place}", dying(call, count))
         with pytest.raises(Killed):
             finish(run(mine, tmp_path / "out", trained.path), opened(lm), "outpace train eagle")
     decoded = tmp_path / "out" / "check.jsonl"
-    assert (decoded.read_text().count("\n") if decoded.exists() else 0) == (2 if place == "stages.save" else 0)
+    assert (decoded.read_text().count("\n") if decoded.exists() else 0) == (2 if place == "run.save" else 0)
     again = finish(run(lm, tmp_path / "out", trained.path), opened(lm), "outpace train eagle")
     assert again.check == finished.check
     assert again.drafter.read_bytes() == finished.drafter.read_bytes()
