@@ -28,7 +28,7 @@ def copies_of(context: native.Context, format: str, out: int, width: int) -> lis
     num_bytes = row_bytes("w", format, width)
     raw = np.random.default_rng(0).integers(0, 64, (out, num_bytes), dtype=np.uint8)
     count = -(-MIN_BYTES // raw.nbytes)
-    return [context.pack(raw, format, out, width, format) for _ in range(count)]
+    return [context.pack(raw, format, out, width) for _ in range(count)]
 
 
 def seconds_per_pass(context: native.Context, weights: list[Any], x: Any) -> float:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,27 +62,20 @@ _COLUMN_BYTES = {
     "IQ4_XS": 140,
 }  # of a block, where scales are wider
 
-Quantize = Literal["q8_0", "q4_0"]
-_QUANTIZED: dict[str | None, str | None] = {None: None, "q8_0": "Q8_0", "q4_0": "Q4_0"}
-
 
 class NativeOps:
     """The ops protocol in C++. All instances share one pool of threads; handles of one work with another.
 
-    threads: None means the physical cores that the process may use. quantize: pack F32, F16 and BF16 matrices as
-    Q8_0 or Q4_0 where their rows are multiples of 32.
+    threads: None means the physical cores that the process may use.
     """
 
     name = "native"
     device = "cpu"
 
-    def __init__(self, threads: int | None = None, quantize: Quantize | None = None) -> None:
-        if quantize not in _QUANTIZED:
-            raise UsageError(f"quantize must be 'q8_0', 'q4_0' or None, got {quantize!r}")
+    def __init__(self, threads: int | None = None) -> None:
         self.threads = physical_cores() if threads is None else check_threads(threads)
         self.isa: str = _native.isa()
         self.memory_bytes = memory_bytes()
-        self._quantized = _QUANTIZED[quantize]
         self._context = _native.Context(self.threads)
 
     def synchronize(self) -> None:
@@ -109,13 +102,13 @@ class NativeOps:
             )
         data = np.ascontiguousarray(tensor.data, np.uint8)
         stays, mapped = not data.flags.writeable, mapped_file(data) is not None
-        return self._context.pack(data, tensor.format, rows, width, self._packed_format(tensor), stays, mapped)
+        return self._context.pack(data, tensor.format, rows, width, stays, mapped)
 
     @property
     def module(self) -> list[Any]:
-        """What tells builds of the kernels apart: instruction set, rounding at load, and the compiled file."""
+        """What tells builds of the kernels apart: instruction set, and the compiled file."""
         found = os.stat(_native.__file__)
-        return [self.isa, self._quantized, found.st_size, found.st_mtime_ns]
+        return [self.isa, found.st_size, found.st_mtime_ns]
 
     def packed_file(self, path: os.PathLike[str]) -> _native.PackedFile:
         """Map a file; its `matrix` is one whose `tiles` lie there. Raises UsageError where that cannot be."""
@@ -126,18 +119,12 @@ class NativeOps:
         return _native.tiles_in_place(weight)
 
     def packed_bytes(self, tensor: RawTensor) -> int:
-        rows, width, format = math.prod(tensor.shape[:-1]), tensor.shape[-1], self._packed_format(tensor)
+        rows, width, format = math.prod(tensor.shape[:-1]), tensor.shape[-1], tensor.format
         block = BLOCKS[format]
         column = width // block.size * _COLUMN_BYTES.get(format, block.bytes) + (2 if format == "BF16" else 0) * (
             width % 2
         )
         return -(-rows // _TILE) * -(-column * _TILE // 64) * 64
-
-    def _packed_format(self, tensor: RawTensor) -> str:
-        floating = BLOCKS[tensor.format].size == 1
-        if self._quantized is None or not floating or tensor.shape[-1] % BLOCKS[self._quantized].size:
-            return tensor.format
-        return self._quantized
 
     def round(self, x: NDArray[np.float32], format: str) -> NDArray[np.uint8]:
         """Return a matrix as a file stores it in a quantised format, [rows, bytes per row]; rows must fit its blocks.

@@ -29,10 +29,9 @@ class Context:
     def pack(
         self,
         raw: NDArray[np.uint8],
-        raw_format: str,
+        format: str,
         out: int,
         in_: int,
-        format: str,
         stays: bool = False,
         mapped: bool = False,
     ) -> Weight: ...

@@ -97,9 +97,9 @@ HALVES = {  # where a block keeps its half floats
 }
 
 
-def pack(tensor: RawTensor, format: str | None = None, threads: int = 2) -> object:
+def pack(tensor: RawTensor, threads: int = 2) -> object:
     out, width = tensor.shape
-    return native.Context(threads).pack(tensor.data, tensor.format, out, width, format or tensor.format)
+    return native.Context(threads).pack(tensor.data, tensor.format, out, width)
 
 
 def linear(x: Floats, weight: object, threads: int = 2) -> Floats:
@@ -233,50 +233,25 @@ def test_packing_inflates_by_three_percent_at_most(format: str) -> None:
     assert weight.num_bytes <= 1.03 * 10 * TILE * row_bytes("w", format, 1536)
 
 
-@pytest.mark.parametrize("quantised", ["Q8_0", "Q4_0"])
-@pytest.mark.parametrize("format", FLOATS)
-def test_quantising_at_load_rounds_like_the_gguf_package(format: str, quantised: str) -> None:
-    gguf = pytest.importorskip("gguf")
-    tensor = random_tensor(format, 37, 96)
-    tensor.data[:2] = 0  # rows of zeros, whose scale is zero
-    codes = gguf.quantize(dequantise(tensor), gguf.GGMLQuantizationType[quantised])
-    expected = dequantise(RawTensor("w", codes, quantised, (37, 96)))
-    assert unpack(pack(tensor, quantised), 37).tobytes() == expected.tobytes()
-
-
-def test_quantising_at_load_keeps_what_is_not_finite_from_being_undefined() -> None:
-    """Under the sanitizers this fails if such a number is converted to an integer."""
-    tensor = random_tensor("F32", 16, 64)
-    tensor.data.view(np.float32)[0, :3] = np.nan, np.inf, -np.inf
-    for quantised in ("Q8_0", "Q4_0"):
-        assert np.isfinite(unpack(pack(tensor, quantised), 16)[1:]).all()
-
-
-@pytest.mark.parametrize("to", ["Q4_1", "F16", "Q6_K"])
-def test_quantising_at_load_to_other_formats_is_refused(to: str) -> None:
-    with pytest.raises(UsageError, match=f"cannot pack F32 as {to}"):
-        pack(random_tensor("F32", 16, 256), to)
-
-
 def test_a_row_that_blocks_do_not_fill_is_refused() -> None:
     with pytest.raises(UsageError, match="Q4_1 needs rows of a multiple of 32 numbers, got 48"):
-        native.Context(1).pack(np.zeros((4, 30), np.uint8), "Q4_1", 4, 48, "Q4_1")
+        native.Context(1).pack(np.zeros((4, 30), np.uint8), "Q4_1", 4, 48)
 
 
 @pytest.mark.parametrize(("out", "width"), [(0, 32), (32, 0), (-1, 32), (2**40, 32), (2**31, 2**32)])
 def test_sides_that_no_matrix_has_are_refused(out: int, width: int) -> None:
     with pytest.raises(UsageError, match="sides"):
-        native.Context(1).pack(np.zeros((1, 64), np.uint8), "F16", out, width, "F16")
+        native.Context(1).pack(np.zeros((1, 64), np.uint8), "F16", out, width)
 
 
 def test_bytes_that_do_not_fit_the_shape_are_refused() -> None:
     with pytest.raises(UsageError, match="bytes must be"):
-        native.Context(1).pack(np.zeros((4, 40), np.uint8), "Q4_1", 4, 32, "Q4_1")
+        native.Context(1).pack(np.zeros((4, 40), np.uint8), "Q4_1", 4, 32)
 
 
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(UsageError, match="IQ1_S"):
-        native.Context(1).pack(np.zeros((4, 50), np.uint8), "IQ1_S", 4, 256, "IQ1_S")
+        native.Context(1).pack(np.zeros((4, 50), np.uint8), "IQ1_S", 4, 256)
 
 
 def print_packed() -> None:

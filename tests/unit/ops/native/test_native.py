@@ -47,11 +47,6 @@ def test_a_number_of_threads_out_of_range_is_refused(threads: int) -> None:
         NativeOps(threads=threads)
 
 
-def test_an_unknown_quantisation_is_refused_with_those_that_are_allowed() -> None:
-    with pytest.raises(UsageError, match="quantize must be 'q8_0', 'q4_0' or None, got 'q5_0'"):
-        NativeOps(quantize="q5_0")  # type: ignore[arg-type]
-
-
 def test_a_compiled_module_of_another_version_is_refused_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _native.sampling_params() == list(NUMERIC_PARAMS)
     monkeypatch.setattr(_native, "sampling_params", lambda: list(NUMERIC_PARAMS)[1:])
@@ -77,19 +72,6 @@ def test_bytes_that_do_not_make_the_matrix_are_refused() -> None:
         ops.pack(RawTensor("w", np.zeros((2, 17), np.uint8), "Q4_0", (2, 31)))
 
 
-@pytest.mark.parametrize("format", ["F32", "F16", "BF16"])
-def test_matrices_of_floats_are_quantised_if_that_was_asked_for(format: str) -> None:
-    tensor = weights(format, 64)
-    sizes = [NativeOps(1, quantize).pack(tensor).num_bytes for quantize in (None, "q8_0", "q4_0")]  # type: ignore[arg-type, attr-defined]
-    assert sizes == [16 * row_bytes("w", f, 64) for f in (format, "Q8_0", "Q4_0")]
-
-
-def test_a_matrix_whose_rows_do_not_divide_or_that_is_quantised_already_stays_as_it_is() -> None:
-    ops = NativeOps(threads=1, quantize="q4_0")
-    for tensor in (weights("F32", 48), weights("Q8_0", 64)):
-        assert unpacked(ops, ops.pack(tensor)).tobytes() == dequantise(tensor).tobytes()
-
-
 def test_a_tensor_need_not_lie_in_one_piece() -> None:
     ops, tensor = NativeOps(threads=1), weights("F32", 64)
     apart = np.zeros((32, 256), np.uint8)[::2]
@@ -99,11 +81,10 @@ def test_a_tensor_need_not_lie_in_one_piece() -> None:
     assert ops.numpy(ops.array(across)).tobytes() == dequantise(tensor).tobytes()
 
 
-@pytest.mark.parametrize("quantize", [None, "q8_0", "q4_0"])
 @pytest.mark.parametrize("shape", [(1, 256), (16, 512), (37, 768)])
 @pytest.mark.parametrize("format", list(BLOCKS))
-def test_what_a_matrix_takes_packed_is_known_before(format: str, shape: tuple[int, int], quantize: Any) -> None:
+def test_what_a_matrix_takes_packed_is_known_before(format: str, shape: tuple[int, int]) -> None:
     rows, width = shape
     data = np.zeros((rows, row_bytes("w", format, width)), np.uint8)
-    tensor, ops = RawTensor("w", data, format, shape), NativeOps(threads=1, quantize=quantize)
+    tensor, ops = RawTensor("w", data, format, shape), NativeOps(threads=1)
     assert ops.packed_bytes(tensor) == ops.pack(tensor).num_bytes  # type: ignore[attr-defined]

@@ -155,30 +155,27 @@ using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 
 // stays: nobody writes to `raw`, so that it can be packed meanwhile. mapped: it lies in a file that is mapped read-only,
 // whose pages are let go then.
-std::shared_ptr<Matrix> pack(Context& context, const Bytes& raw, const std::string& raw_format, int64_t out, int64_t in,
-                             const std::string& format, bool stays, bool mapped) {
-  const Format from = format_from_name(raw_format);
-  auto matrix = std::make_shared<Matrix>(make_matrix(format_from_name(format), out, in));
-  check(in % block_width(from) == 0,
-        "rows of " + std::to_string(in) + " numbers are no multiple of " + std::to_string(block_width(from)));
-  check(static_cast<int64_t>(raw.shape(0)) == out && static_cast<int64_t>(raw.shape(1)) == row_bytes(from, in),
-        "the bytes must be [" + std::to_string(out) + ", " + std::to_string(row_bytes(from, in)) + "], got [" +
+std::shared_ptr<Matrix> pack(Context& context, const Bytes& raw, const std::string& format_name, int64_t out,
+                             int64_t in, bool stays, bool mapped) {
+  const Format format = format_from_name(format_name);
+  auto matrix = std::make_shared<Matrix>(make_matrix(format, out, in));
+  check(static_cast<int64_t>(raw.shape(0)) == out && static_cast<int64_t>(raw.shape(1)) == row_bytes(format, in),
+        "the bytes must be [" + std::to_string(out) + ", " + std::to_string(row_bytes(format, in)) + "], got [" +
             std::to_string(raw.shape(0)) + ", " + std::to_string(raw.shape(1)) + "]");
   check(stays || !mapped, "what is mapped read-only stays");
-  pack_tiles(*matrix, from, raw.data(), 0, 0);  // refuses a pair of formats that it cannot convert
   const uint8_t* bytes = raw.data();
   if (stays) {
     BytesInUse& in_use = BytesInUse::get();
     if (!mapped && in_use.copied > kMaximumCopied) finish_packing();
     if (!mapped) in_use.copied += static_cast<int64_t>(raw.nbytes());
     in_use.arrays.push_back(raw);
-    Packing::get().begin(matrix, from, bytes, mapped, context.threads());
+    Packing::get().begin(matrix, bytes, mapped, context.threads());
     return matrix;
   }
   context.run([&](int threads, Workspace&) {
     Pool::get().run(threads, [&](const Member& m) {
       const auto [begin, end] = m.share(matrix->num_tiles());
-      pack_tiles(*matrix, from, bytes, begin, end);
+      pack_tiles(*matrix, bytes, begin, end);
     });
   });
   return matrix;
@@ -818,8 +815,7 @@ NB_MODULE(_native, m) {
            "masks"_a = nb::none(), "has_mask"_a = nb::none(), "bias_tokens"_a = nb::none(), "biases"_a = nb::none());
   nb::class_<Context>(m, "Context", "What the kernels of one NativeOps need.")
       .def(nb::init<int>(), "threads"_a)
-      .def("pack", pack, "raw"_a.noconvert(), "raw_format"_a, "out"_a, "in_"_a, "format"_a, "stays"_a = false,
-           "mapped"_a = false)
+      .def("pack", pack, "raw"_a.noconvert(), "format"_a, "out"_a, "in_"_a, "stays"_a = false, "mapped"_a = false)
       .def("round", round_op, "x"_a.noconvert(), "format"_a)
       .def("kv_move", kv_move, "kv"_a, "sources"_a, "targets"_a)
       .def("embed", embed, "weight"_a, "plan"_a)

@@ -23,12 +23,8 @@ std::atomic<Packing*> packing_of_process{nullptr};
 void finish_before_fork() { Packing::get().finish(); }
 void forget_packing() { packing_of_process.store(nullptr); }
 
-int64_t raw_tile_bytes(const Matrix& matrix, Format raw_format) {
-  return kTileWidth * row_bytes(raw_format, matrix.in);
-}
-
-int64_t tiles_of_piece(const Matrix& matrix, Format raw_format) {
-  return std::max<int64_t>(1, kPieceBytes / raw_tile_bytes(matrix, raw_format));
+int64_t tiles_of_piece(const Matrix& matrix) {
+  return std::max<int64_t>(1, kPieceBytes / (kTileWidth * row_bytes(matrix.format, matrix.in)));
 }
 
 }  // namespace
@@ -44,11 +40,11 @@ Packing& Packing::get() {
   return *other;
 }
 
-void Packing::begin(std::shared_ptr<Matrix> matrix, Format raw_format, const uint8_t* raw, bool mapped, int threads) {
-  const int64_t tiles = matrix->num_tiles(), step = tiles_of_piece(*matrix, raw_format);
+void Packing::begin(std::shared_ptr<Matrix> matrix, const uint8_t* raw, bool mapped, int threads) {
+  const int64_t tiles = matrix->num_tiles(), step = tiles_of_piece(*matrix);
   const std::scoped_lock lock(mutex_);
   pieces_left_.fetch_add((tiles + step - 1) / step);
-  jobs_.push_back({std::move(matrix), raw_format, raw, mapped, 0, tiles});
+  jobs_.push_back({std::move(matrix), raw, mapped, 0, tiles});
   const SignalsBlocked blocked;
   try {
     for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
@@ -62,7 +58,7 @@ bool Packing::take(Job& piece) {
   if (jobs_.empty()) return false;
   Job& job = jobs_.front();
   piece = job;
-  piece.end = std::min(job.end, job.begin + tiles_of_piece(*job.matrix, job.raw_format));
+  piece.end = std::min(job.end, job.begin + tiles_of_piece(*job.matrix));
   job.begin = piece.end;
   if (job.begin == job.end) jobs_.pop_front();
   return true;
@@ -71,7 +67,7 @@ bool Packing::take(Job& piece) {
 void Packing::pack_pieces() {
   const FloatMode mode;
   for (Job piece; take(piece);) {
-    pack_tiles(*piece.matrix, piece.raw_format, piece.raw, piece.begin, piece.end);
+    pack_tiles(*piece.matrix, piece.raw, piece.begin, piece.end);
     if (piece.mapped) release(piece);
     if (pieces_left_.fetch_sub(1, std::memory_order_acq_rel) > 1) continue;
     const std::scoped_lock lock(mutex_);  // or the last news could fall between a look and a wait
@@ -80,7 +76,7 @@ void Packing::pack_pieces() {
 }
 
 void Packing::release(const Job& piece) {
-  const int64_t row = row_bytes(piece.raw_format, piece.matrix->in);
+  const int64_t row = row_bytes(piece.matrix->format, piece.matrix->in);
   release_pages(piece.raw + piece.begin * kTileWidth * row,
                 piece.raw + std::min(piece.end * kTileWidth, piece.matrix->out) * row);
 }

@@ -22,7 +22,7 @@ class Packing {
   // Begins to pack a whole matrix, as pack_tiles does, on at most `threads` threads, the one that will wait among them.
   // `raw` must stay as it is until finish() has returned. mapped: it lies in a file that is mapped read-only, whose
   // pages are let go as they are packed.
-  void begin(std::shared_ptr<Matrix> matrix, Format raw_format, const uint8_t* raw, bool mapped, int threads);
+  void begin(std::shared_ptr<Matrix> matrix, const uint8_t* raw, bool mapped, int threads);
 
   bool is_finished() const { return pieces_left_.load(std::memory_order_acquire) == 0; }
 
@@ -32,7 +32,6 @@ class Packing {
  private:
   struct Job {
     std::shared_ptr<Matrix> matrix;
-    Format raw_format = Format::F32;
     const uint8_t* raw = nullptr;
     bool mapped = false;
     int64_t begin = 0, end = 0;  // tiles

@@ -90,10 +90,8 @@ Matrix make_matrix(Format format, int64_t out, int64_t in);
 // The same without memory: `data` is empty.
 Matrix matrix_without_data(Format format, int64_t out, int64_t in);
 
-// Packs tiles [begin, end) from `raw`: the file's bytes of the whole matrix [out, row_bytes(raw_format, in)], any
-// alignment. If raw_format is not the matrix's own, it must be F32, F16 or BF16 and the matrix's Q8_0 or Q4_0: rows are
-// then quantised at load, rounding as the gguf package does. Throws std::invalid_argument for other pairs.
-void pack_tiles(Matrix& matrix, Format raw_format, const uint8_t* raw, int64_t begin, int64_t end);
+// Packs tiles [begin, end) from `raw`: the file's bytes of the whole matrix [out, row_bytes(format, in)], any alignment.
+void pack_tiles(Matrix& matrix, const uint8_t* raw, int64_t begin, int64_t end);
 
 // Writes row `row` of the matrix [in] as float32, bitwise what `dequantise` gives. For embeddings.
 void dequantise_row(const Matrix& matrix, int64_t row, float* y);

@@ -9,7 +9,6 @@
 #include "kernels.h"
 #include "layout.h"
 #include "pack.h"
-#include "rounding.h"
 
 namespace outpace {
 namespace {
@@ -173,22 +172,12 @@ void read_packed_group(const Matrix& matrix, uint8_t* tile, int64_t g, int64_t c
   read_scales(f, tile, place, g, column, group);
 }
 
-// Reads group g of a raw row, quantising it if the file has floats.
-void load_group(Format format, Format raw_format, const uint8_t* row, int64_t g, Group& group) {
-  if (format == raw_format) return read_group(format, row, g, group);
-  float x[layout::kGroup];
-  uint8_t block[34];
-  read_floats(raw_format, row, g * layout::kGroup, layout::kGroup, x);
-  round_row(format, x, layout::kGroup, block);
-  read_group(format, block, 0, group);
-}
-
-void pack_quantised(const Matrix& matrix, Format raw_format, const uint8_t* rows, int64_t columns, uint8_t* tile) {
-  const int64_t stride = row_bytes(raw_format, matrix.in);
+void pack_by_groups(const Matrix& matrix, const uint8_t* rows, int64_t columns, uint8_t* tile) {
+  const int64_t stride = row_bytes(matrix.format, matrix.in);
   for (int64_t g = 0; g < matrix.in / layout::kGroup; ++g) {
     for (int64_t c = 0; c < columns; ++c) {
       Group group{};
-      load_group(matrix.format, raw_format, rows + c * stride, g, group);
+      read_group(matrix.format, rows + c * stride, g, group);
       write_group(matrix, group, tile, g, c);
     }
   }
@@ -197,10 +186,6 @@ void pack_quantised(const Matrix& matrix, Format raw_format, const uint8_t* rows
 // Place of number k of a column in a tile of floats, in numbers.
 int64_t float_place(Format f, int64_t k, int64_t column) {
   return f == Format::BF16 ? (k / 2 * kColumns + column) * 2 + k % 2 : k * kColumns + column;
-}
-
-bool can_quantise(Format from, Format to) {
-  return layout::is_float(from) && (to == Format::Q8_0 || to == Format::Q4_0);
 }
 
 ActKind activations_of(Format format) {
@@ -242,18 +227,13 @@ Matrix make_matrix(Format format, int64_t out, int64_t in) {
   return matrix;
 }
 
-void pack_tiles(Matrix& matrix, Format raw_format, const uint8_t* raw, int64_t begin, int64_t end) {
-  if (raw_format != matrix.format && !can_quantise(raw_format, matrix.format)) {
-    throw std::invalid_argument("cannot pack " + std::string(info(raw_format).name) + " as " +
-                                std::string(info(matrix.format).name) +
-                                ": only F32, F16 and BF16 are quantised at load, to Q8_0 or Q4_0");
-  }
+void pack_tiles(Matrix& matrix, const uint8_t* raw, int64_t begin, int64_t end) {
+  const int64_t stride = row_bytes(matrix.format, matrix.in);
   for (int64_t t = begin; t < end; ++t) {
     const int64_t columns = std::min(kColumns, matrix.out - t * kColumns);
-    const uint8_t* rows = raw + t * kColumns * row_bytes(raw_format, matrix.in);
+    const uint8_t* rows = raw + t * kColumns * stride;
     uint8_t* tile = matrix.data.data() + t * matrix.tile_bytes;
-    if (raw_format == matrix.format && pack_by_dwords(matrix, rows, columns, tile)) continue;
-    pack_quantised(matrix, raw_format, rows, columns, tile);
+    if (!pack_by_dwords(matrix, rows, columns, tile)) pack_by_groups(matrix, rows, columns, tile);
   }
 }
 
