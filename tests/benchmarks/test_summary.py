@@ -15,7 +15,7 @@ from outpace.measure.bench.rows import Speedup
 from outpace.measure.certify import Certificate
 from tests.benchmarks.peers.test_tables import pairs, report_of
 from tests.unit.measure.bench.samples import ORIGIN, sample
-from tests.unit.measure.certify.conftest import certificate, folder, opener, reports  # noqa: F401 -- fixtures
+from tests.unit.measure.certify.conftest import certificate, opener, reports  # noqa: F401 -- fixtures
 
 ORIGIN = {**ORIGIN, "versions": {"python": "3"}}
 
