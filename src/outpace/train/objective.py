@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,11 @@ from outpace.train.muon import Muon
 from outpace.train.settings import LoopSettings
 from outpace.train.text.corpus import Conversation
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 P = TypeVar("P")  # the plan of a step
-M = TypeVar("M")  # what one measurement found, a dataclass of plain values
+M = TypeVar("M", bound="DataclassInstance")  # what one measurement found, a dataclass of plain values
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,7 +233,7 @@ class _Run(Generic[P, M]):
         """Measure the candidate on held-out text; it is the best so far, if it may be and is."""
         state = self._state
         found = self._objective.measure(self._candidate)
-        measured: dict[str, Any] = asdict(found) | {"score": self._objective.score(found)}  # type: ignore[call-overload]
+        measured: dict[str, Any] = asdict(found) | {"score": self._objective.score(found)}
         if may_win and (state.best is None or measured["score"] > state.best[1]):
             state.best = (self._candidate.name, measured["score"])
         state.log.append({"step": state.step, "seconds": state.seconds, **measured})

@@ -53,8 +53,8 @@ def learn(
     timer.keep()
     facts = {
         "path": str(outcome.path.relative_to(stages.folder)),
-        "before": None if outcome.before is None else asdict(outcome.before),  # type: ignore[call-overload]
-        "measured": asdict(outcome.measured),  # type: ignore[call-overload]
+        "before": None if outcome.before is None else asdict(outcome.before),
+        "measured": asdict(outcome.measured),
         "score_before": outcome.score_before,
         "score": outcome.score,
         "steps": outcome.steps,
