@@ -65,6 +65,7 @@ class EagleDrafter:
     """
 
     name = "eagle"
+    is_calibrated = True
 
     def __init__(
         self,

@@ -54,7 +54,9 @@ class Drafter(Protocol):
 
     Drafters live with the loaded model and serve all its requests, with state by request id between `propose` and
     `forget`; they may not keep the lists they are given. One that raises is switched off for its request.
-    A drafter may also say `is_one_pass = True`: more nodes cost it hardly more time, so a router tries many at once.
+    A drafter may also say `is_one_pass = True`: more nodes cost it hardly more time, so a router tries many at once;
+    and `is_calibrated = True`: its confidences are the chances that its guesses come true, whatever the text, so a
+    router believes them from the first and thinks no worse of them after a few surprises.
     """
 
     name: str

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from outpace.drafters.protocol import Drafter, SequenceView
 from outpace.drafters.router.acceptance import Acceptance, OpenProposal
-from outpace.drafters.router.averages import Gain, LinearCost
+from outpace.drafters.router.averages import LinearCost
 from outpace.drafters.router.experience import DrafterCost, DrafterRecord, Experience, sampling_kind
 from outpace.drafters.router.questions import Questions
 from outpace.drafters.router.selection import Proposals, select
@@ -20,10 +20,11 @@ from outpace.runner import Pass
 from outpace.trace import Forecast, Step
 from outpace.types.tree import EMPTY, DraftTree
 
-_INHERITED = 2.0  # questions that what earlier requests brought counts for
+_INHERITED = 8.0  # questions that what earlier requests brought counts for
 _EXPLORING = 0.0075  # of the time may be lost to questions that are not expected to pay
 _ADVANCE = 0.5  # plain passes that may be lost to them before anything is earned
 _PLAIN_STEPS = 4  # for which one prediction of the plain pass serves
+_LEAST_LOSS = 0.25  # part of its price that a question is held to lose, whatever is expected of it
 _NEVER = 1 << 62  # no sequence is that long
 
 
@@ -129,18 +130,24 @@ class Auto:
             questions.forget(request)
 
     def _record(self, drafter: Drafter, greedy: bool) -> DrafterRecord:
-        return self._experience.records.setdefault((drafter.name, greedy), DrafterRecord())
+        key, records = (drafter.name, greedy), self._experience.records
+        if key not in records:
+            records[key] = DrafterRecord.of(getattr(drafter, "is_calibrated", False))
+        return records[key]
 
     def _start(self, sequence: SequenceView) -> State:
         greedy = sequence.request.options.sampling.greedy
         records = [self._record(drafter, greedy) for drafter in self.drafters]
         uses = [
-            Use(Acceptance(r.counts), r.alone.inherited(_INHERITED), r.extra.inherited(_INHERITED)) for r in records
+            Use(Acceptance(r.counts, r.variance), r.alone.inherited(_INHERITED), r.extra.inherited(_INHERITED))
+            for r in records
         ]
         state = self._states[sequence.id] = State(uses, sampling_kind(sequence.request), greedy)
         for use, questions in zip(uses, self._questions, strict=True):
             if questions.expected is not None and not use.alone.is_known:
-                use.alone, use.extra = (Gain.expected(questions.expected.acceptance, _INHERITED) for _ in range(2))
+                use.alone, use.extra = (
+                    gain.expecting(questions.expected.acceptance, _INHERITED) for gain in (use.alone, use.extra)
+                )
             use.credit, use.credited_at = _ADVANCE / len(uses), len(sequence.tokens)
             questions.begin(sequence)
         return state
@@ -342,7 +349,7 @@ class Auto:
                 if best[1] * passes > tokens * best[2] and not (use.exploring and use.credit < 0.0):
                     self._use(use, best[0])
                     continue
-            self._explore(use, d, length, limit, unit)
+            self._explore(state, d, length, limit)
         state.ask_at = min([use.ask_at for use in state.uses])
 
     def _alone(self, state: State, d: int, length: int, limit: int) -> tuple[int, float, float] | None:
@@ -369,8 +376,12 @@ class Auto:
     def _use(self, use: Use, num_nodes: int) -> None:
         use.num_nodes, use.ask_at, use.exploring, use.credit = num_nodes, 0, False, _ADVANCE / len(self.drafters)
 
-    def _explore(self, use: Use, d: int, length: int, limit: int, unit: float) -> None:
-        """Plan the next question to a drafter that is not expected to pay, when what it costs has been earned."""
+    def _explore(self, state: State, d: int, length: int, limit: int) -> None:
+        """Plan the next question to a drafter that is not expected to pay, when what it may lose has been earned.
+
+        That is what it costs, less what it is expected to bring: one that nearly pays is asked often.
+        """
+        use, unit = state.uses[d], state.unit
         question, share = self._costs[d].question, _EXPLORING / len(self.drafters)
         # As many nodes as double the cost of one: where asking is what costs, more of them tell more.
         afford = 1 + int(question.fixed / question.per_item) if question.per_item else limit
@@ -379,6 +390,9 @@ class Auto:
         if not use.read:
             seconds += self._costs[d].reading.at(length)
         use.price = seconds / unit
+        if state.leader < 0 and (best := self._alone(state, d, length, limit)) is not None:
+            more = max(use.num_nodes - best[0], 0) * question.per_item / unit
+            use.price = max(_LEAST_LOSS * use.price, min(best[2] - best[1] + more, use.price))
         use.credit += share * (length - use.credited_at)
         use.credit = min(use.credit, max(use.price, _ADVANCE / len(self.drafters)))
         use.credited_at = length

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-MEMORY = 8  # samples that an average is about: a sequence changes its character within tens of tokens
+MEMORY = 16  # samples that an average is about: a sequence changes its character within tens of tokens
+STEADY = 32  # the same, where what differs between texts is known beforehand
 _DECAY = 1.0 - 1.0 / MEMORY
 MIN_CUMULATIVE = 0.02  # less likely nodes are not looked at: on no machine is a row as cheap
 _EXPECTED_NODES, _EXPECTED_ROW = 6, 0.08  # of a drafter that was never asked: plain passes that a row costs
@@ -72,9 +73,10 @@ class Gain:
     With them goes the log-odds offset under which they were found: by the offset of now they are shifted to now.
     """
 
-    __slots__ = ("_given", "_offset", "_rows", "_tokens", "_weights")
+    __slots__ = ("_decay", "_given", "_offset", "_rows", "_tokens", "_weights")
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int = MEMORY) -> None:
+        self._decay = 1.0 - 1.0 / memory
         self._tokens: list[float] = []
         self._rows: list[float] = []
         self._given: list[float] = []
@@ -86,13 +88,12 @@ class Gain:
         """Whether the drafter was ever asked."""
         return bool(self._weights)
 
-    @staticmethod
-    def expected(acceptance: float, weight: float) -> Gain:
+    def expecting(self, acceptance: float, weight: float) -> Gain:
         """Return what is known before the first question, where each guess comes true with such a chance.
 
         It counts for `weight` questions: one that brings nothing, at a place that nobody can guess, says little then.
         """
-        gain = Gain()
+        gain = self.inherited(0.0)
         gain._tokens = [acceptance ** (k + 1) for k in range(_EXPECTED_NODES)]
         gain._rows, gain._given = [_EXPECTED_ROW] * _EXPECTED_NODES, [1.0] * _EXPECTED_NODES
         gain._weights = [weight] * _EXPECTED_NODES
@@ -101,6 +102,7 @@ class Gain:
     def inherited(self, most: float) -> Gain:
         """Return a copy that counts for at most `most` samples."""
         copy = Gain()
+        copy._decay = self._decay
         copy._tokens, copy._rows, copy._given = self._tokens[:], self._rows[:], self._given[:]
         copy._weights = [min(weight, most) for weight in self._weights]
         copy._offset = self._offset
@@ -108,14 +110,14 @@ class Gain:
 
     def learn(self, num_asked: int, tokens: list[float], rows: list[float], offset: float) -> None:
         """Take in a proposal that was asked for `num_asked` nodes; the lists may end earlier, as the proposal did."""
-        weights = self._weights
+        weights, decay = self._weights, self._decay
         if len(weights) < num_asked:
             more = [0.0] * (num_asked - len(weights))
             for values in (weights, self._tokens, self._rows, self._given):
                 values += more
         mean_tokens, mean_rows, given, num_given = self._tokens, self._rows, self._given, len(tokens)
         for k in range(num_asked):
-            weights[k] = weight = weights[k] * _DECAY + 1.0
+            weights[k] = weight = weights[k] * decay + 1.0
             if k < num_given:
                 mean_tokens[k] += (tokens[k] - mean_tokens[k]) / weight
                 mean_rows[k] += (rows[k] - mean_rows[k]) / weight
@@ -126,7 +128,7 @@ class Gain:
                 given[k] -= given[k] / weight
         self._offset += (offset - self._offset) / weights[0]
         for k in range(num_asked, len(weights)):  # not asked for: what is known of them grows old
-            weights[k] *= _DECAY
+            weights[k] *= decay
 
     def expected_nodes(self, num_asked: int) -> float:
         """Return how many nodes come on average when so many are asked for."""

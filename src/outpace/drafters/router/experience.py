@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from outpace.drafters.router.acceptance import Counts
-from outpace.drafters.router.averages import Gain, LinearCost
+from outpace.drafters.router.acceptance import CALIBRATED_VARIANCE, VARIANCE, Counts
+from outpace.drafters.router.averages import STEADY, Gain, LinearCost
 from outpace.drafters.router.calibrate import Calibration, PassProbe
 from outpace.drafters.router.cost import NOISE, PassCost, load_cost, save_cost
 from outpace.runner import Runner
@@ -25,6 +25,14 @@ class DrafterRecord:
     counts: Counts = field(default_factory=Counts)
     alone: Gain = field(default_factory=Gain)  # of its last request
     extra: Gain = field(default_factory=Gain)  # the same, beside the leading drafter
+    variance: float = VARIANCE  # of log-odds between requests
+
+    @staticmethod
+    def of(is_calibrated: bool) -> DrafterRecord:
+        """Return the record of a drafter that nobody has asked; is_calibrated: its confidence holds text by text."""
+        if is_calibrated:
+            return DrafterRecord(Counts(is_calibrated=True), Gain(STEADY), Gain(STEADY), CALIBRATED_VARIANCE)
+        return DrafterRecord()
 
 
 @dataclass(slots=True)

@@ -55,7 +55,7 @@ class Guesser:
     """A drafter of a point: seconds in plain passes, acceptance along each of its texts, what its confidence says.
 
     confidence: "flat" (always 0.5), "true" (differs by token and is right) or "boastful" (its square root).
-    answers: part of the stretches of 16 tokens in which it has an answer at all.
+    answers: part of the stretches of 16 tokens in which it has an answer at all. is_calibrated: it says so itself.
     """
 
     question: float
@@ -63,6 +63,7 @@ class Guesser:
     texts: tuple[Process, ...]
     confidence: str = "flat"
     answers: float = 1.0
+    is_calibrated: bool = False
 
     def known(self, seed: int, text: int) -> list[tuple[bool, float]]:
         """Return for each token whether it is guessed right, and with what confidence."""
@@ -90,7 +91,7 @@ class Simulated:
         self.name, self.guesser, self.machine, self.prompt = name, guesser, machine, prompt
         self.known = [guesser.known(seed, text) for text in range(len(guesser.texts))]
         self.silent = [guesser.silent(seed, text) for text in range(len(guesser.texts))]
-        self.text = 0
+        self.text, self.is_calibrated = 0, guesser.is_calibrated
         self.asked: list[tuple[int, int, int]] = []  # text, place, nodes
 
     def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:

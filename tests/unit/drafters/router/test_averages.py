@@ -49,7 +49,7 @@ def test_what_is_expected_is_the_cost_until_samples_say_otherwise() -> None:
 
 def test_one_timing_of_a_busy_moment_counts_for_four_at_most() -> None:
     cost = LinearCost()
-    for _ in range(20):
+    for _ in range(4 * MEMORY):
         cost.learn(1, 1.0)
     cost.learn(1, 1000.0)
     assert cost.at(1) < 1.0 + 4.0 / MEMORY
@@ -75,14 +75,14 @@ def test_a_gain_is_unbiased_from_the_first_question_on() -> None:
 
 
 def test_what_is_expected_of_a_drafter_outweighs_one_question_that_brought_nothing() -> None:
-    gain = Gain.expected(0.6, 2.0)
+    gain = Gain().expecting(0.6, 2.0)
     assert gain.is_known
     assert gain.best(1.0, 1.1, 0.04, 16, 0.0)[0] in range(2, 7)
     gain.learn(4, [], [], 0.0)
     nodes, tokens, passes = gain.best(1.0, 1.1, 0.04, 16, 0.0)
     assert nodes > 0
     assert tokens > passes
-    for _ in range(8):
+    for _ in range(MEMORY):
         gain.learn(4, [], [], 0.0)
     nodes, tokens, passes = gain.best(1.0, 1.1, 0.04, 16, 0.0)
     assert tokens < passes
@@ -139,7 +139,7 @@ def test_old_knowledge_of_deep_nodes_gives_way_to_what_shallow_ones_say_now() ->
     gain = Gain()
     for _ in range(10):
         gain.learn(8, [0.5] + [0.0] * 7, [0.05] + [0.0] * 7, 0.0)
-    for _ in range(40):
+    for _ in range(8 * MEMORY):
         gain.learn(2, [0.95, 0.9], [0.05, 0.05], 0.0)
     assert gain.best(1.0, 1.0, 0.05, 8, 0.0)[0] == 8
 

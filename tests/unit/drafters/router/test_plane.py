@@ -68,6 +68,16 @@ def test_a_drafter_that_is_right_now_and_then_is_used_then() -> None:
     assert min(turn.plain for turn in turns) > 1.05
 
 
+@pytest.mark.parametrize("acceptance", [0.35, 0.4, 0.45])
+def test_a_calibrated_drafter_that_pays_a_little_is_not_given_up_for_a_few_surprises(acceptance: float) -> None:
+    """As with `eagle` on sampled prose: a wrong guess now and then is what its confidence has told beforehand."""
+    cheap = Guesser(0.02, 0.002, (constant(0.6),) * 2, "true", answers=0.1)
+    trained = Guesser(0.12, 0.05, (constant(acceptance),) * 2, "true", is_calibrated=True)
+    for verdict in judge(Point((cheap, trained), lambda rows: 1.0 + 0.08 * (rows - 1)), range(4)):
+        assert verdict.gain > 1.05
+        assert verdict.best > 0.98
+
+
 def test_a_drafter_that_is_silent_most_of_the_time_costs_what_it_takes_when_it_speaks() -> None:
     for verdict in judge(point(0.0, 0.5, constant(0.4), constant(0.4), confidence="true", answers=0.25), range(2)):
         assert verdict.plain > 0.92
