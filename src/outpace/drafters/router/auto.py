@@ -20,10 +20,11 @@ from outpace.runner import Pass
 from outpace.trace import Forecast, Step
 from outpace.types.tree import EMPTY, DraftTree
 
-_INHERITED = 8.0  # questions that what earlier requests brought counts for
+_EXPECTED = 8.0  # questions that what is expected of a drafter beforehand counts for
 _EXPLORING = 0.0075  # of the time may be lost to questions that are not expected to pay
 _ADVANCE = 0.5  # plain passes that may be lost to them before anything is earned
 _PLAIN_STEPS = 4  # for which one prediction of the plain pass serves
+_STRIDE = 4  # one step in so many is learned from where the leader is steady: learning has a price too
 _LEAST_LOSS = 0.25  # part of its price that a question is held to lose, whatever is expected of it
 _NEVER = 1 << 62  # no sequence is that long
 
@@ -60,9 +61,10 @@ class Auto:
         ]
         self._names: dict[int, tuple[str, ...]] = {}  # of the drafters in a set (bits)
         self._num_steps = self._size = 0  # size: of the batch that `_plain` was predicted for
-        self._unpaid = 0.0  # seconds of the router's own that no question has been charged with yet
+        self._own, self._own_steps = 0.0, 0  # seconds of the router's own that no question was charged with yet
         self._plain = self._row_seconds = 0.0  # of a pass without a draft (0: not known), of sampling one more row
         self._undrafted: dict[str, Forecast] = {}
+        self._learns = True  # from this step
 
     def propose(self, sequences: Sequence[SequenceView], budgets: Sequence[int]) -> list[DraftTree]:
         """Return for each sequence the guesses worth verifying."""
@@ -90,17 +92,24 @@ class Auto:
             forecast = self._without_draft("no drafter pays" if self._plain else "no pass was timed yet")
             self._forecasts.update({sequence.id: forecast for sequence in sequences})
             return [EMPTY] * len(sequences)
+        self._learns = self._num_steps % _STRIDE == 0 or not all(
+            [self._is_steady(states[i], len(sequences[i].tokens)) for i in due]
+        )
         seconds = [0.0] * len(self.drafters)
         self._ask(due, sequences, budgets, states, seconds)
         spent = sum(seconds)
         drafts = self._select(sequences, states, spent)
-        self._learn(due, sequences, states)
+        if self._learns:
+            self._learn(due, sequences, states)
         done = self._clock()
-        self._learn_costs(due, states, seconds, self._unpaid + done - started - spent)
-        for i in due:
-            self._plan(states[i], len(sequences[i].tokens), sequences[i].request.max_draft)
-            self._leave_out(states[i], sequences[i].id)
-        self._unpaid = self._clock() - done
+        self._own += done - started - spent
+        self._own_steps += 1
+        if self._learns:
+            self._learn_costs(due, states, seconds, self._own / self._own_steps)
+            for i in due:
+                self._plan(states[i], len(sequences[i].tokens), sequences[i].request.max_draft)
+                self._leave_out(states[i], sequences[i].id)
+            self._own, self._own_steps = self._clock() - done, 0
         return drafts
 
     def observe(self, steps: Sequence[Step], passed: Pass) -> None:
@@ -138,19 +147,24 @@ class Auto:
     def _start(self, sequence: SequenceView) -> State:
         greedy = sequence.request.options.sampling.greedy
         records = [self._record(drafter, greedy) for drafter in self.drafters]
-        uses = [
-            Use(Acceptance(r.counts, r.variance), r.alone.inherited(_INHERITED), r.extra.inherited(_INHERITED))
-            for r in records
-        ]
+        uses = [Use(Acceptance(r.counts, r.variance), r.alone.inherited(), r.extra.inherited()) for r in records]
         state = self._states[sequence.id] = State(uses, sampling_kind(sequence.request), greedy)
         for use, questions in zip(uses, self._questions, strict=True):
             if questions.expected is not None and not use.alone.is_known:
                 use.alone, use.extra = (
-                    gain.expecting(questions.expected.acceptance, _INHERITED) for gain in (use.alone, use.extra)
+                    gain.expecting(questions.expected.acceptance, _EXPECTED) for gain in (use.alone, use.extra)
                 )
             use.credit, use.credited_at = _ADVANCE / len(uses), len(sequence.tokens)
             questions.begin(sequence)
         return state
+
+    def _is_steady(self, state: State, length: int) -> bool:
+        """Whether a question now hardly tells more: the leader's confidences are calibrated, and nobody is tried."""
+        if state.leader < 0 or not getattr(self.drafters[state.leader], "is_calibrated", False):
+            return False
+        return state.uses[state.leader].alone.is_settled and not any(
+            [use.exploring and use.ask_at <= length for use in state.uses]
+        )
 
     def _predict_plain(self, sequences: Sequence[SequenceView], states: Sequence[State]) -> None:
         """Predict the pass without a draft, for a few steps."""
@@ -226,8 +240,9 @@ class Auto:
                 use = state.uses[d]
                 assert state.proposals is not None
                 state.proposals.add(tree, d, use.acceptance)
-                use.open = [*use.open[-MAX_OPEN + 1 :], OpenProposal(tree, length)]
-                state.has_open = True
+                if self._learns:
+                    use.open = [*use.open[-MAX_OPEN + 1 :], OpenProposal(tree, length)]
+                    state.has_open = True
 
     def _next_to_ask(
         self, silent: Sequence[int], sequences: Sequence[SequenceView], budgets: Sequence[int], states: Sequence[State]

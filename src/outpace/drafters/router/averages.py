@@ -88,19 +88,25 @@ class Gain:
         """Whether the drafter was ever asked."""
         return bool(self._weights)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether further questions move it little: it is about half of its memory."""
+        return self.is_known and self._weights[0] * (1.0 - self._decay) > 0.45
+
     def expecting(self, acceptance: float, weight: float) -> Gain:
         """Return what is known before the first question, where each guess comes true with such a chance.
 
         It counts for `weight` questions: one that brings nothing, at a place that nobody can guess, says little then.
         """
-        gain = self.inherited(0.0)
+        gain = self.inherited()
         gain._tokens = [acceptance ** (k + 1) for k in range(_EXPECTED_NODES)]
         gain._rows, gain._given = [_EXPECTED_ROW] * _EXPECTED_NODES, [1.0] * _EXPECTED_NODES
         gain._weights = [weight] * _EXPECTED_NODES
         return gain
 
-    def inherited(self, most: float) -> Gain:
-        """Return a copy that counts for at most `most` samples."""
+    def inherited(self) -> Gain:
+        """Return a copy for another request: it counts for half of its memory at most."""
+        most = 0.5 / (1.0 - self._decay)
         copy = Gain()
         copy._decay = self._decay
         copy._tokens, copy._rows, copy._given = self._tokens[:], self._rows[:], self._given[:]

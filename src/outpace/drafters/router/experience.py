@@ -15,7 +15,8 @@ from outpace.runner import Runner
 from outpace.trace import Step
 from outpace.types import Request
 
-_STRIDE = 4  # one plain pass in so many is learned from: learning has a price too
+# One pass in so many is learned from: learning has a price too. Coprime, as kinds of passes may alternate.
+_STRIDE, _DRAFTED_STRIDE = 4, 3
 
 
 @dataclass(slots=True)
@@ -82,7 +83,8 @@ class Experience:
         first = steps[0]
         self.num_passes += 1
         num_rows = len(steps) + sum([len(step.tree) for step in steps])
-        if num_rows == len(steps) and self.num_passes % _STRIDE and self.cost.is_known:
+        stride = _STRIDE if num_rows == len(steps) else _DRAFTED_STRIDE
+        if self.num_passes % stride and self.cost.is_known:
             return
         if len(steps) != first.batch or any([step.num_pending != 1 for step in steps]):
             return  # it also computed a prompt, or requests of others
@@ -90,8 +92,7 @@ class Experience:
         self.cost.observe([(1 + len(step.tree), step.position) for step in steps], times.forward)
         self.sampling_cost(kind).learn(num_rows, times.verify + times.commit)
         if self.calibration is not None:
-            weight = _STRIDE if num_rows == len(steps) else 1
-            self.calibration.earn(weight * (times.total - times.draft))  # probes are part of draft
+            self.calibration.earn(stride * (times.total - times.draft))  # probes are part of draft
 
     def sampling_cost(self, kind: int) -> LinearCost:
         """Return the seconds of sampling by rows, for passes of such requests."""

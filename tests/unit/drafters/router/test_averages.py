@@ -161,12 +161,14 @@ def test_what_was_found_under_another_offset_is_shifted_to_the_present_one() -> 
     assert gain.best(0.0, 1.0, 0.0, 1, -1.0)[1] == pytest.approx(odds / (1 + odds))
 
 
-def test_what_is_inherited_counts_for_few_questions() -> None:
+def test_what_is_inherited_counts_for_half_of_the_memory() -> None:
     gain = Gain()
     for _ in range(100):
         gain.learn(1, [0.0], [0.0], 0.0)
-    heir = gain.inherited(2.0)
-    for _ in range(4):
+    assert gain.is_settled
+    heir = gain.inherited()
+    assert heir.is_settled
+    for _ in range(MEMORY):
         heir.learn(1, [1.0], [0.0], 0.0)
     assert heir.best(0.0, 1.0, 0.0, 1, 0.0)[1] > 0.65
     assert gain.best(0.0, 1.0, 0.0, 1, 0.0)[1] == 0.0, "the original is left alone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,32 @@ def test_a_calibrated_drafter_that_pays_a_little_is_not_given_up_for_a_few_surpr
     for verdict in judge(Point((cheap, trained), lambda rows: 1.0 + 0.08 * (rows - 1)), range(4)):
         assert verdict.gain > 1.05
         assert verdict.best > 0.98
+
+
+@pytest.mark.parametrize("is_calibrated", [True, False])
+def test_where_a_calibrated_drafter_leads_one_step_in_four_is_learned_from(
+    is_calibrated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, learned = Auto._learn, list[int]()
+
+    def noted(auto: Auto, *given: Any) -> None:
+        learned.append(1)
+        learn(auto, *given)
+
+    monkeypatch.setattr(Auto, "_learn", noted)
+    machine = Machine(slope=0.03)
+    guesser = Guesser(0.1, 0.03, (constant(0.7),) * 2, "true", is_calibrated=is_calibrated)
+    drafter = Simulated("x", guesser, machine, seed=4, prompt=1)
+    experience = machine.experience()
+    for text in range(2):
+        drafter.text = text
+        drafter.asked.clear()
+        learned.clear()
+        run(machine, Auto([drafter], experience, machine.clock), [([7], range(LENGTH))])
+    if is_calibrated:
+        assert 0.2 < len(learned) / len(drafter.asked) < 0.35
+    else:
+        assert len(learned) == len(drafter.asked)
 
 
 def test_a_drafter_that_is_silent_most_of_the_time_costs_what_it_takes_when_it_speaks() -> None:
