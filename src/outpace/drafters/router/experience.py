@@ -15,8 +15,7 @@ from outpace.runner import Runner
 from outpace.trace import Step
 from outpace.types import Request
 
-# One pass in so many is learned from: learning has a price too. Coprime, as kinds of passes may alternate.
-_STRIDE, _DRAFTED_STRIDE = 4, 3
+_STRIDE = 4  # one plain pass in so many is learned from: learning has a price too
 
 
 @dataclass(slots=True)
@@ -83,8 +82,7 @@ class Experience:
         first = steps[0]
         self.num_passes += 1
         num_rows = len(steps) + sum([len(step.tree) for step in steps])
-        stride = _STRIDE if num_rows == len(steps) else _DRAFTED_STRIDE
-        if self.num_passes % stride and self.cost.is_known:
+        if num_rows == len(steps) and self.num_passes % _STRIDE and self.cost.is_known:
             return
         if len(steps) != first.batch or any([step.num_pending != 1 for step in steps]):
             return  # it also computed a prompt, or requests of others
@@ -92,7 +90,8 @@ class Experience:
         self.cost.observe([(1 + len(step.tree), step.position) for step in steps], times.forward)
         self.sampling_cost(kind).learn(num_rows, times.verify + times.commit)
         if self.calibration is not None:
-            self.calibration.earn(stride * (times.total - times.draft))  # probes are part of draft
+            weight = _STRIDE if num_rows == len(steps) else 1
+            self.calibration.earn(weight * (times.total - times.draft))  # probes are part of draft
 
     def sampling_cost(self, kind: int) -> LinearCost:
         """Return the seconds of sampling by rows, for passes of such requests."""
