@@ -162,9 +162,10 @@ class Auto:
         """Whether a question now hardly tells more: the leader's confidences are calibrated, and nobody is tried."""
         if state.leader < 0 or not getattr(self.drafters[state.leader], "is_calibrated", False):
             return False
-        return state.uses[state.leader].alone.is_settled and not any(
-            [use.exploring and use.ask_at <= length for use in state.uses]
-        )
+        leader = state.uses[state.leader]
+        if not (leader.read and leader.alone.is_settled):  # the first question also reads the prompt
+            return False
+        return not any([use.exploring and use.ask_at <= length for use in state.uses])
 
     def _predict_plain(self, sequences: Sequence[SequenceView], states: Sequence[State]) -> None:
         """Predict the pass without a draft, for a few steps."""
