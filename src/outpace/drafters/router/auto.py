@@ -25,7 +25,6 @@ _EXPLORING = 0.0075  # of the time may be lost to questions that are not expecte
 _ADVANCE = 0.5  # plain passes that may be lost to them before anything is earned
 _PLAIN_STEPS = 4  # for which one prediction of the plain pass serves
 _STRIDE = 4  # one step in so many is learned from where the leader is steady: learning has a price too
-_LEAST_LOSS = 0.25  # part of its price that a question is held to lose, whatever is expected of it
 _NEVER = 1 << 62  # no sequence is that long
 
 
@@ -365,7 +364,7 @@ class Auto:
                 if best[1] * passes > tokens * best[2] and not (use.exploring and use.credit < 0.0):
                     self._use(use, best[0])
                     continue
-            self._explore(state, d, length, limit)
+            self._explore(use, d, length, limit, unit)
         state.ask_at = min([use.ask_at for use in state.uses])
 
     def _alone(self, state: State, d: int, length: int, limit: int) -> tuple[int, float, float] | None:
@@ -392,12 +391,8 @@ class Auto:
     def _use(self, use: Use, num_nodes: int) -> None:
         use.num_nodes, use.ask_at, use.exploring, use.credit = num_nodes, 0, False, _ADVANCE / len(self.drafters)
 
-    def _explore(self, state: State, d: int, length: int, limit: int) -> None:
-        """Plan the next question to a drafter that is not expected to pay, when what it may lose has been earned.
-
-        That is what it costs, less what it is expected to bring: one that nearly pays is asked often.
-        """
-        use, unit = state.uses[d], state.unit
+    def _explore(self, use: Use, d: int, length: int, limit: int, unit: float) -> None:
+        """Plan the next question to a drafter that is not expected to pay, when what it costs has been earned."""
         question, share = self._costs[d].question, _EXPLORING / len(self.drafters)
         # As many nodes as double the cost of one: where asking is what costs, more of them tell more.
         afford = 1 + int(question.fixed / question.per_item) if question.per_item else limit
@@ -406,9 +401,6 @@ class Auto:
         if not use.read:
             seconds += self._costs[d].reading.at(length)
         use.price = seconds / unit
-        if state.leader < 0 and (best := self._alone(state, d, length, limit)) is not None:
-            more = max(use.num_nodes - best[0], 0) * question.per_item / unit
-            use.price = max(_LEAST_LOSS * use.price, min(best[2] - best[1] + more, use.price))
         use.credit += share * (length - use.credited_at)
         use.credit = min(use.credit, max(use.price, _ADVANCE / len(self.drafters)))
         use.credited_at = length

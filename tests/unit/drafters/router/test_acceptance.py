@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from outpace.drafters.router.acceptance import Acceptance, Counts, OpenProposal, bucket_of
+from outpace.drafters.router.acceptance import CALIBRATED_VARIANCE, Acceptance, Counts, OpenProposal, bucket_of
 from outpace.types.tree import DraftTree, TreeBuilder
 
 
@@ -40,6 +40,16 @@ def test_a_change_of_the_text_is_followed_within_few_surprises() -> None:
     for length in range(16, 32):
         acceptance.learn([(0, 0.8, False)], length)
     assert acceptance.chance(0, 0.8, 32) < 0.4
+
+
+def test_a_calibrated_confidence_is_believed_from_the_first_and_moved_little_by_surprises() -> None:
+    usual, calibrated = Acceptance(Counts()), Acceptance(Counts(is_calibrated=True), CALIBRATED_VARIANCE)
+    assert usual.chance(0, 0.5, 0) == pytest.approx(0.4)
+    assert calibrated.chance(0, 0.5, 0) == pytest.approx(0.5)
+    for length in range(4):
+        for acceptance in (usual, calibrated):
+            acceptance.learn([(0, 0.5, False)], length)
+    assert usual.offset(4) < 3 * calibrated.offset(4) < 0.0
 
 
 def test_an_offset_fades_with_the_sequence() -> None:

@@ -205,7 +205,7 @@ def test_a_drafter_that_costs_a_part_of_a_pass_for_each_node_is_asked_for_as_muc
         assert sorted(drafter.budgets)[len(drafter.budgets) // 2] <= 6
     else:
         assert took < plain / 0.95
-        assert len(drafter.budgets) < 24
+        assert len(drafter.budgets) < 12
 
 
 class Halting:
